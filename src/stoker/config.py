@@ -1,0 +1,99 @@
+"""Typed settings: from plain data to structs, with errors that name the field.
+
+Every configuration that a person writes (``stoker.toml``, an instance manifest, the options of a
+backend) passes through `convert`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+import msgspec
+
+from stoker.errors import ConfigError
+
+T = TypeVar("T")
+
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>[^`]*)`")
+_MISSING = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
+_AT = re.compile(r"^(?P<problem>.*?)(?: - at `\$(?P<path>[^`]*)`)?$", re.DOTALL)
+
+
+def convert(data: Any, type_: type[T], *, where: str = "") -> T:
+    """Turn plain data (dicts, lists, scalars) into `type_`, strictly.
+
+    Structs should forbid unknown fields, so that a typing error is found.
+
+    Args:
+        data: what a TOML or JSON parser returned.
+        type_: a msgspec struct type.
+        where: how the error shall name the root, for example a file name.
+
+    Raises:
+        ConfigError: names the field, and the nearest known one where the name is unknown.
+    """
+    try:
+        return msgspec.convert(data, type_, strict=True)
+    except msgspec.ValidationError as error:
+        raise _explain(error, type_, where) from None
+
+
+def load_toml(path: Path, type_: type[T]) -> T:
+    """Read a TOML file into `type_`.
+
+    Raises:
+        ConfigError: when the file cannot be read or parsed, or does not fit.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(str(path), error.strerror or str(error)) from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(str(path), f"not valid TOML: {error}") from None
+    return convert(data, type_, where=path.name)
+
+
+def _explain(error: msgspec.ValidationError, type_: type[Any], where: str) -> ConfigError:
+    match = _AT.match(str(error))
+    problem, path = (match["problem"], match["path"] or "") if match else (str(error), "")
+    dotted = path.removeprefix(".")
+    if unknown := _UNKNOWN.search(problem):
+        name = unknown["name"]
+        known = _fields_at(type_, path)
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
+        problem, dotted = f"unknown setting; {hint}", _join(dotted, name)
+    elif missing := _MISSING.search(problem):
+        problem, dotted = "is required", _join(dotted, missing["name"])
+    else:
+        problem = problem[:1].lower() + problem[1:].replace("`", "")
+    return ConfigError(_join(where, dotted, ": ") if where else dotted, problem)
+
+
+def _join(left: str, right: str, separator: str = ".") -> str:
+    return f"{left}{separator}{right}" if left and right else left or right
+
+
+def _fields_at(type_: Any, path: str) -> list[str]:
+    """Names of the fields of the struct at a msgspec path such as ``.endpoint[0].options``."""
+    for step in re.findall(r"\.([^.\[]+)|\[([^\]]*)\]", path):
+        candidates = [type_, *get_args(type_)]
+        if step[0]:
+            holders = [
+                c for c in candidates if isinstance(c, type) and hasattr(c, "__struct_fields__")
+            ]
+            if not holders:
+                return []
+            wanted = {f.encode_name: f.name for f in msgspec.structs.fields(holders[0])}
+            type_ = get_type_hints(holders[0]).get(wanted.get(step[0], step[0]))
+        else:
+            args = get_args(type_)
+            type_ = args[-1] if args else None
+    for candidate in [type_, *get_args(type_)]:
+        if isinstance(candidate, type) and issubclass(candidate, msgspec.Struct):
+            return [f.encode_name for f in msgspec.structs.fields(candidate)]
+    return []

