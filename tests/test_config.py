@@ -1,0 +1,53 @@
+import msgspec
+import pytest
+
+from stoker.config import convert, load_toml
+from stoker.errors import ConfigError
+
+
+class Group(msgspec.Struct, forbid_unknown_fields=True):
+    backend: str
+    max_workers: int = 1
+
+
+class Settings(msgspec.Struct, forbid_unknown_fields=True):
+    port: int = 1
+    group: list[Group] = []
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"prot": 1}, "prot: unknown setting; did you mean 'port'?"),
+        ({"zzz": 1}, "zzz: unknown setting; known: group, port"),
+        ({"port": "x"}, "port: expected int, got str"),
+        ({"group": [{}]}, "group[0].backend: is required"),
+        (
+            {"group": [{"backend": "b", "max_wrkers": 2}]},
+            "group[0].max_wrkers: unknown setting; did you mean 'max_workers'?",
+        ),
+    ],
+)
+def test_an_error_names_the_field(data, message):
+    with pytest.raises(ConfigError) as caught:
+        convert(data, Settings)
+    assert str(caught.value) == message
+
+
+def test_a_toml_file_is_read(tmp_path):
+    file = tmp_path / "s.toml"
+    file.write_text('port = 5\n[[group]]\nbackend = "llamacpp"\n')
+    assert load_toml(file, Settings) == Settings(5, [Group("llamacpp")])
+
+
+@pytest.mark.parametrize("content", ["port = ", "\x00", "port = 'x'"])
+def test_an_unusable_file_is_named_in_the_error(tmp_path, content):
+    file = tmp_path / "s.toml"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match="s.toml"):
+        load_toml(file, Settings)
+
+
+def test_a_file_that_is_not_there_is_named_in_the_error(tmp_path):
+    with pytest.raises(ConfigError, match="none.toml: No such file"):
+        load_toml(tmp_path / "none.toml", Settings)

@@ -1,0 +1,172 @@
+import base64
+import json
+
+import pytest
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stoker.errors import TicketError
+from stoker.tickets import (
+    Claims,
+    ReplayWindow,
+    SignatureSigner,
+    SignatureVerifier,
+    TicketVerifier,
+    mint,
+)
+from stoker.wire import AuthData
+
+KEY, NOW, URL = b"the worker's own token", 1_000.0, "http://10.0.0.1:3000"
+
+
+def claims(**changes):
+    values = {
+        "worker_id": 7,
+        "boot_id": "boot",
+        "endpoint": "llm",
+        "request_idx": 41,
+        "reqnum": 5,
+        "cost": 100.0,
+        "expires_ms": int((NOW + 60) * 1000),
+    }
+    return Claims(**(values | changes))
+
+
+def shown(ticket, **changes):
+    values = {"url": URL, "endpoint": "llm", "cost": 100.0, "reqnum": 5, "request_idx": 41}
+    return AuthData(ticket=ticket, **(values | changes))
+
+
+def verifier(**changes):
+    return TicketVerifier(**({"key": KEY, "worker_id": 7, "boot_id": "boot"} | changes))
+
+
+def reason(check, *args):
+    with pytest.raises(TicketError) as caught:
+        check(*args)
+    return caught.value.reason
+
+
+def test_a_fresh_ticket_is_accepted():
+    verifier().verify(shown(mint(KEY, claims())), NOW)
+
+
+def test_a_ticket_is_good_once():
+    worker, auth = verifier(), shown(mint(KEY, claims()))
+    worker.verify(auth, NOW)
+    assert reason(worker.verify, auth, NOW) == "replayed"
+
+
+def test_a_ticket_expires():
+    assert reason(verifier().verify, shown(mint(KEY, claims())), NOW + 60.1) == "expired"
+
+
+@pytest.mark.parametrize(
+    "change", [{"cost": 99.0}, {"endpoint": "other"}, {"reqnum": 6}, {"request_idx": 42}]
+)
+def test_a_changed_claim_is_a_forgery(change):
+    assert reason(verifier().verify, shown(mint(KEY, claims()), **change), NOW) == "forged"
+
+
+@pytest.mark.parametrize("change", [{"worker_id": 8}, {"boot_id": "earlier"}, {"key": b"another"}])
+def test_a_ticket_for_another_worker_or_boot_is_a_forgery(change):
+    assert reason(verifier(**change).verify, shown(mint(KEY, claims())), NOW) == "forged"
+
+
+def test_a_later_expiry_cannot_be_written_into_a_ticket():
+    version, _, mac = mint(KEY, claims()).split(".")
+    assert reason(verifier().verify, shown(f"{version}.{10**14}.{mac}"), NOW) == "forged"
+
+
+def test_a_refused_ticket_does_not_use_up_its_number():
+    worker = verifier()
+    assert reason(worker.verify, shown("v1.99999999999.AAAA"), NOW) == "forged"
+    worker.verify(shown(mint(KEY, claims())), NOW)
+
+
+def test_boot_and_endpoint_cannot_be_shifted_into_each_other():
+    ticket = mint(KEY, claims(boot_id="a", endpoint="bc"))
+    assert reason(verifier(boot_id="ab").verify, shown(ticket, endpoint="c"), NOW) == "forged"
+
+
+@given(ticket=st.text(max_size=80), endpoint=st.text(max_size=20), number=st.integers())
+def test_any_text_is_refused_cleanly(ticket, endpoint, number):
+    auth = shown(ticket, endpoint=endpoint, reqnum=number, request_idx=number)
+    assert reason(verifier().verify, auth, NOW) in {"missing", "malformed", "forged", "expired"}
+
+
+def test_an_integer_cost_is_the_same_cost():
+    """Some clients write 100.0 back as 100."""
+    worker = verifier()
+    worker.verify(shown(mint(KEY, claims(cost=100)), cost=100.0), NOW)
+
+
+@given(st.lists(st.integers(min_value=0, max_value=300), max_size=200))
+def test_the_window_accepts_each_number_at_most_once(numbers):
+    window, accepted = ReplayWindow(64), []
+    for number in numbers:
+        if not window.seen(number):
+            window.add(number)
+            accepted.append(number)
+    assert len(accepted) == len(set(accepted))
+
+
+@given(st.permutations(range(60)))
+def test_the_window_accepts_any_order_within_its_size(numbers):
+    window = ReplayWindow(64)
+    for number in numbers:
+        assert not window.seen(number)
+        window.add(number)
+
+
+def test_a_number_too_old_for_the_window_is_refused():
+    window = ReplayWindow(64)
+    window.add(100)
+    assert window.seen(36)
+    assert not window.seen(37)
+
+
+@pytest.fixture(scope="module")
+def private_key():
+    return rsa.generate_private_key(65537, 2048)
+
+
+def test_the_signature_is_that_of_the_protocol(private_key):
+    signature = base64.b64decode(SignatureSigner(private_key).sign(URL))
+    text = json.dumps({"url": URL}, indent=4, sort_keys=True).encode()
+    private_key.public_key().verify(signature, text, padding.PKCS1v15(), hashes.SHA256())
+
+
+def test_a_genuine_signature_is_accepted_again_and_again(private_key):
+    signer = SignatureSigner(private_key)
+    checker = SignatureVerifier(signer.public_pem)
+    for _ in range(2):
+        checker.verify(URL, signer.sign(URL))
+
+
+@pytest.mark.parametrize(
+    ("signature", "expected"), [("", "missing"), ("$$", "malformed"), ("QUJD", "forged")]
+)
+def test_a_bad_signature_is_refused(private_key, signature, expected):
+    checker = SignatureVerifier(SignatureSigner(private_key).public_pem)
+    assert reason(checker.verify, URL, signature) == expected
+
+
+def test_a_signature_for_another_url_is_refused(private_key):
+    signer = SignatureSigner(private_key)
+    checker = SignatureVerifier(signer.public_pem)
+    assert reason(checker.verify, "http://elsewhere", signer.sign(URL)) == "forged"
+
+
+def test_a_public_key_of_another_kind_is_refused():
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    pem = (
+        ec.generate_private_key(ec.SECP256R1())
+        .public_key()
+        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+    with pytest.raises(ValueError, match="RSA"):
+        SignatureVerifier(pem)

@@ -1,0 +1,85 @@
+import math
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stoker import wire
+from stoker.errors import InvalidMessageError
+
+ROUTE = msgspec.json.Decoder(wire.RouteRequest)
+ENVELOPE = msgspec.json.Decoder(wire.Envelope)
+
+
+def fields(decoder, data):
+    with pytest.raises(InvalidMessageError) as caught:
+        wire.decode(decoder, data)
+    return caught.value.fields
+
+
+def test_a_missing_field_is_named():
+    assert fields(ROUTE, b"{}") == {"endpoint": "is required"}
+
+
+def test_a_missing_nested_field_is_named_with_its_path():
+    assert fields(ENVELOPE, b'{"auth_data": {}, "payload": 1}') == {"auth_data.url": "is required"}
+
+
+def test_a_field_of_the_wrong_type_is_named():
+    assert "cost" in fields(ROUTE, b'{"endpoint": "e", "cost": "much"}')
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[" * 100_000])
+def test_what_is_not_json_is_said_to_be_the_body(body):
+    assert "body" in fields(ROUTE, body)
+
+
+def test_the_payload_is_kept_byte_for_byte():
+    payload = b'{ "a" :1.0,"b":"\\u00e9" }'
+    body = b'{"auth_data": {"url": "u"}, "payload": ' + payload + b"}"
+    assert bytes(wire.decode(ENVELOPE, body).payload) == payload
+
+
+def test_fields_of_other_peers_are_ignored():
+    assert wire.decode(ROUTE, b'{"endpoint": "e", "client_id": "me"}').endpoint == "e"
+
+
+@pytest.mark.parametrize("cost", [-1.0, math.nan, math.inf, 1e10])
+def test_a_cost_that_cannot_be_is_refused(cost):
+    with pytest.raises(InvalidMessageError, match="cost"):
+        wire.check_cost(cost)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("target_util", 0.0),
+        ("target_util", 1.1),
+        ("target_util", math.nan),
+        ("min_load", -1.0),
+        ("cold_mult", 0.5),
+        ("max_workers", -1),
+        ("cold_workers", -1),
+        ("inactivity_timeout", math.inf),
+    ],
+)
+def test_a_parameter_out_of_range_is_named(name, value):
+    assert list(wire.EndpointParameters(**{name: value}).problems()) == [name]
+
+
+def test_the_defaults_are_in_range():
+    assert wire.EndpointParameters().problems() == {}
+
+
+def test_a_route_reply_without_a_worker_has_no_url():
+    reply = msgspec.json.decode(wire.encode(wire.RouteReply(endpoint="e", request_idx=3)))
+    assert reply == {"endpoint": "e", "request_idx": 3}
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_decoded_or_refused(data):
+    try:
+        wire.decode(ENVELOPE, data)
+    except InvalidMessageError as error:
+        assert error.fields
