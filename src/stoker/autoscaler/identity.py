@@ -1,0 +1,155 @@
+"""The control plane's secrets, and what is derived from them.
+
+One random secret and one RSA key live in the state directory, readable by their owner alone. Every
+worker's ``mtoken`` and every endpoint's own API key are derived from the secret and a public nonce,
+so that the database holds nothing that lets its reader in.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import os
+import secrets
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from stoker.errors import ConfigError
+from stoker.tickets import SignatureSigner
+
+SECRET_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who is asking: the owner of the account, or the bearer of one endpoint's key."""
+
+    kind: Literal["account", "endpoint"]
+    endpoint_id: int | None = None
+
+    def may_use(self, endpoint_id: int) -> bool:
+        """Whether requests to that endpoint are allowed."""
+        return self.kind == "account" or self.endpoint_id == endpoint_id
+
+
+def new_api_key() -> str:
+    """A fresh account key: 256 random bits, with a prefix that secret scanners can find."""
+    return "stk_" + secrets.token_urlsafe(SECRET_BYTES)
+
+
+def new_nonce() -> str:
+    """A fresh public nonce to derive a token from."""
+    return secrets.token_hex(16)
+
+
+def hash_key(key: str) -> str:
+    """How an account key is kept. Keys are 256 random bits, so a plain SHA-256 is enough."""
+    return sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class Identity:
+    """Signs worker URLs and derives tokens."""
+
+    def __init__(self, secret: bytes, private_key: rsa.RSAPrivateKey) -> None:
+        self._secret = secret
+        self.signer = SignatureSigner(private_key)
+
+    @classmethod
+    def open(cls, directory: Path) -> Identity:
+        """Load the secrets from a state directory; make them at the first start.
+
+        Raises:
+            ConfigError: when a file is there and cannot be used.
+        """
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        secret_file, key_file = directory / "secret.key", directory / "signing.pem"
+        secret = _read_or_create(secret_file, lambda: secrets.token_bytes(SECRET_BYTES))
+        if len(secret) != SECRET_BYTES:
+            raise ConfigError(str(secret_file), f"must hold exactly {SECRET_BYTES} bytes")
+        pem = _read_or_create(key_file, _new_private_key)
+        try:
+            key = serialization.load_pem_private_key(pem, password=None)
+        except ValueError:
+            raise ConfigError(str(key_file), "is not a private key in PEM") from None
+        if not isinstance(key, rsa.RSAPrivateKey):
+            raise ConfigError(str(key_file), "must be an RSA key")
+        return cls(secret, key)
+
+    def worker_token(self, worker_id: int, nonce: str) -> str:
+        """The worker's ``mtoken``, with which it reports and which keys its tickets."""
+        return self._derive("worker", worker_id, nonce)
+
+    def endpoint_key(self, endpoint_id: int, nonce: str) -> str:
+        """The API key that routes to this endpoint alone."""
+        return "ste_" + self._derive("endpoint", endpoint_id, nonce)
+
+    def _derive(self, kind: str, number: int, nonce: str) -> str:
+        digest = hmac.digest(self._secret, f"{kind}:{number}:{nonce}".encode(), "sha256")
+        return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+class Keyring:
+    """Finds out who a key belongs to, in constant time and memory.
+
+    It holds digests only; a lookup by digest tells an attacker nothing about the keys.
+    """
+
+    def __init__(self) -> None:
+        self._principals: dict[str, Principal] = {}
+
+    def replace(self, accounts: Iterable[str], endpoints: Iterable[tuple[int, str]]) -> None:
+        """Take over the current keys.
+
+        Args:
+            accounts: digests (see `hash_key`) of the account keys.
+            endpoints: (endpoint id, its own key in the clear).
+        """
+        account = Principal("account")
+        self._principals = dict.fromkeys(accounts, account)
+        for endpoint_id, key in endpoints:
+            self._principals[hash_key(key)] = Principal("endpoint", endpoint_id)
+
+    def authenticate(self, key: str) -> Principal | None:
+        """The bearer of `key`, or None when nobody knows it."""
+        return self._principals.get(hash_key(key))
+
+
+def _new_private_key() -> bytes:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+def _read_or_create(path: Path, make: Callable[[], bytes]) -> bytes:
+    """Read a secret file; create it whole or not at all, even when two processes start at once."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise ConfigError(str(path), error.strerror or "cannot be read") from None
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(make())
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)  # fails when another process was first: then its file counts
+        except FileExistsError:
+            pass
+        finally:
+            temporary.unlink()
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(str(path), error.strerror or "cannot be written") from None

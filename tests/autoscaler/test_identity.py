@@ -1,0 +1,64 @@
+import stat
+
+import pytest
+
+from stoker.autoscaler.identity import Identity, Keyring, hash_key, new_api_key, new_nonce
+from stoker.errors import ConfigError
+
+
+def test_secrets_are_made_once_and_found_again(tmp_path):
+    first, second = Identity.open(tmp_path), Identity.open(tmp_path)
+    assert first.worker_token(1, "n") == second.worker_token(1, "n")
+    assert first.signer.public_pem == second.signer.public_pem
+
+
+def test_secret_files_are_readable_by_their_owner_alone(tmp_path):
+    Identity.open(tmp_path / "state")
+    for file in (tmp_path / "state").iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_tokens_of_workers_endpoints_and_nonces_differ(tmp_path):
+    identity = Identity.open(tmp_path)
+    tokens = {
+        identity.worker_token(1, "n"),
+        identity.worker_token(2, "n"),
+        identity.worker_token(1, "m"),
+        identity.endpoint_key(1, "n"),
+    }
+    assert len(tokens) == 4
+
+
+@pytest.mark.parametrize("name", ["secret.key", "signing.pem"])
+def test_a_damaged_secret_file_is_an_error_that_names_it(tmp_path, name):
+    Identity.open(tmp_path)
+    (tmp_path / name).write_bytes(b"damaged")
+    with pytest.raises(ConfigError, match=name):
+        Identity.open(tmp_path)
+
+
+def test_a_key_leads_to_its_bearer():
+    ring, account = Keyring(), new_api_key()
+    ring.replace([hash_key(account)], [(7, "endpoint key")])
+    assert ring.authenticate(account).kind == "account"
+    assert ring.authenticate("endpoint key").endpoint_id == 7
+    assert ring.authenticate("stranger") is None
+
+
+def test_the_key_of_one_endpoint_does_not_open_another():
+    ring = Keyring()
+    ring.replace([], [(7, "k")])
+    bearer = ring.authenticate("k")
+    assert bearer.may_use(7)
+    assert not bearer.may_use(8)
+
+
+def test_a_removed_key_is_a_strangers():
+    ring = Keyring()
+    ring.replace([hash_key("k")], [])
+    ring.replace([], [])
+    assert ring.authenticate("k") is None
+
+
+def test_nonces_differ():
+    assert new_nonce() != new_nonce()
