@@ -1,0 +1,12 @@
+"""Backends: one file per kind of model server.
+
+A backend says how its model server is started, how one sees that it is ready, and how the worker
+in front of it measures load. `get` and `names` look them up; `register` adds one of your own.
+"""
+
+from __future__ import annotations
+
+from stoker.backends.base import Backend
+from stoker.backends.registry import get, names, register
+
+__all__ = ["Backend", "get", "names", "register"]

