@@ -48,3 +48,7 @@ class ProviderError(StokerError):
 
 class NotFoundError(StokerError):
     """The named endpoint, workergroup, worker or template does not exist."""
+
+
+class AlreadyExistsError(StokerError):
+    """The name is taken, or the thing is there already."""

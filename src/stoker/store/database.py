@@ -1,0 +1,178 @@
+"""The connection to the database: how it is opened, and what a transaction is.
+
+Rules:
+
+* A write takes SQLite's write lock when it begins (BEGIN IMMEDIATE), so it waits for its turn there
+  and can't fail half way because another one was quicker. Readers never wait (WAL).
+* Each transaction is durable when it returns (synchronous=FULL): the row of a worker must survive
+  a power cut, or its instance is never found again.
+* The file and its companions are readable by their owner alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from stoker.errors import StokerError
+from stoker.store.schema import migrate
+
+BUSY_TIMEOUT = 30.0
+"""Seconds for which a transaction waits for another process's."""
+
+_WRITES = "stoker_writes"
+_PREFIXES = ("sqlite+aiosqlite:///", "sqlite:///")
+
+
+class Database:
+    """One open database file; the classes that know the tables build on it."""
+
+    def __init__(self, engine: AsyncEngine, clock: Callable[[], float]) -> None:
+        """Use `open` instead."""
+        self._engine = engine
+        self._writer = engine.execution_options(**{_WRITES: True})
+        self._clock = clock
+
+    @classmethod
+    async def open(
+        cls, url_or_path: str | os.PathLike[str], *, clock: Callable[[], float] = time.time
+    ) -> Self:
+        """Open the database, create it where there is none, and bring its tables up to date.
+
+        Args:
+            url_or_path: a file, or its URL (``sqlite:////var/lib/stoker/stoker.db``).
+            clock: Unix time in seconds, for the times that are written.
+
+        Raises:
+            StokerError: when it can't be opened, is no database, or was written by a newer Stoker.
+        """
+        path = _path_of(url_or_path)
+        _make_private(path)
+        try:
+            await _migrate(path)
+        except sa.exc.DBAPIError as error:
+            raise StokerError(f"cannot open the database {path}: {error.orig}") from None
+        return cls(_engine(path, foreign_keys=True), clock)
+
+    async def close(self) -> None:
+        """Close every connection; the store can't be used after it."""
+        await self._engine.dispose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[AsyncConnection]:
+        """A consistent view for as long as the block lasts."""
+        async with self._engine.connect() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def _writing(self) -> AsyncIterator[AsyncConnection]:
+        """All of the block's statements, or none."""
+        async with self._writer.begin() as connection:
+            yield connection
+
+
+def _path_of(url_or_path: str | os.PathLike[str]) -> Path:
+    text = os.fspath(url_or_path)
+    for prefix in _PREFIXES:
+        if text.startswith(prefix):
+            text = text.removeprefix(prefix)
+            break
+    else:
+        if "://" in text:
+            scheme = text.partition("://")[0]
+            raise StokerError(f"databases of the kind {scheme!r} are not supported; use SQLite")
+    if not text or text == ":memory:":
+        raise StokerError("the database must be a file: what is in memory does not survive")
+    return Path(text).absolute()
+
+
+def _make_private(path: Path) -> None:
+    """Create the file with mode 0600 before SQLite does it with the umask's."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            # Only a file that is new is opened here: closing a descriptor of the file drops the
+            # locks that SQLite holds on it in this process (POSIX locks know no descriptors).
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        except FileExistsError:
+            path.chmod(0o600)
+    except OSError as error:
+        raise StokerError(f"cannot open the database {path}: {error.strerror or error}") from None
+
+
+async def _migrate(path: Path) -> None:
+    engine = _engine(path, foreign_keys=False)
+    try:
+        async with (
+            _one_at_a_time(path),
+            engine.execution_options(**{_WRITES: True}).begin() as connection,
+        ):
+            await connection.run_sync(migrate)
+    finally:
+        await engine.dispose()
+
+
+@asynccontextmanager
+async def _one_at_a_time(path: Path) -> AsyncIterator[None]:
+    """Keep other openers out: SQLite does not wait for the lock that a switch to WAL needs."""
+    descriptor = os.open(f"{path}-open", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        deadline = time.monotonic() + BUSY_TIMEOUT
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise StokerError(f"another process is opening {path} and is stuck") from None
+                await asyncio.sleep(0.02)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _engine(path: Path, *, foreign_keys: bool) -> AsyncEngine:
+    pool: dict[str, Any] = (
+        {"pool_size": 4, "max_overflow": 0, "pool_timeout": BUSY_TIMEOUT}
+        if foreign_keys
+        else {"poolclass": NullPool}
+    )
+    engine = create_async_engine(
+        sa.URL.create("sqlite+aiosqlite", database=str(path)),
+        connect_args={"timeout": BUSY_TIMEOUT},
+        **pool,
+    )
+
+    @sa.event.listens_for(engine.sync_engine, "connect")
+    def _connected(dbapi_connection: Any, _record: Any) -> None:
+        # The driver shall not begin transactions by itself: it would begin them late (at the
+        # first write, where they can fail) and never for CREATE TABLE.
+        dbapi_connection.isolation_level = None
+        cursor = dbapi_connection.cursor()
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
+        cursor.close()
+
+    @sa.event.listens_for(engine.sync_engine, "begin")
+    def _begun(connection: sa.Connection) -> None:
+        writes = connection.get_execution_options().get(_WRITES)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine

@@ -1,0 +1,298 @@
+"""Endpoints and their workergroups."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from stoker.errors import AlreadyExistsError, NotFoundError, StokerError
+from stoker.store.database import Database
+from stoker.store.records import EndpointRecord, WorkergroupRecord
+from stoker.store.tables import endpoints, workergroups, workers
+from stoker.wire import EndpointParameters
+
+_parameters = msgspec.json.Decoder(EndpointParameters)
+_options = msgspec.json.Decoder(dict[str, Any])
+
+_GROUP_FIELDS = frozenset(WorkergroupRecord.__struct_fields__) - {"id", "endpoint_id", "created_at"}
+
+
+def to_json(value: Any) -> str:
+    """The text of a JSON column."""
+    return msgspec.json.encode(value).decode()
+
+
+class EndpointRows(Database):
+    """What the store knows of endpoints and workergroups."""
+
+    async def create_endpoint(
+        self, endpoint_name: str, parameters: EndpointParameters | None = None, *, user_id: int = 1
+    ) -> EndpointRecord:
+        """Add an endpoint.
+
+        Raises:
+            AlreadyExistsError: when the name is taken by one that is not being destroyed.
+        """
+        record = EndpointRecord(
+            id=0,
+            endpoint_name=endpoint_name,
+            parameters=parameters or EndpointParameters(),
+            key_nonce=secrets.token_urlsafe(16),
+            created_at=self._clock(),
+            user_id=user_id,
+        )
+        async with self._writing() as connection:
+            await _require_free(connection, endpoint_name)
+            result = await connection.execute(
+                endpoints.insert().values(
+                    endpoint_name=endpoint_name,
+                    parameters=to_json(record.parameters),
+                    key_nonce=record.key_nonce,
+                    user_id=user_id,
+                    created_at=record.created_at,
+                )
+            )
+        return msgspec.structs.replace(record, id=_new_id(result))
+
+    async def list_endpoints(self, *, with_destroyed: bool = False) -> list[EndpointRecord]:
+        """All endpoints, oldest first; those being destroyed only when asked for."""
+        query = endpoints.select().order_by(endpoints.c.id)
+        if not with_destroyed:
+            query = query.where(endpoints.c.destroyed_at.is_(None))
+        async with self._reading() as connection:
+            return [_endpoint(row) for row in await connection.execute(query)]
+
+    async def get_endpoint(self, endpoint_id: int) -> EndpointRecord:
+        """One endpoint, also while it is being destroyed.
+
+        Raises:
+            NotFoundError: when there is none.
+        """
+        async with self._reading() as connection:
+            return await _get_endpoint(connection, endpoint_id)
+
+    async def find_endpoint(self, endpoint_name: str) -> EndpointRecord | None:
+        """The endpoint of that name, unless it is being destroyed."""
+        query = endpoints.select().where(
+            endpoints.c.endpoint_name == endpoint_name, endpoints.c.destroyed_at.is_(None)
+        )
+        async with self._reading() as connection:
+            row = (await connection.execute(query)).first()
+        return None if row is None else _endpoint(row)
+
+    async def update_endpoint(
+        self,
+        endpoint_id: int,
+        *,
+        endpoint_name: str | None = None,
+        parameters: EndpointParameters | None = None,
+    ) -> EndpointRecord:
+        """Change its name, its parameters, or both; None leaves a thing as it is.
+
+        Raises:
+            NotFoundError: when there is none, or it is being destroyed.
+            AlreadyExistsError: when the new name is taken.
+        """
+        async with self._writing() as connection:
+            record = await _get_live(connection, endpoint_id)
+            if endpoint_name is not None and endpoint_name != record.endpoint_name:
+                await _require_free(connection, endpoint_name)
+                record = msgspec.structs.replace(record, endpoint_name=endpoint_name)
+            if parameters is not None:
+                record = msgspec.structs.replace(record, parameters=parameters)
+            await connection.execute(
+                endpoints.update()
+                .where(endpoints.c.id == endpoint_id)
+                .values(endpoint_name=record.endpoint_name, parameters=to_json(record.parameters))
+            )
+        return record
+
+    async def delete_endpoint(self, endpoint_id: int) -> EndpointRecord:
+        """Mark it destroyed: its name is free again at once, its rows stay until `purge_endpoint`.
+
+        Raises:
+            NotFoundError: when there is none, or it is being destroyed already.
+        """
+        now = self._clock()
+        async with self._writing() as connection:
+            record = await _get_live(connection, endpoint_id)
+            await connection.execute(
+                endpoints.update().where(endpoints.c.id == endpoint_id).values(destroyed_at=now)
+            )
+        return msgspec.structs.replace(record, destroyed_at=now)
+
+    async def purge_endpoint(self, endpoint_id: int, *, with_workers: bool = False) -> None:
+        """Forget a destroyed endpoint, its workergroups and its log.
+
+        Args:
+            endpoint_id: an endpoint for which `delete_endpoint` was called.
+            with_workers: forget its workers too. Otherwise it is an error when there are some:
+                their rows are all that is known of instances that may still run.
+
+        Raises:
+            NotFoundError: when there is none.
+            StokerError: when it is not destroyed, or has workers.
+        """
+        async with self._writing() as connection:
+            record = await _get_endpoint(connection, endpoint_id)
+            if not record.destroyed:
+                raise StokerError(f"endpoint {endpoint_id} is in use; delete it first")
+            mine = workers.c.endpoint_id == endpoint_id
+            if with_workers:
+                await connection.execute(workers.delete().where(mine))
+            elif left := await connection.scalar(
+                sa.select(sa.func.count()).select_from(workers).where(mine)
+            ):
+                raise StokerError(f"endpoint {endpoint_id} still has {left} workers")
+            await connection.execute(endpoints.delete().where(endpoints.c.id == endpoint_id))
+
+    async def create_workergroup(
+        self,
+        endpoint_id: int,
+        *,
+        template_hash: str,
+        backend: str,
+        template_id: int | None = None,
+        options: dict[str, Any] | None = None,
+        search_params: str = "",
+        launch_args: str = "",
+        gpu_ram: float | None = None,
+        min_cold_load: float | None = None,
+        max_workers: int | None = None,
+    ) -> WorkergroupRecord:
+        """Add a workergroup.
+
+        Raises:
+            NotFoundError: when the endpoint does not exist, or is being destroyed.
+        """
+        record = WorkergroupRecord(
+            id=0,
+            endpoint_id=endpoint_id,
+            template_hash=template_hash,
+            backend=backend,
+            template_id=template_id,
+            options=options or {},
+            search_params=search_params,
+            launch_args=launch_args,
+            gpu_ram=gpu_ram,
+            min_cold_load=min_cold_load,
+            max_workers=max_workers,
+            created_at=self._clock(),
+        )
+        async with self._writing() as connection:
+            await _get_live(connection, endpoint_id)
+            result = await connection.execute(workergroups.insert().values(_group_row(record)))
+        return msgspec.structs.replace(record, id=_new_id(result))
+
+    async def list_workergroups(self, endpoint_id: int | None = None) -> list[WorkergroupRecord]:
+        """Workergroups of one endpoint, or of all that are not being destroyed; oldest first."""
+        query = workergroups.select().order_by(workergroups.c.id)
+        if endpoint_id is None:
+            query = query.join(endpoints).where(endpoints.c.destroyed_at.is_(None))
+        else:
+            query = query.where(workergroups.c.endpoint_id == endpoint_id)
+        async with self._reading() as connection:
+            return [_workergroup(row) for row in await connection.execute(query)]
+
+    async def get_workergroup(self, workergroup_id: int) -> WorkergroupRecord:
+        """One workergroup.
+
+        Raises:
+            NotFoundError: when there is none.
+        """
+        async with self._reading() as connection:
+            return await _get_workergroup(connection, workergroup_id)
+
+    async def update_workergroup(self, workergroup_id: int, **fields: Any) -> WorkergroupRecord:
+        """Set some fields of `WorkergroupRecord` (not its ids or its age).
+
+        Raises:
+            NotFoundError: when there is none.
+        """
+        _check_names(fields, _GROUP_FIELDS)
+        async with self._writing() as connection:
+            record = await _get_workergroup(connection, workergroup_id)
+            record = msgspec.structs.replace(record, **fields)
+            await connection.execute(
+                workergroups.update()
+                .where(workergroups.c.id == workergroup_id)
+                .values(_group_row(record))
+            )
+        return record
+
+    async def delete_workergroup(self, workergroup_id: int) -> WorkergroupRecord:
+        """Remove it; rows of its workers stay, and still carry its id.
+
+        Raises:
+            NotFoundError: when there is none.
+        """
+        async with self._writing() as connection:
+            record = await _get_workergroup(connection, workergroup_id)
+            await connection.execute(
+                workergroups.delete().where(workergroups.c.id == workergroup_id)
+            )
+        return record
+
+
+def _new_id(result: sa.CursorResult[Any]) -> int:
+    key = result.inserted_primary_key
+    assert key is not None
+    return int(key[0])
+
+
+def _check_names(fields: dict[str, Any], known: frozenset[str]) -> None:
+    if unknown := set(fields) - known:
+        raise TypeError(f"no such fields, or not to be changed: {', '.join(sorted(unknown))}")
+
+
+def _endpoint(row: sa.Row[Any]) -> EndpointRecord:
+    values = dict(row._mapping)
+    return EndpointRecord(**(values | {"parameters": _parameters.decode(values["parameters"])}))
+
+
+def _workergroup(row: sa.Row[Any]) -> WorkergroupRecord:
+    values = dict(row._mapping)
+    return WorkergroupRecord(**(values | {"options": _options.decode(values["options"])}))
+
+
+def _group_row(record: WorkergroupRecord) -> dict[str, Any]:
+    values = {name: getattr(record, name) for name in record.__struct_fields__ if name != "id"}
+    return values | {"options": to_json(record.options)}
+
+
+async def _require_free(connection: AsyncConnection, endpoint_name: str) -> None:
+    # The write lock is held, so nobody can take the name between this look and the insert.
+    taken = await connection.scalar(
+        sa.select(endpoints.c.id).where(
+            endpoints.c.endpoint_name == endpoint_name, endpoints.c.destroyed_at.is_(None)
+        )
+    )
+    if taken is not None:
+        raise AlreadyExistsError(f"there is an endpoint named {endpoint_name!r} already")
+
+
+async def _get_endpoint(connection: AsyncConnection, endpoint_id: int) -> EndpointRecord:
+    query = endpoints.select().where(endpoints.c.id == endpoint_id)
+    row = (await connection.execute(query)).first()
+    if row is None:
+        raise NotFoundError(f"there is no endpoint {endpoint_id}")
+    return _endpoint(row)
+
+
+async def _get_live(connection: AsyncConnection, endpoint_id: int) -> EndpointRecord:
+    record = await _get_endpoint(connection, endpoint_id)
+    if record.destroyed:
+        raise NotFoundError(f"endpoint {endpoint_id} is being destroyed")
+    return record
+
+
+async def _get_workergroup(connection: AsyncConnection, workergroup_id: int) -> WorkergroupRecord:
+    query = workergroups.select().where(workergroups.c.id == workergroup_id)
+    row = (await connection.execute(query)).first()
+    if row is None:
+        raise NotFoundError(f"there is no workergroup {workergroup_id}")
+    return _workergroup(row)

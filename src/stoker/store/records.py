@@ -1,0 +1,109 @@
+"""What the store hands out: plain, frozen structs that outlive any session or transaction.
+
+Times are Unix seconds, perf is load units per second, prices are per hour.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from stoker.wire import EndpointParameters
+
+
+class EndpointRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """An endpoint: a name, how it is scaled, and what its own API key is derived from."""
+
+    id: int
+    endpoint_name: str
+    parameters: EndpointParameters
+    key_nonce: str
+    """Random and public: the control plane derives the endpoint's API key from it."""
+    created_at: float
+    user_id: int = 1
+    destroyed_at: float | None = None
+    """When its deletion was asked for; its workers are drained, then it is purged."""
+
+    @property
+    def destroyed(self) -> bool:
+        """Whether its deletion was asked for."""
+        return self.destroyed_at is not None
+
+
+class WorkergroupRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What the workers of an endpoint run, and on which hardware."""
+
+    id: int
+    endpoint_id: int
+    template_hash: str
+    """As it was given: the name of a backend, or the hash of a stored template."""
+    backend: str
+    """What `template_hash` stood for when the workergroup was made."""
+    template_id: int | None = None
+    options: dict[str, Any] = {}
+    """Settings of the backend."""
+    search_params: str = ""
+    launch_args: str = ""
+    gpu_ram: float | None = None
+    """Gigabytes."""
+    min_cold_load: float | None = None
+    max_workers: int | None = None
+    created_at: float
+
+
+class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker, written before its instance is asked for; its id is never given out again."""
+
+    id: int
+    endpoint_id: int
+    workergroup_id: int | None
+    """Kept when the workergroup is deleted, so that a worker without its group can be found."""
+    provider: str
+    attached: bool
+    """Brought by a person: never stopped by the planner."""
+    nonce: str
+    """Random and public: the control plane derives the worker's mtoken from it."""
+    created_at: float
+    instance_id: str | None = None
+    offer_id: str = ""
+    price_per_hour: float = 0.0
+    state: str = ""
+    desired: str = ""
+    url: str = ""
+    ready_at: float | None = None
+    perf: float = 0.0
+    loadtime: float = 0.0
+    error: str = ""
+
+
+class TemplateRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A backend with its options under a name; it never changes, and is named by its hash."""
+
+    id: int
+    hash_id: str
+    name: str
+    backend: str
+    options: dict[str, Any] = {}
+    created_at: float
+
+
+class ApiKeyRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """An account's API key, of which only the SHA-256 is known."""
+
+    id: int
+    sha256: str
+    """Hexadecimal."""
+    label: str
+    created_at: float
+
+
+class LogEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of an endpoint's log."""
+
+    endpoint_id: int
+    text: str
+    at: float
+    level: str = "info0"
+    """``info0``, ``info1``, ``trace`` or ``debug``."""
+    workergroup_id: int | None = None

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from stoker.errors import StokerError
+from stoker.store import Store, schema
+from stoker.store.tables import metadata
+
+
+async def test_the_migrations_make_the_tables_that_the_code_expects(store: Store) -> None:
+    def compare(connection: sa.Connection) -> Any:
+        return compare_metadata(MigrationContext.configure(connection), metadata)
+
+    async with store._reading() as connection:
+        assert await connection.run_sync(compare) == []
+
+
+async def test_every_table_counts_its_ids_up_for_ever(store: Store) -> None:
+    async with store._reading() as connection:
+        rows = await connection.exec_driver_sql(
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE '%AUTOINCREMENT%'"
+        )
+        assert {row[0] for row in rows} == set(metadata.tables)
+
+
+def test_a_migration_that_fails_midway_leaves_the_database_as_it_was(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = tmp_path / "migrations" / "versions"
+    versions.mkdir(parents=True)
+    (versions / "v0001_broken.py").write_text(
+        "from alembic import op\nimport sqlalchemy as sa\n"
+        "revision = '0001'\ndown_revision = None\n"
+        "def upgrade():\n"
+        "    op.create_table('half', sa.Column('id', sa.Integer))\n"
+        "    raise RuntimeError('cut')\n"
+    )
+    monkeypatch.setattr(schema, "MIGRATIONS", versions.parent)
+    path = tmp_path / "x.db"
+
+    import asyncio
+
+    async def attempt() -> None:
+        await Store.open(path)
+
+    with pytest.raises(RuntimeError, match="cut"):
+        asyncio.run(attempt())
+    engine = sa.create_engine(f"sqlite:///{path}")
+    assert sa.inspect(engine).get_table_names() == []
+    engine.dispose()
+    monkeypatch.undo()
+    asyncio.run(_opens(path))
+
+
+async def _opens(path: Any) -> None:
+    async with await Store.open(path) as store:
+        assert await store.list_endpoints() == []
+
+
+async def test_a_row_without_its_parent_stops_the_migration(store: Store) -> None:
+    async with store._writing() as connection:
+        await connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
+        await connection.exec_driver_sql(
+            "INSERT INTO endpoint_log (endpoint_id, level, at, text) VALUES (99, 'x', 0, 'x')"
+        )
+        with pytest.raises(StokerError, match="1 rows without their parent"):
+            await connection.run_sync(schema.migrate)
+        await connection.exec_driver_sql("DELETE FROM endpoint_log")
