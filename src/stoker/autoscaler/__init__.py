@@ -1,0 +1,1 @@
+"""The control plane: routes requests, and sizes the fleet that serves them."""

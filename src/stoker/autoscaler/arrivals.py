@@ -1,0 +1,83 @@
+"""How much load arrives: rates over the last minute, in constant memory.
+
+One-second buckets in a ring. The planner needs three figures of it, all in load units per second:
+the mean of the last minute (what to size for), of the last 5 s (when to hurry), and the highest
+5-s mean of the last minute (so that it does not scale down between two waves).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+WINDOW = 60
+"""Seconds that are remembered."""
+
+RECENT = 5
+"""Seconds that count as "now"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What is asked of an endpoint."""
+
+    arrival_rate: float = 0.0
+    """Mean of the last 60 s, load units per second."""
+    recent_rate: float = 0.0
+    """Mean of the last 5 s."""
+    peak_rate: float = 0.0
+    """The highest mean over 5 s in the last 60 s; at least the two others."""
+    held_load: float = 0.0
+    """Load that waits here for a worker, load units."""
+    held_count: int = 0
+    booked_load: float = 0.0
+    """Load assigned to workers and not finished."""
+    booked_count: int = 0
+    last_request_at: float | None = None
+    """When a request was last asked for, polled for or finished; None: never."""
+
+
+class ArrivalWindow:
+    """Load that arrived in each of the last 60 seconds."""
+
+    __slots__ = ("_buckets", "_second")
+
+    def __init__(self) -> None:
+        self._buckets = [0.0] * WINDOW
+        self._second = -1
+
+    def add(self, load: float, now: float) -> int:
+        """Count `load`; the answer is what `take_back` wants to know."""
+        self._advance(now)
+        self._buckets[self._second % WINDOW] += load
+        return self._second
+
+    def take_back(self, load: float, second: int, now: float) -> None:
+        """Uncount load that arrived in `second` and was given up."""
+        self._advance(now)
+        if self._second - WINDOW < second <= self._second:
+            index = second % WINDOW
+            self._buckets[index] = max(0.0, self._buckets[index] - load)
+
+    def rates(self, now: float) -> tuple[float, float, float]:
+        """Mean over 60 s, mean over 5 s, highest mean over 5 s: load units per second."""
+        self._advance(now)
+        newest = self._second % WINDOW
+        oldest_first = self._buckets[newest + 1 :] + self._buckets[: newest + 1]
+        total = sum(oldest_first)
+        recent = sum(oldest_first[-RECENT:])
+        peak = max(
+            sum(oldest_first[start : start + RECENT]) for start in range(WINDOW - RECENT + 1)
+        )
+        return total / WINDOW, recent / RECENT, max(peak / RECENT, total / WINDOW)
+
+    def _advance(self, now: float) -> None:
+        second = int(now)
+        if self._second < 0:
+            self._second = second
+        # A clock that was set back counts into the newest second until it has caught up.
+        passed = second - self._second
+        if passed <= 0:
+            return
+        for step in range(1, min(passed, WINDOW) + 1):
+            self._buckets[(self._second + step) % WINDOW] = 0.0
+        self._second = second
