@@ -1,0 +1,139 @@
+"""Who may go to the model server now, who waits, and who is turned away.
+
+Rules (everything that decides about the queue lives in this file):
+
+* A *lane* lets `limit` requests work at a time and keeps the others in order of arrival. Handlers
+  that take one request at a time share one lane: there is one model server behind all of them.
+* The expected wait is the load queued and working, in all lanes, over perf (load per second).
+* A request that finds its lane full waits if the expected wait is within the handler's
+  `max_queue_time`, else it is refused. E.g. perf 100/s, 1,000 working and 1,500 queued: 25 s. That
+  is within 30, so the next one waits, whatever its own size.
+* In a lane without a limit nobody waits here, but the model server has a queue of its own: there
+  the same rule is applied to everyone. In a lane with a limit, a free place is taken at once.
+* Without a known perf (0) there is no expected wait, and only the length of the queue is bounded.
+* Refused requests are told when to come back: after the wait is below the limit again.
+
+Pure: no clock and no I/O. The caller starts what `enter` admits and what `leave` returns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+MAX_QUEUED = 10_000
+"""Requests in the queue of a lane, whatever their expected wait."""
+
+
+class Verdict(Enum):
+    """What `Admission.enter` decided."""
+
+    START = "start"
+    WAIT = "wait"
+    REFUSE = "refuse"
+
+
+@dataclass(slots=True, eq=False)
+class Lane(Generic[T]):
+    """Places at work and a queue.
+
+    Attributes:
+        limit: requests at work at a time; None: no limit.
+    """
+
+    limit: int | None
+    working: int = 0
+    queue: OrderedDict[int, Place[T]] = field(default_factory=OrderedDict)
+
+
+@dataclass(slots=True, eq=False)
+class Place(Generic[T]):
+    """A request's place in a lane; `item` is the caller's."""
+
+    lane: Lane[T]
+    load: float
+    item: T
+    working: bool = False
+    gone: bool = False
+
+
+@dataclass(slots=True)
+class Admission(Generic[T]):
+    """The lanes of one worker, and the load in them.
+
+    Attributes:
+        perf: capacity of the model server, load units per second; 0: not known.
+        load: queued and working, load units.
+    """
+
+    perf: float = 0.0
+    load: float = 0.0
+    max_queued: int = MAX_QUEUED
+    _present: int = 0
+    retry_after: float = 0.0
+    """Seconds to come back after, for the request that was refused last."""
+
+    def expected_wait(self) -> float:
+        """Seconds until all that is here now is served."""
+        return self.load / self.perf if self.perf > 0.0 else 0.0
+
+    def enter(self, place: Place[T], max_queue_time: float | None) -> Verdict:
+        """Let a request in, if it may.
+
+        Args:
+            place: a new one.
+            max_queue_time: seconds of expected wait above which it is refused; None: no limit.
+        """
+        lane = place.lane
+        free = lane.limit is None or lane.working < lane.limit
+        if not free or lane.limit is None:
+            wait = self.expected_wait()
+            if max_queue_time is not None and wait > max_queue_time:
+                self.retry_after = max(1.0, wait - max_queue_time)
+                return Verdict.REFUSE
+            if len(lane.queue) >= self.max_queued:
+                self.retry_after = max(1.0, wait)
+                return Verdict.REFUSE
+        self.load += place.load
+        self._present += 1
+        if free and not lane.queue:
+            place.working = True
+            lane.working += 1
+            return Verdict.START
+        lane.queue[id(place)] = place
+        return Verdict.WAIT
+
+    def leave(self, place: Place[T]) -> list[Place[T]]:
+        """A request is done, or was given up; calling it again changes nothing.
+
+        Returns:
+            those that go to work now, in order of arrival.
+        """
+        if place.gone:
+            return []
+        place.gone = True
+        lane = place.lane
+        if place.working:
+            lane.working -= 1
+        else:
+            del lane.queue[id(place)]
+        self._present -= 1
+        # Sums of floats drift; with nobody here the truth is known.
+        self.load = max(0.0, self.load - place.load) if self._present else 0.0
+        started = []
+        while lane.queue and (lane.limit is None or lane.working < lane.limit):
+            _, first = lane.queue.popitem(last=False)
+            first.working = True
+            lane.working += 1
+            started.append(first)
+        return started
+
+
+def retry_after_header(seconds: float) -> bytes:
+    """Value of ``Retry-After``: whole seconds, from 1 to 3600."""
+    return str(min(3600, max(1, math.ceil(seconds)))).encode()

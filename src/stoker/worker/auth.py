@@ -1,0 +1,133 @@
+"""Who may use this worker: reading the envelope, and checking what it shows.
+
+Rules (which proof is demanded lives in this file; how it is checked, in `stoker.tickets`):
+
+* OPEN: none; only for a worker that nobody but this machine can reach.
+* TICKETS: each request shows a single-use ticket. Once demanded, always demanded: no later answer
+  of a control plane takes a worker back to signatures.
+* SIGNATURE: the control plane makes no tickets; its RSA signature of our own URL will do.
+* UNDECIDED: the control plane has not answered yet; nobody can be believed.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import msgspec
+
+from stoker.errors import InvalidMessageError, TicketError
+from stoker.tickets import SignatureVerifier, TicketVerifier
+from stoker.wire import AuthData, Envelope, check_cost, decode
+
+_MAX_INT = 2**63
+_OPENING_BRACE = ord("{")
+
+
+class Mode(Enum):
+    """What a request must show."""
+
+    OPEN = "open"
+    UNDECIDED = "undecided"
+    TICKETS = "tickets"
+    SIGNATURE = "signature"
+
+
+class OpenEnvelope(msgspec.Struct, frozen=True):
+    """An envelope for a worker without authentication: `auth_data` may be left out."""
+
+    payload: msgspec.Raw
+    auth_data: AuthData = AuthData(url="")
+    session_id: str | None = None
+
+
+class UndecidedError(Exception):
+    """No control plane has answered yet, so nobody can be believed or refused."""
+
+
+class Gate:
+    """Reads envelopes and lets in those that are authorised.
+
+    Attributes:
+        mode: see the rules above.
+        url: the worker's own public URL, which a signature must name.
+        clock_offset: control plane's clock less ours, seconds.
+    """
+
+    def __init__(
+        self, *, mtoken: str, worker_id: int, boot_id: str, mode: Mode = Mode.UNDECIDED
+    ) -> None:
+        self.mode = mode
+        self.clock_offset = 0.0
+        self._url = ""
+        self._tickets = TicketVerifier(mtoken.encode(), worker_id, boot_id)
+        self._signatures: SignatureVerifier | None = None
+        self._envelopes: msgspec.json.Decoder[Envelope | OpenEnvelope] = msgspec.json.Decoder(
+            OpenEnvelope if mode is Mode.OPEN else Envelope
+        )
+
+    @property
+    def url(self) -> str:
+        """The worker's own public URL."""
+        return self._url
+
+    @url.setter
+    def url(self, value: str) -> None:
+        self._url = value.rstrip("/")
+
+    def demand_tickets(self) -> None:
+        """The control plane makes tickets: take nothing else from now on."""
+        if self.mode is not Mode.OPEN:
+            self.mode = Mode.TICKETS
+
+    def accept_signatures(self, public_pem: bytes) -> None:
+        """The control plane makes no tickets; has no effect once tickets are demanded.
+
+        Raises:
+            ValueError: when `public_pem` is not an RSA public key.
+        """
+        if self.mode in (Mode.UNDECIDED, Mode.SIGNATURE):
+            self._signatures = SignatureVerifier(public_pem)
+            self.mode = Mode.SIGNATURE
+
+    def read(self, body: bytes) -> Envelope | OpenEnvelope:
+        """Decode the body of a request; the payload stays as it is.
+
+        Raises:
+            InvalidMessageError: names each field that is wrong; ``body`` where it is not JSON.
+        """
+        envelope = decode(self._envelopes, body)
+        auth = envelope.auth_data
+        try:
+            check_cost(auth.cost)
+        except InvalidMessageError as error:
+            raise InvalidMessageError(
+                {f"auth_data.{name}": problem for name, problem in error.fields.items()}
+            ) from None
+        for name in ("request_idx", "reqnum"):
+            if not 0 <= getattr(auth, name) < _MAX_INT:
+                raise InvalidMessageError({f"auth_data.{name}": "must be from 0 to 2^63 - 1"})
+        if memoryview(envelope.payload)[0] != _OPENING_BRACE:
+            raise InvalidMessageError({"payload": "must be an object"})
+        return envelope
+
+    def check(self, auth: AuthData, now: float) -> None:
+        """Let the request in; a ticket is used up by that.
+
+        Args:
+            auth: what the request shows.
+            now: our own Unix time, seconds.
+
+        Raises:
+            TicketError: it is not authorised.
+            UndecidedError: nobody can be, yet.
+        """
+        mode = self.mode
+        if mode is Mode.TICKETS:
+            self._tickets.verify(auth, now + self.clock_offset)
+        elif mode is Mode.SIGNATURE:
+            if auth.url.rstrip("/") != self._url:
+                raise TicketError("other_worker", "the signature is for another worker")
+            assert self._signatures is not None
+            self._signatures.verify(auth.url, auth.signature)
+        elif mode is Mode.UNDECIDED:
+            raise UndecidedError

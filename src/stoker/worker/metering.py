@@ -1,0 +1,169 @@
+"""What a worker counts for the control plane.
+
+Rules (all figures that are reported live in this file):
+
+* Figures that count since the last report (`new_load`, `rej_load`, `cur_perf`,
+  `num_requests_recieved`) leave with a snapshot. A report that was accepted commits it; one that
+  failed puts it back. So the sum of all accepted figures is the truth, whatever failed between.
+* `new_load` is what was let in, less what was cancelled; it is negative where something was
+  cancelled that an earlier report told of. What was refused is in `rej_load` and not in `new_load`:
+  new_load + rej_load is the load that was asked for.
+* `cur_perf` is the load of requests that were answered well.
+* Finished requests wait in a list until they were told. While the control plane is away it grows to
+  `MAX_FINISHED` and no more: then the oldest are forgotten, and counted in `forgotten`.
+
+Nothing here reads a clock or does I/O.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from stoker.wire import FinishedRequest
+
+MAX_FINISHED = 20_000
+"""Finished requests kept for a control plane that is away; about 5 MB."""
+
+MAX_BATCH = 500
+"""Finished requests told of at once."""
+
+MAX_WORKING_IDXS = 2_000
+"""Requests that a report names as being worked on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Counts since the last accepted report: load units, and requests."""
+
+    new_load: float = 0.0
+    rej_load: float = 0.0
+    cur_perf: float = 0.0
+    received: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Metered:
+    """One request as it is counted, from its admission to its end. Times are Unix seconds."""
+
+    request_idx: int
+    load: float
+    entered_queue_at: float
+    work_started_at: float | None = None
+
+
+@dataclass(slots=True)
+class Meter:
+    """Counts requests. Call one of `accepted` or `refused` for each, and `ended` for each accepted.
+
+    Attributes:
+        cur_load: load queued or working now.
+        changes: goes up with every event, so that a reporter sees that something changed.
+    """
+
+    cur_load: float = 0.0
+    changes: int = 0
+    forgotten: int = 0
+    _new_load: float = 0.0
+    _rej_load: float = 0.0
+    _cur_perf: float = 0.0
+    _received: int = 0
+    _live: dict[int, Metered] = field(default_factory=dict)
+    _finished: deque[FinishedRequest] = field(default_factory=deque)
+
+    def accepted(self, request_idx: int, load: float, now: float) -> Metered:
+        """A request was let in, to the queue or to work.
+
+        Args:
+            request_idx: the router's number for it.
+            load: load units.
+            now: Unix time.
+        """
+        request = Metered(request_idx, load, now)
+        self._live[id(request)] = request
+        self.cur_load += load
+        self._new_load += load
+        self._received += 1
+        self.changes += 1
+        return request
+
+    def refused(self, request_idx: int, load: float, now: float) -> None:
+        """A request was turned away for want of capacity."""
+        self._rej_load += load
+        self._received += 1
+        self.changes += 1
+        self._remember(FinishedRequest(request_idx, False, "Rejected", now, None, now))
+
+    def ended(self, request: Metered, status: str, now: float) -> None:
+        """An accepted request left, once.
+
+        Args:
+            request: as `accepted` returned it.
+            status: ``Success``, ``Error`` or ``Cancelled``.
+            now: Unix time.
+        """
+        if self._live.pop(id(request), None) is None:
+            return
+        # Sums of floats drift; with nothing at work the truth is known.
+        self.cur_load = self.cur_load - request.load if self._live else 0.0
+        if status == "Success":
+            self._cur_perf += request.load
+        elif status == "Cancelled":
+            self._new_load -= request.load
+        self.changes += 1
+        self._remember(
+            FinishedRequest(
+                request.request_idx,
+                status == "Success",
+                status,
+                request.entered_queue_at,
+                request.work_started_at,
+                now,
+            )
+        )
+
+    def _remember(self, finished: FinishedRequest) -> None:
+        self._finished.append(finished)
+        if len(self._finished) > MAX_FINISHED:
+            self._finished.popleft()
+            self.forgotten += 1
+
+    @property
+    def live(self) -> int:
+        """Requests queued or working."""
+        return len(self._live)
+
+    def working_request_idxs(self) -> list[int]:
+        """The router's numbers of the requests queued or working, the oldest first."""
+        found: list[int] = []
+        for request in self._live.values():
+            if len(found) == MAX_WORKING_IDXS:
+                break
+            found.append(request.request_idx)
+        return found
+
+    def take(self) -> Figures:
+        """Take the counts for a report; `put_back` them if it fails."""
+        taken = Figures(self._new_load, self._rej_load, self._cur_perf, self._received)
+        self._new_load = self._rej_load = self._cur_perf = 0.0
+        self._received = 0
+        return taken
+
+    def put_back(self, figures: Figures) -> None:
+        """The report with `figures` was not accepted."""
+        self._new_load += figures.new_load
+        self._rej_load += figures.rej_load
+        self._cur_perf += figures.cur_perf
+        self._received += figures.received
+
+    def take_finished(self) -> list[FinishedRequest]:
+        """Take the oldest finished requests, `MAX_BATCH` at most, to tell of them."""
+        count = min(len(self._finished), MAX_BATCH)
+        return [self._finished.popleft() for _ in range(count)]
+
+    def put_back_finished(self, requests: list[FinishedRequest]) -> None:
+        """They were not accepted: the first in line again."""
+        room = MAX_FINISHED - len(self._finished)
+        kept = requests[-room:] if room > 0 else []
+        self.forgotten += len(requests) - len(kept)
+        self._finished.extendleft(reversed(kept))

@@ -1,0 +1,187 @@
+"""What the launcher tells a worker: its environment.
+
+The names are those of the existing protocol; the ones that begin with ``STOKER_`` are ours.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from stoker.errors import ConfigError
+
+DEFAULT_PORT = 3000
+DEFAULT_CERTIFICATE = "/etc/instance.crt"
+DEFAULT_KEY = "/etc/instance.key"
+DEFAULT_DRAIN_TIMEOUT = 30.0
+
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"", "0", "false", "no", "off"})
+_LEVELS = ("debug", "info", "warning", "error")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """A worker's place in the world.
+
+    Attributes:
+        worker_id: ``CONTAINER_ID``.
+        mtoken: ``MASTER_TOKEN``, the secret shared with the control plane; not in the repr.
+        report_addrs: ``REPORT_ADDR``, base URLs of the control planes, in order of preference.
+        host: ``STOKER_HOST``, the address to bind.
+        port: ``WORKER_PORT``; 0: any free one.
+        public_host: ``PUBLIC_IPADDR``, where clients reach this machine.
+        public_port: ``VAST_TCP_PORT_<WORKER_PORT>``, `port` as the outside sees it; None: the same.
+        use_ssl: ``USE_SSL``; then with `ssl_cert` (``SSL_CERT``) and `ssl_key` (``SSL_KEY``), PEM.
+        unsecured: ``UNSECURED``, no authentication at all; only on a loopback address.
+        tickets_required: ``STOKER_TICKETS=required``; otherwise the control plane's first answer
+            decides.
+        model_log: ``MODEL_LOG``, for a configuration that names no log file.
+        state_dir: ``STOKER_STATE_DIR``, else ``WORKSPACE_DIR``, else the working directory: where
+            the result of the benchmark is kept.
+        drain_timeout: ``STOKER_DRAIN_TIMEOUT``, seconds given to running requests at the end.
+        log_level: ``STOKER_LOG_LEVEL``.
+    """
+
+    worker_id: int = 0
+    mtoken: str = field(default="", repr=False)
+    report_addrs: tuple[str, ...] = ()
+    host: str = "0.0.0.0"  # noqa: S104 - a worker is there to be reached from outside
+    port: int = DEFAULT_PORT
+    public_host: str = "127.0.0.1"
+    public_port: int | None = None
+    use_ssl: bool = False
+    ssl_cert: Path = Path(DEFAULT_CERTIFICATE)
+    ssl_key: Path = Path(DEFAULT_KEY)
+    unsecured: bool = False
+    tickets_required: bool = False
+    model_log: str | None = None
+    state_dir: Path = Path()
+    drain_timeout: float = DEFAULT_DRAIN_TIMEOUT
+    log_level: str = "info"
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> WorkerSettings:
+        """Read and check the environment.
+
+        Raises:
+            ConfigError: names the variable that is missing or wrong.
+        """
+        unsecured = _flag(environ, "UNSECURED")
+        host = environ.get("STOKER_HOST") or "0.0.0.0"  # noqa: S104
+        if unsecured and not is_loopback(host):
+            raise ConfigError(
+                "UNSECURED",
+                f"a worker without authentication must not listen on {host}: "
+                "set STOKER_HOST=127.0.0.1, or unset UNSECURED",
+            )
+        if not unsecured:
+            for name in ("CONTAINER_ID", "MASTER_TOKEN", "REPORT_ADDR", "PUBLIC_IPADDR"):
+                if not environ.get(name):
+                    raise ConfigError(
+                        name,
+                        "is required; `stoker attach` prints a worker's environment "
+                        "(or set UNSECURED=true with STOKER_HOST=127.0.0.1 to try one out)",
+                    )
+        port = _integer(environ, "WORKER_PORT", DEFAULT_PORT, 0, 65535)
+        outside = f"VAST_TCP_PORT_{port}"
+        public_port = _integer(environ, outside, 0, 1, 65535) if environ.get(outside) else None
+        tickets = environ.get("STOKER_TICKETS", "")
+        if tickets not in ("", "required"):
+            raise ConfigError("STOKER_TICKETS", "must be 'required', or unset")
+        level = (environ.get("STOKER_LOG_LEVEL") or "info").lower()
+        if level not in _LEVELS:
+            raise ConfigError("STOKER_LOG_LEVEL", f"must be one of {', '.join(_LEVELS)}")
+        return cls(
+            worker_id=_integer(environ, "CONTAINER_ID", 0, 0, 2**63 - 1),
+            mtoken=environ.get("MASTER_TOKEN", ""),
+            report_addrs=_addresses(environ.get("REPORT_ADDR", "")),
+            host=host,
+            port=port,
+            public_host=environ.get("PUBLIC_IPADDR") or "127.0.0.1",
+            public_port=public_port,
+            use_ssl=_flag(environ, "USE_SSL"),
+            ssl_cert=Path(environ.get("SSL_CERT") or DEFAULT_CERTIFICATE),
+            ssl_key=Path(environ.get("SSL_KEY") or DEFAULT_KEY),
+            unsecured=unsecured,
+            tickets_required=tickets == "required",
+            model_log=environ.get("MODEL_LOG") or None,
+            state_dir=Path(environ.get("STOKER_STATE_DIR") or environ.get("WORKSPACE_DIR") or "."),
+            drain_timeout=_seconds(environ, "STOKER_DRAIN_TIMEOUT", DEFAULT_DRAIN_TIMEOUT),
+            log_level=level,
+        )
+
+    def public_url(self, bound_port: int) -> str:
+        """The URL under which clients and the control plane know this worker.
+
+        Args:
+            bound_port: the port it really listens on.
+        """
+        host = self.public_host
+        if ":" in host and not host.startswith("["):
+            host = f"[{host}]"
+        scheme = "https" if self.use_ssl else "http"
+        return f"{scheme}://{host}:{self.public_port or bound_port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a socket bound to `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _flag(environ: Mapping[str, str], name: str) -> bool:
+    text = environ.get(name, "").strip().lower()
+    if text not in _TRUE | _FALSE:
+        raise ConfigError(name, f"must be 'true' or 'false', not {text!r}")
+    return text in _TRUE
+
+
+def _integer(environ: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
+    text = environ.get(name, "")
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit()) or len(text) > 19 or not low <= int(text) <= high:
+        raise ConfigError(name, f"must be a whole number from {low} to {high}")
+    return int(text)
+
+
+def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
+    text = environ.get(name, "")
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 86_400.0:
+        raise ConfigError(name, "must be from 0 to 86400 seconds")
+    return value
+
+
+def _addresses(text: str) -> tuple[str, ...]:
+    found = []
+    for part in text.split(","):
+        address = part.strip().rstrip("/")
+        if not address:
+            continue
+        try:
+            pieces = urlsplit(address)
+            _ = pieces.port
+        except ValueError:
+            raise ConfigError("REPORT_ADDR", "holds something that is not a URL") from None
+        if pieces.scheme not in ("http", "https") or not pieces.hostname:
+            raise ConfigError(
+                "REPORT_ADDR", "must be http:// or https:// URLs, with commas between them"
+            )
+        if pieces.username or pieces.query or pieces.fragment:
+            raise ConfigError("REPORT_ADDR", "must not hold a user, a query or a fragment")
+        found.append(address)
+    return tuple(found)

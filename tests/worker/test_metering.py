@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stoker.worker import metering
+from stoker.worker.metering import Meter, Metered
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("accept"), st.integers(0, 1000)),
+        st.tuples(st.just("refuse"), st.integers(0, 1000)),
+        st.tuples(st.just("Success"), st.integers(0, 20)),
+        st.tuples(st.just("Error"), st.integers(0, 20)),
+        st.tuples(st.just("Cancelled"), st.integers(0, 20)),
+        st.tuples(st.just("take"), st.just(0)),
+        st.tuples(st.just("report accepted"), st.just(0)),
+        st.tuples(st.just("report failed"), st.just(0)),
+    ),
+    max_size=80,
+)
+
+
+@given(STEPS)
+def test_accepted_reports_add_up_to_the_truth_whatever_failed_between(
+    steps: list[tuple[str, int]],
+) -> None:
+    meter = Meter()
+    live: list[Metered] = []
+    taken = None
+    told = {"new": 0.0, "rej": 0.0, "served": 0.0, "received": 0}
+    truth = {"new": 0.0, "rej": 0.0, "served": 0.0, "received": 0}
+
+    def tell() -> None:
+        assert taken is not None
+        told["new"] += taken.new_load
+        told["rej"] += taken.rej_load
+        told["served"] += taken.cur_perf
+        told["received"] += taken.received
+
+    for number, (step, value) in enumerate(steps):
+        if step == "accept":
+            live.append(meter.accepted(number, float(value), float(number)))
+            truth["new"] += value
+            truth["received"] += 1
+        elif step == "refuse":
+            meter.refused(number, float(value), float(number))
+            truth["rej"] += value
+            truth["received"] += 1
+        elif step in ("Success", "Error", "Cancelled"):
+            if live:
+                request = live.pop(value % len(live))
+                meter.ended(request, step, float(number))
+                truth["served"] += request.load if step == "Success" else 0
+                truth["new"] -= request.load if step == "Cancelled" else 0
+        elif step == "take":
+            if taken is None:
+                taken = meter.take()
+        elif taken is not None:
+            if step == "report accepted":
+                tell()
+            else:
+                meter.put_back(taken)
+            taken = None
+        assert meter.cur_load == sum(request.load for request in live)
+        assert meter.live == len(live)
+    if taken is not None:
+        tell()
+    taken = meter.take()
+    tell()
+    assert told == truth
+
+
+@given(
+    st.lists(st.sampled_from(["finish", "take", "told", "failed"]), max_size=60),
+    st.integers(1, 5),
+)
+def test_finished_requests_are_told_once_and_in_order(steps: list[str], batch: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metering, "MAX_BATCH", batch)
+        meter = Meter()
+        told: list[int] = []
+        count = 0
+        taken = None
+        for step in steps:
+            if step == "finish":
+                meter.ended(meter.accepted(count, 1.0, 0.0), "Success", 1.0)
+                count += 1
+            elif step == "take":
+                taken = meter.take_finished() if taken is None else taken
+                assert len(taken) <= batch
+            elif taken is not None:
+                if step == "told":
+                    told += [request.request_idx for request in taken]
+                else:
+                    meter.put_back_finished(taken)
+                taken = None
+        told += [request.request_idx for request in taken or []]
+        while rest := meter.take_finished():
+            told += [request.request_idx for request in rest]
+        assert told == list(range(count))
+
+
+def test_a_request_that_ends_twice_counts_once() -> None:
+    meter = Meter()
+    request = meter.accepted(1, 5.0, 0.0)
+    meter.ended(request, "Success", 1.0)
+    meter.ended(request, "Cancelled", 2.0)
+    figures = meter.take()
+    assert (figures.new_load, figures.cur_perf) == (5.0, 5.0)
+    assert [r.status for r in meter.take_finished()] == ["Success"]
+
+
+def test_memory_is_bounded_while_the_control_plane_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metering, "MAX_FINISHED", 10)
+    meter = Meter()
+    for number in range(25):
+        meter.ended(meter.accepted(number, 1.0, 0.0), "Success", 1.0)
+        if number == 20:
+            taken = meter.take_finished()
+    meter.put_back_finished(taken)
+    kept = [request.request_idx for request in meter.take_finished()]
+    assert kept == [*range(15, 25)]
+    assert meter.forgotten == 15
+
+
+def test_a_finished_request_says_when_it_came_began_and_ended() -> None:
+    meter = Meter()
+    request = meter.accepted(7, 5.0, 10.0)
+    request.work_started_at = 11.0
+    meter.ended(request, "Error", 12.5)
+    (finished,) = meter.take_finished()
+    assert (finished.request_idx, finished.success, finished.status) == (7, False, "Error")
+    assert (finished.entered_queue_at, finished.work_started_at) == (10.0, 11.0)
+    assert finished.work_completed_at == 12.5
+
+
+def test_a_refused_request_is_told_as_rejected() -> None:
+    meter = Meter()
+    meter.refused(3, 50.0, 1.0)
+    assert [r.status for r in meter.take_finished()] == ["Rejected"]
+    assert meter.cur_load == 0.0
+
+
+def test_requests_at_work_are_named_but_not_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metering, "MAX_WORKING_IDXS", 2)
+    meter = Meter()
+    first = meter.accepted(1, 1.0, 0.0)
+    for number in (2, 3):
+        meter.accepted(number, 1.0, 0.0)
+    assert meter.working_request_idxs() == [1, 2]
+    meter.ended(first, "Success", 1.0)
+    assert meter.working_request_idxs() == [2, 3]
