@@ -46,6 +46,8 @@ class Assigned:
     cost: float
     reqnum: int
     request_idx: int
+    assigned_at: float
+    """When it was booked; its ticket lives for `ticket_lifetime` from then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class Held:
     request_idx: int
     deadline: float
     """When it is given up."""
+    endpoint_id: int
 
 
 @dataclass(slots=True)
@@ -159,16 +162,14 @@ class Router:
         Returns:
             Held requests that got another worker at once.
         """
-        worker = self._workers.pop(worker_id, None)
+        worker = self._workers.get(worker_id)
         if worker is None:
             return []
         worker.available = False
-        endpoint = self._endpoints[worker.endpoint_id]
-        del endpoint.workers[worker_id]
-        self._return_promised(worker, endpoint, now)
-        for request in [*worker.unseen.values(), *worker.working.values()]:
-            self._end(request, worker, now)
-        return self._hand_out(endpoint, now)
+        given = self.restarted(worker_id, now)
+        del self._workers[worker_id]
+        del self._endpoints[worker.endpoint_id].workers[worker_id]
+        return given
 
     def set_available(self, worker_id: int, available: bool, now: float) -> list[Assigned]:
         """Put a worker in rotation (ready, not draining, reporting), or take it out.
@@ -185,6 +186,22 @@ class Router:
             worker.idle_since = now
         if not available:
             self._return_promised(worker, endpoint, now)
+        return self._hand_out(endpoint, now)
+
+    def restarted(self, worker_id: int, now: float) -> list[Assigned]:
+        """A worker booted anew: what it had or was about to get is lost; no harm if unknown.
+
+        Returns:
+            Held requests that got a worker thereby.
+        """
+        worker = self._workers.get(worker_id)
+        if worker is None:
+            return []
+        endpoint = self._endpoints[worker.endpoint_id]
+        self._return_promised(worker, endpoint, now)
+        for request in [*worker.unseen.values(), *worker.working.values()]:
+            self._end(request, worker, now)
+        worker.reported, worker.reported_requests = 0.0, 0
         return self._hand_out(endpoint, now)
 
     # A request asks for a worker.
@@ -220,6 +237,9 @@ class Router:
         request = self._requests.get(request_idx) if request_idx > 0 else None
         if request is not None and request.endpoint_id != endpoint_id:
             request, request_idx = None, 0
+        if request is not None and request.phase is Phase.HELD and request.deadline <= now:
+            self._forget(request, now)  # Its time is over: it asks as one that has just come.
+            request = None
         if request is not None and not request.answered and request.phase is not Phase.OVER:
             return self._poll(endpoint, request, poll_by, now)
         if request is None:
@@ -314,6 +334,14 @@ class Router:
                 self._forget(request, now)
             else:
                 heapq.heappush(self._polls_due, (due, idx))
+        self._expire(now)
+        given: list[Assigned] = []
+        for endpoint in self._endpoints.values():
+            if endpoint.held:
+                given += self._hand_out(endpoint, now)
+        return given
+
+    def _expire(self, now: float) -> None:
         while self._expiries and self._expiries[0][0] <= now:
             _, idx, reqnum = self._expiries.popleft()
             request = self._requests.get(idx)
@@ -321,11 +349,6 @@ class Router:
                 continue
             if request.phase in (Phase.BOOKED, Phase.OVER):
                 self._forget(request, now)
-        given: list[Assigned] = []
-        for endpoint in self._endpoints.values():
-            if endpoint.held:
-                given += self._hand_out(endpoint, now)
-        return given
 
     # What others want to know.
 
@@ -363,6 +386,12 @@ class Router:
             worker.requests,
             worker.idle_since,
         )
+
+    def in_flight(self, worker_id: int, now: float) -> int:
+        """Requests that a worker has or may still get; 0 if it is unknown."""
+        self._expire(now)
+        worker = self._workers.get(worker_id)
+        return worker.requests if worker is not None else 0
 
     def held(self, endpoint_id: int) -> list[int]:
         """The numbers of the requests that are held, the next one first."""
@@ -410,30 +439,24 @@ class Router:
                 f"{len(endpoint.held)} requests wait for a worker already: try again later"
             )
         self._hold(endpoint, request)
-        return Held(request.idx, request.deadline)
+        return Held(request.idx, request.deadline, endpoint.endpoint_id)
 
     def _poll(
         self, endpoint: _Endpoint, request: Request, poll_by: float, now: float
     ) -> Assigned | Held:
         request.poll_by = poll_by
         if request.phase is Phase.HELD:
-            if request.deadline <= now:
-                # Its time is over; it asks again all the same, as one that has just come.
-                self._forget(request, now)
-                request.arrived = endpoint.arrivals.add(request.cost, now)
-                request.deadline = now + max(0.0, poll_by - now)
-                self._requests[request.idx] = request
-                return self._place(endpoint, request, now)
             self._hand_out(endpoint, now, asking=request)
         if request.phase is Phase.HELD or request.worker_id is None:
-            return Held(request.idx, request.deadline)
+            return Held(request.idx, request.deadline, endpoint.endpoint_id)
         request.answered = True
         return self._answer(request)
 
     def _answer(self, request: Request) -> Assigned:
         assert request.worker_id is not None
         url = self._workers[request.worker_id].url
-        return Assigned(request.worker_id, url, request.cost, request.reqnum, request.idx)
+        at = request.expires - self._ticket_lifetime
+        return Assigned(request.worker_id, url, request.cost, request.reqnum, request.idx, at)
 
     def _book(self, request: Request, worker: WorkerBook, now: float) -> Assigned:
         worker.book(request)

@@ -31,7 +31,8 @@ class WorkerState(StrEnum):
     """A worker's state; the value is its name in our own records (see `wire_name`)."""
 
     PENDING = "pending"
-    """An attached worker that has an identity and was not heard of yet."""
+    """Has an identity and was not heard of yet: an attached worker before its first report, or one
+    that is in the books after the control plane was restarted."""
     CREATING = "creating"
     """We asked a provider for an instance."""
     CREATED = "created"
@@ -132,7 +133,9 @@ _SERVING = {
 }
 
 _TABLE: dict[WorkerState, dict[Event, WorkerState]] = {
-    _S.PENDING: _COMING_UP | {_E.REPORT_OVERDUE: _S.PENDING},
+    _S.PENDING: _COMING_UP
+    | _GONE
+    | {_E.PROVIDER_STOPPING: _S.STOPPING, _E.PROVIDER_STOPPED: _S.STOPPED},
     # Not _GONE: the provider's list may have been made before it took our order.
     _S.CREATING: _COMING_UP | {_E.PROVIDER_CREATED: _S.CREATED, _E.PROVIDER_RUNNING: _S.LOADING},
     _S.CREATED: _COMING_UP | _GONE | {_E.PROVIDER_RUNNING: _S.LOADING},
