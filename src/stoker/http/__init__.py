@@ -1,0 +1,29 @@
+"""The HTTP/1.1 engine of the hot paths: server, upstream pool, and the relay between them."""
+
+from __future__ import annotations
+
+from stoker.http.exchange import Exchange
+from stoker.http.fetch import Response, fetch
+from stoker.http.limits import Limits
+from stoker.http.pool import Origin, UpstreamPool
+from stoker.http.relay import Outcome, Relay, RelayObserver, relay
+from stoker.http.server import Handler, HttpServer
+from stoker.http.upstream import ResponseSink, UpstreamError, UpstreamRequest
+
+__all__ = [
+    "Exchange",
+    "Handler",
+    "HttpServer",
+    "Limits",
+    "Origin",
+    "Outcome",
+    "Relay",
+    "RelayObserver",
+    "Response",
+    "ResponseSink",
+    "UpstreamError",
+    "UpstreamPool",
+    "UpstreamRequest",
+    "fetch",
+    "relay",
+]

@@ -1,0 +1,286 @@
+"""One request and its response on a server connection.
+
+Rules of the response:
+- `respond` is the whole answer; or else `start`, any number of `write`, then `finish`.
+- `abort` ends a started answer so that the client can see that it is cut.
+- After the client has gone, all of them are accepted and do nothing.
+- The body of an answer to HEAD, and of 204 and 304, is dropped here; callers need not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from stoker.http.messages import (
+    CHUNKED,
+    CLOSE,
+    KEEP_ALIVE,
+    LAST_CHUNK,
+    Headers,
+    build_head,
+    status_line,
+)
+
+if TYPE_CHECKING:
+    from stoker.http.connection import ServerConnection
+
+_NO_BODY, _LENGTH, _CHUNKED, _UNTIL_CLOSE = range(4)
+
+
+class Exchange:
+    """A request that is in, body and all, and the means to answer it.
+
+    Attributes:
+        method: upper case, one of `stoker.http.strict.METHODS`.
+        target: as received, in origin form (an absolute form is reduced to it).
+        path: the target up to ``?``, not percent-decoded.
+        query: the target after ``?``.
+        headers: in their order, names in lower case.
+        body: decoded (no chunk framing).
+        context: free for the application.
+        on_disconnect: called once if the client goes before the answer is finished.
+        on_pause: called when the client takes less than we write; stop producing.
+        on_resume: called when it has caught up.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_framing",
+        "_left",
+        "_pending",
+        "_size",
+        "body",
+        "context",
+        "disconnected",
+        "finished",
+        "head_complete",
+        "headers",
+        "keep_alive",
+        "method",
+        "on_disconnect",
+        "on_pause",
+        "on_resume",
+        "owes_continue",
+        "path",
+        "query",
+        "started",
+        "status",
+        "target",
+        "version_1_0",
+    )
+
+    def __init__(self, connection: ServerConnection, target: bytes) -> None:
+        self._connection = connection
+        self._framing = _NO_BODY
+        self._pending = b""
+        self._left = 0
+        self._size = 0
+        self.method = ""
+        self.target = target
+        self.path = ""
+        self.query = b""
+        self.headers: Headers = []
+        self.body: bytes = b""
+        self.context: Any = None
+        self.keep_alive = True
+        self.version_1_0 = False
+        self.head_complete = False
+        self.owes_continue = False
+        self.status = 0
+        self.started = False
+        self.finished = False
+        self.disconnected = False
+        self.on_disconnect: Callable[[], None] | None = None
+        self.on_pause: Callable[[], None] | None = None
+        self.on_resume: Callable[[], None] | None = None
+
+    @property
+    def peer(self) -> str:
+        """Address of the client as ``host:port``; empty on a Unix socket."""
+        return self._connection.peer
+
+    @property
+    def paused(self) -> bool:
+        """The client takes less than we write."""
+        return self._connection.write_paused
+
+    def header(self, name: bytes) -> bytes | None:
+        """First value of the header `name` (lower case), without surrounding blanks."""
+        for key, value in self.headers:
+            if key == name:
+                return value.strip()
+        return None
+
+    def respond(
+        self,
+        status: int,
+        body: bytes = b"",
+        *,
+        content_type: bytes = b"application/json",
+        headers: Iterable[tuple[bytes, bytes]] = (),
+    ) -> None:
+        """Answer as a whole.
+
+        Raises:
+            RuntimeError: an answer was started already.
+            ValueError: a header has a line break in it.
+        """
+        if self.started:
+            raise RuntimeError("this exchange has been answered already")
+        connection = self._connection
+        last = connection.server.date_line
+        if status >= 200 and status not in (204, 304):
+            last = b"content-type: %b\r\ncontent-length: %d\r\n%b" % (content_type, len(body), last)
+        else:
+            body = b""
+        head = build_head(status_line(status), headers, last + self._connection_line())
+        self.started = self.finished = True
+        self.status = status
+        if not self.disconnected:
+            connection.write(head if self.method == "HEAD" else head + body)
+            connection.answered(self)
+
+    def start(
+        self,
+        status: int,
+        headers: Iterable[tuple[bytes, bytes]] = (),
+        *,
+        content_length: int | None = None,
+        reason: bytes = b"",
+    ) -> None:
+        """Begin an answer whose body follows; the head is sent at once.
+
+        Args:
+            status: from 200.
+            headers: without framing (Content-Length, Transfer-Encoding, Connection).
+            content_length: bytes that will be written; None: chunked, or for HTTP/1.0 until close.
+            reason: default: the status's own phrase.
+
+        Raises:
+            RuntimeError: an answer was started already.
+            ValueError: a header has a line break in it.
+        """
+        self.begin(status, headers, content_length, reason)
+        self.flush()
+
+    def begin(
+        self,
+        status: int,
+        headers: Iterable[tuple[bytes, bytes]],
+        content_length: int | None,
+        reason: bytes = b"",
+    ) -> None:
+        """`start`, but the head waits for the first `write` (or `flush`) to go out with it."""
+        if self.started:
+            raise RuntimeError("this exchange has been answered already")
+        if status in (204, 304):
+            framing = _NO_BODY
+            last = b"" if content_length is None or status == 204 else _length_line(content_length)
+        elif content_length is not None:
+            framing = _LENGTH
+            last = _length_line(content_length)
+        elif self.version_1_0:
+            framing = _UNTIL_CLOSE
+            self.keep_alive = False
+            last = b""
+        else:
+            framing = _CHUNKED
+            last = CHUNKED
+        self._pending = build_head(
+            status_line(status, reason), headers, last + self._connection_line()
+        )
+        self._framing = _NO_BODY if self.method == "HEAD" else framing
+        self._left = content_length or 0
+        self.status = status
+        self.started = True
+
+    def flush(self) -> None:
+        """Send a head that waits."""
+        if self._pending and not self.disconnected:
+            self._connection.write(self._pending)
+            self._pending = b""
+
+    def write(self, data: bytes) -> None:
+        """Send a part of the body, now; empty parts are ignored.
+
+        Raises:
+            RuntimeError: not started, or finished already.
+            ValueError: more than the announced `content_length`.
+        """
+        if self.finished or not self.started:
+            if self.disconnected:
+                return
+            raise RuntimeError("write() belongs between start() and finish()")
+        if self.disconnected or not data:
+            return
+        framing = self._framing
+        if framing == _CHUNKED:
+            data = b"%b%x\r\n%b\r\n" % (self._pending, len(data), data)
+        elif framing == _LENGTH:
+            self._left -= len(data)
+            if self._left < 0:
+                self.abort()
+                raise ValueError("more was written than the announced content_length")
+            if self._pending:
+                data = self._pending + data
+        elif framing == _UNTIL_CLOSE:
+            data = self._pending + data
+        else:
+            return
+        self._pending = b""
+        self._connection.write(data)
+
+    def finish(self) -> None:
+        """End the answer; one that is shorter than announced is cut instead.
+
+        Raises:
+            RuntimeError: not started, or finished already.
+        """
+        if self.finished or not self.started:
+            if self.disconnected:
+                return
+            raise RuntimeError("finish() belongs once after start()")
+        if self._framing == _LENGTH and self._left:
+            self.abort()
+            return
+        self.finished = True
+        if self.disconnected:
+            return
+        if self._framing == _CHUNKED:
+            self._connection.write(self._pending + LAST_CHUNK)
+        elif self._pending:
+            self._connection.write(self._pending)
+        self._connection.answered(self)
+
+    def abort(self) -> None:
+        """Close the connection, so that the client sees a cut answer; what was written is sent."""
+        if self.finished:
+            return
+        self.finished = True
+        if not self.disconnected:
+            # Without framing an orderly end would look like a whole answer: reset instead.
+            self._connection.cut(reset=self._framing == _UNTIL_CLOSE)
+
+    async def drain(self) -> None:
+        """Wait until the client has caught up (or gone): for tasks that produce the body."""
+        while self._connection.write_paused and not self.disconnected:
+            await self._connection.wait_writable()
+
+    def _connection_line(self) -> bytes:
+        if not self.keep_alive or self._connection.draining:
+            self.keep_alive = False
+            return CLOSE
+        return KEEP_ALIVE if self.version_1_0 else b""
+
+    def lost(self) -> None:
+        """The connection is gone (called by the connection, once)."""
+        self.disconnected = True
+        callback = self.on_disconnect
+        self.on_disconnect = self.on_pause = self.on_resume = None
+        if callback is not None and not self.finished:
+            callback()
+
+
+def _length_line(length: int) -> bytes:
+    return b"content-length: %d\r\n" % length

@@ -1,0 +1,52 @@
+"""What a stranger may make us hold, and for how long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MIN_BODY_RATE = 16_384
+"""Slowest request body that is waited for beyond `Limits.body_timeout`, bytes per second.
+
+A body of 16 MiB may so take 60 + 1024 seconds, while one byte now and then ends after 60.
+"""
+
+PIPELINE_BYTES = 65_536
+"""Bytes read ahead of the request being answered before reading is paused."""
+
+LINGER_SECONDS = 2.0
+"""How long input is thrown away after a refusal, so that the refusal arrives before the reset."""
+
+UPSTREAM_HEAD_BYTES = 65_536
+UPSTREAM_HEADERS = 256
+UPSTREAM_INTERIM = 16
+"""Bounds on the answer's head: bytes, header lines, 1xx answers before the real one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of a server; sizes in bytes, times in seconds.
+
+    Attributes:
+        max_header_bytes: request line and header lines together (431 above it).
+        max_headers: header lines (431).
+        max_target_bytes: the target of the request line (414).
+        max_body_bytes: the decoded body (413, at once where Content-Length tells).
+        header_timeout: from the first byte of a request to the end of its head (408).
+        body_timeout: from the head's end to the body's end, plus a second for each
+            `MIN_BODY_RATE` bytes that did arrive (408).
+        idle_timeout: a connection without a request.
+        write_timeout: an answer of which the client takes nothing.
+        max_connections: open at once (503 above it).
+        max_pipelined: requests read ahead of the one being answered on a connection.
+    """
+
+    max_header_bytes: int = 32_768
+    max_headers: int = 100
+    max_target_bytes: int = 8_192
+    max_body_bytes: int = 16 * 2**20
+    header_timeout: float = 10.0
+    body_timeout: float = 60.0
+    idle_timeout: float = 75.0
+    write_timeout: float = 60.0
+    max_connections: int = 10_000
+    max_pipelined: int = 16

@@ -1,0 +1,188 @@
+"""From a client to an upstream server and back, each part passed on as it arrives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+
+from stoker.http.exchange import Exchange
+from stoker.http.messages import NOT_FORWARDED, NOT_RETURNED, Headers, end_to_end
+from stoker.http.pool import UpstreamPool
+from stoker.http.upstream import UpstreamError, UpstreamRequest
+from stoker.wire import error_body
+
+
+class Outcome(Enum):
+    """How a relayed request ended."""
+
+    COMPLETE = "complete"
+    CLIENT_GONE = "client_gone"
+    UPSTREAM_REFUSED = "upstream_refused"
+    UPSTREAM_TIMEOUT = "upstream_timeout"
+    UPSTREAM_CLOSED = "upstream_closed"
+    UPSTREAM_MALFORMED = "upstream_malformed"
+    ABORTED = "aborted"
+
+
+_OUTCOMES = {
+    "refused": Outcome.UPSTREAM_REFUSED,
+    "timeout": Outcome.UPSTREAM_TIMEOUT,
+    "closed": Outcome.UPSTREAM_CLOSED,
+    "malformed": Outcome.UPSTREAM_MALFORMED,
+}
+
+
+class RelayObserver:
+    """Sees a relayed answer pass; override what you need. Its methods must not raise."""
+
+    __slots__ = ()
+
+    def on_head(self, status: int, headers: Headers) -> None:
+        """The upstream's head came."""
+
+    def on_data(self, data: bytes) -> None:
+        """A part of the body passes."""
+
+    def on_done(self, outcome: Outcome, status: int, detail: str) -> None:
+        """The end, exactly once.
+
+        Args:
+            outcome: how it ended.
+            status: what the client got; 0 if it got nothing.
+            detail: the error in words, or empty.
+        """
+
+
+class Relay:
+    """A request that is being relayed; made by `relay`."""
+
+    __slots__ = ("_done", "_exchange", "_observer", "_request")
+
+    def __init__(self, exchange: Exchange, observer: RelayObserver | None) -> None:
+        self._exchange = exchange
+        self._observer = observer
+        self._request: UpstreamRequest | None = None
+        self._done = False
+
+    def _begin(
+        self,
+        pool: UpstreamPool,
+        method: str,
+        target: bytes,
+        headers: Iterable[tuple[bytes, bytes]],
+        body: bytes,
+    ) -> None:
+        exchange = self._exchange
+        if exchange.disconnected:
+            self._finish(Outcome.CLIENT_GONE, 0, "the client had left")
+            return
+        exchange.on_disconnect = self._client_gone
+        request = pool.request(method, target, headers, body, self)
+        self._request = request
+        exchange.on_pause = request.pause
+        exchange.on_resume = request.resume
+        if exchange.paused:
+            request.pause()
+
+    # --- the upstream's answer (a ResponseSink)
+
+    def on_head(
+        self, status: int, reason: bytes, headers: Headers, content_length: int | None
+    ) -> None:
+        """See `stoker.http.upstream.ResponseSink`."""
+        if self._observer is not None:
+            self._observer.on_head(status, headers)
+        exchange = self._exchange
+        exchange.begin(status, end_to_end(headers, NOT_RETURNED), content_length, reason)
+        if not self._request.body_follows:  # type: ignore[union-attr]
+            exchange.flush()
+
+    def on_data(self, data: bytes) -> None:
+        """See `stoker.http.upstream.ResponseSink`."""
+        self._exchange.write(data)
+        if self._observer is not None:
+            self._observer.on_data(data)
+
+    def on_complete(self) -> None:
+        """See `stoker.http.upstream.ResponseSink`."""
+        exchange = self._exchange
+        exchange.on_disconnect = exchange.on_pause = exchange.on_resume = None
+        exchange.finish()
+        self._finish(Outcome.COMPLETE, exchange.status, "")
+
+    def on_error(self, error: UpstreamError) -> None:
+        """See `stoker.http.upstream.ResponseSink`."""
+        exchange = self._exchange
+        exchange.on_disconnect = exchange.on_pause = exchange.on_resume = None
+        if exchange.started:
+            exchange.abort()
+        else:
+            exchange.respond(504 if error.kind == "timeout" else 502, error_body(str(error)))
+        self._finish(_OUTCOMES[error.kind], exchange.status, str(error))
+
+    # --- the other ends
+
+    def _client_gone(self) -> None:
+        if self._request is not None:
+            self._request.abort()
+        self._finish(Outcome.CLIENT_GONE, self._exchange.status, "the client left")
+
+    def abort(self) -> None:
+        """Stop: the upstream is aborted at once, and an answer that has begun is cut.
+
+        An answer that has not begun is left to the caller.
+        """
+        if self._done:
+            return
+        exchange = self._exchange
+        exchange.on_disconnect = exchange.on_pause = exchange.on_resume = None
+        if self._request is not None:
+            self._request.abort()
+        if exchange.started:
+            exchange.abort()
+        self._finish(Outcome.ABORTED, exchange.status, "aborted")
+
+    def _finish(self, outcome: Outcome, status: int, detail: str) -> None:
+        if not self._done:
+            self._done = True
+            if self._observer is not None:
+                self._observer.on_done(outcome, status, detail)
+
+
+def relay(
+    exchange: Exchange,
+    pool: UpstreamPool,
+    *,
+    method: str | None = None,
+    target: bytes | None = None,
+    headers: Iterable[tuple[bytes, bytes]] | None = None,
+    body: bytes | None = None,
+    observer: RelayObserver | None = None,
+) -> Relay:
+    """Send an exchange's request to an upstream server and its answer back to the client.
+
+    Before the answer has begun, an upstream failure becomes a 502, or 504 for a time-out, with a
+    JSON error; later, the client's connection is cut. A client that leaves aborts the upstream.
+    `exchange.on_disconnect`, `on_pause` and `on_resume` belong to the relay.
+
+    Args:
+        exchange: not answered yet.
+        pool: of the upstream server.
+        method: default: the exchange's.
+        target: default: the exchange's.
+        headers: default: the exchange's; those for one hop only, Host and framing are left out.
+        body: default: the exchange's.
+        observer: sees the answer pass.
+
+    Raises:
+        ValueError: the target or a header would break the request apart.
+    """
+    running = Relay(exchange, observer)
+    running._begin(
+        pool,
+        exchange.method if method is None else method,
+        exchange.target if target is None else target,
+        end_to_end(exchange.headers if headers is None else headers, NOT_FORWARDED),
+        exchange.body if body is None else body,
+    )
+    return running

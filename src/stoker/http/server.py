@@ -1,0 +1,155 @@
+"""The server: listening sockets, the connections that are open, their clock and their end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl as ssl_module
+from collections.abc import Callable
+from email.utils import formatdate
+from pathlib import Path
+
+from stoker.http.connection import ServerConnection
+from stoker.http.exchange import Exchange
+from stoker.http.limits import Limits
+from stoker.http.sweep import Sweep
+
+Handler = Callable[[Exchange], None]
+"""Called when a request is in, head and body; answers now, or later through the exchange."""
+
+
+class HttpServer:
+    """Serves HTTP/1.1 (and 1.0) on any number of sockets.
+
+    Args:
+        handler: synchronous; whatever takes time starts a task of its own. An exception in it
+            becomes a 500 with an id, and the traceback goes to the log under that id.
+        limits: what strangers may make us hold.
+        on_refused: called with a short reason for each request or connection that is refused
+            before the handler sees it: ``bad_request``, ``header_too_large``,
+            ``target_too_long``, ``body_too_large``, ``timeout``, ``write_timeout``,
+            ``unsupported``, ``too_many_connections``.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        limits: Limits | None = None,
+        *,
+        on_refused: Callable[[str], None] | None = None,
+    ) -> None:
+        self.handler = handler
+        self.limits = limits or Limits()
+        self.open: set[ServerConnection] = set()
+        self.draining = False
+        self.now = 0.0
+        self.date_line = b""
+        self._on_refused = on_refused
+        self._listeners: list[asyncio.Server] = []
+        self._all_closed: asyncio.Event = asyncio.Event()
+        shortest = min(
+            self.limits.header_timeout,
+            self.limits.body_timeout,
+            self.limits.idle_timeout,
+            self.limits.write_timeout,
+        )
+        self._sweep = Sweep(self.sweep, period=min(1.0, shortest / 4))
+
+    @property
+    def connections(self) -> int:
+        """How many are open now."""
+        return len(self.open)
+
+    async def listen(
+        self, host: str = "127.0.0.1", port: int = 0, *, ssl: ssl_module.SSLContext | None = None
+    ) -> int:
+        """Accept connections on a TCP port.
+
+        Args:
+            host: address to bind.
+            port: 0 takes a free one.
+            ssl: speak TLS with this context.
+
+        Returns:
+            The port.
+
+        Raises:
+            OSError: the address cannot be bound.
+        """
+        loop = self._begin()
+        listener = await loop.create_server(
+            lambda: ServerConnection(self),
+            host,
+            port,
+            ssl=ssl,
+            ssl_handshake_timeout=self.limits.header_timeout if ssl else None,
+            backlog=1024,
+        )
+        self._listeners.append(listener)
+        bound: int = listener.sockets[0].getsockname()[1]
+        return bound
+
+    async def listen_unix(self, path: str | Path) -> None:
+        """Accept connections on a Unix socket, for this user only.
+
+        Raises:
+            OSError: the socket cannot be made.
+        """
+        loop = self._begin()
+        listener = await loop.create_unix_server(
+            lambda: ServerConnection(self), str(path), backlog=1024
+        )
+        os.chmod(path, 0o600)  # noqa: PTH101 -- neither blocks worth a thread
+        self._listeners.append(listener)
+
+    def _begin(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.get_running_loop()
+        self._sweep.start()
+        self._tell_time(loop.time())
+        return loop
+
+    def _tell_time(self, now: float) -> None:
+        self.now = now
+        self.date_line = b"date: %b\r\n" % formatdate(usegmt=True).encode()
+
+    def sweep(self, now: float) -> None:
+        """End everything that has waited for too long at `now`, in the loop's seconds."""
+        self._tell_time(now)
+        for connection in tuple(self.open):
+            connection.expire(now, self._sweep.period)
+
+    def refused(self, reason: str) -> None:
+        """A request or connection was refused (called by the connections)."""
+        if self._on_refused is not None:
+            self._on_refused(reason)
+
+    def lost(self, connection: ServerConnection) -> None:
+        """A connection is gone (called by it)."""
+        self.open.discard(connection)
+        if not self.open:
+            self._all_closed.set()
+
+    async def drain(self, timeout: float) -> None:
+        """Stop: accept no more, close idle connections, let answers end, then cut what is left.
+
+        Args:
+            timeout: seconds that running answers get; 0 cuts them at once.
+        """
+        self.draining = True
+        for listener in self._listeners:
+            listener.close()
+        for connection in tuple(self.open):
+            connection.drain()
+        for wait, act in ((timeout, ServerConnection.reset), (1.0, None)):
+            self._all_closed.clear()
+            if not self.open:
+                break
+            try:
+                async with asyncio.timeout(wait):
+                    await self._all_closed.wait()
+            except TimeoutError:
+                if act is not None:
+                    for connection in tuple(self.open):
+                        act(connection)
+        self._listeners.clear()
+        self._sweep.stop()

@@ -1,0 +1,422 @@
+"""One connection to an upstream server, and one request on it.
+
+Life of a connection: opened for a request, then by turns busy with one request and idle in the
+pool, until one side closes it. Life of a request: waiting (for a connection), sent, head, body, and
+exactly one of `on_complete` and `on_error`; nothing more comes after `UpstreamRequest.abort`.
+
+A request is sent again, once and on a fresh connection, only if the connection was kept alive from
+an earlier request, closed without a single byte of an answer, and the method is GET or HEAD. For
+any other method the server might have begun to act on it: the caller gets ``closed``. That is rare,
+because `reusable` looks at the socket of a connection that was idle for a while before anything is
+sent on it: a server that had hung up is noticed while no byte has been sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import httptools
+
+from stoker.errors import StokerError
+from stoker.http.limits import UPSTREAM_HEAD_BYTES, UPSTREAM_HEADERS, UPSTREAM_INTERIM
+from stoker.http.messages import REASONS, Headers
+
+if TYPE_CHECKING:
+    from stoker.http.pool import UpstreamPool
+
+ErrorKind = Literal["refused", "timeout", "closed", "malformed"]
+
+_IDLE_LOOK = 0.5
+"""Idle seconds from which the socket is looked at before reuse (a system call, about 1 us)."""
+
+_JOIN_BYTES = 65_536
+"""Bodies up to this size are copied behind the head, to go out in one write."""
+
+
+class UpstreamError(StokerError):
+    """No answer, or not a whole one, came from the upstream server.
+
+    Attributes:
+        kind: ``refused`` (no connection), ``timeout``, ``closed`` (before the answer's end) or
+            ``malformed`` (what came is not a valid answer).
+    """
+
+    def __init__(self, kind: ErrorKind, message: str) -> None:
+        super().__init__(message)
+        self.kind: ErrorKind = kind
+
+
+class ResponseSink(Protocol):
+    """Takes an answer as it arrives; must not raise."""
+
+    def on_head(
+        self, status: int, reason: bytes, headers: Headers, content_length: int | None
+    ) -> None:
+        """The head; names in lower case. `content_length` None: the length is not known yet."""
+
+    def on_data(self, data: bytes) -> None:
+        """A part of the body."""
+
+    def on_complete(self) -> None:
+        """The answer is whole."""
+
+    def on_error(self, error: UpstreamError) -> None:
+        """The answer ends here, or never began."""
+
+
+class UpstreamRequest:
+    """A request on its way; made by `UpstreamPool.request`.
+
+    Attributes:
+        body_follows: during `ResponseSink.on_head`: `on_data` or `on_complete` is called next, in
+            this same turn, so that head and data can be written at once.
+    """
+
+    __slots__ = (
+        "aborted",
+        "body",
+        "body_follows",
+        "connection",
+        "head",
+        "is_head",
+        "paused",
+        "pool",
+        "repeatable",
+        "sink",
+    )
+
+    def __init__(
+        self, pool: UpstreamPool, head: bytes, body: bytes, method: str, sink: ResponseSink
+    ) -> None:
+        self.pool = pool
+        self.head = head
+        self.body = body
+        self.sink = sink
+        self.is_head = method == "HEAD"
+        self.repeatable = self.is_head or method == "GET"
+        self.connection: UpstreamConnection | None = None
+        self.aborted = False
+        self.paused = False
+        self.body_follows = False
+
+    def abort(self) -> None:
+        """Give up: the connection is closed at once, and the sink is called no more."""
+        if not self.aborted:
+            self.aborted = True
+            connection = self.connection
+            if connection is not None:
+                connection.drop()
+            else:
+                self.pool.forget(self)
+
+    def pause(self) -> None:
+        """Take no more of the answer for now."""
+        self.paused = True
+        if self.connection is not None:
+            self.connection.pause()
+
+    def resume(self) -> None:
+        """Take it again."""
+        self.paused = False
+        if self.connection is not None:
+            self.connection.resume()
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """The Protocol of the upstream side."""
+
+    __slots__ = (
+        "_chunks",
+        "_complete",
+        "_content_length",
+        "_got_bytes",
+        "_has_head",
+        "_head_sent",
+        "_headers",
+        "_interim",
+        "_interims",
+        "_keep",
+        "_lost",
+        "_parser",
+        "_paused",
+        "_pool",
+        "_request",
+        "_reused",
+        "_status",
+        "_transport",
+        "_unparsed",
+        "_until_close",
+        "expires",
+        "since",
+    )
+
+    def __init__(self, pool: UpstreamPool) -> None:
+        self._pool = pool
+        self._transport: asyncio.Transport
+        self._parser: httptools.HttpResponseParser | None = None
+        self._request: UpstreamRequest | None = None
+        self._reused = False
+        self._lost = False
+        self._paused = False
+        self.since = 0.0
+        self.expires = 0.0
+        self._reset()
+
+    def _reset(self) -> None:
+        self._headers: Headers = []
+        self._chunks: list[bytes] = []
+        self._status = 0
+        self._content_length: int | None = None
+        self._until_close = False
+        self._has_head = False  # read
+        self._head_sent = False  # passed on
+        self._complete = False
+        self._got_bytes = False
+        self._interim = False
+        self._interims = 0
+        self._unparsed = 0
+        self._keep = False
+
+    # --- made, idle
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.BaseProtocol`."""
+        self._transport = transport  # type: ignore[assignment]
+
+    @property
+    def answering(self) -> bool:
+        """The head of the answer has come."""
+        return self._has_head
+
+    def reusable(self, now: float) -> bool:
+        """Whether the server still holds the connection, as far as can be seen from here."""
+        if self._lost or self._transport.is_closing() or now >= self.expires:
+            return False
+        if now - self.since < _IDLE_LOOK:
+            return True
+        sock = self._transport.get_extra_info("socket")
+        poll = select.poll()
+        poll.register(sock.fileno(), select.POLLIN)
+        return not poll.poll(0)  # readable means closed, or an answer that nobody asked for
+
+    # --- request
+
+    def send(self, request: UpstreamRequest, *, reused: bool) -> None:
+        """Put a request on an idle connection."""
+        self._reused = reused
+        if reused:
+            self._reset()
+        if self._parser is None:
+            self._parser = httptools.HttpResponseParser(self)
+        self._request = request
+        request.connection = self
+        self.since = self._pool.now
+        if request.paused:
+            self.pause()
+        if len(request.body) <= _JOIN_BYTES:
+            self._transport.write(request.head + request.body)
+        else:
+            self._transport.write(request.head)
+            self._transport.write(request.body)
+
+    def pause(self) -> None:
+        """Stop reading."""
+        if not self._paused and not self._transport.is_closing():
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read again."""
+        if self._paused:
+            self._paused = False
+            self.since = self._pool.now
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    # --- answer
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        request = self._request
+        if request is None or self._parser is None:
+            self.drop()  # an answer that nobody asked for
+            return
+        self._got_bytes = True
+        self.since = self._pool.now
+        problem = ""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            problem = "it switches protocols"
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            problem = str(cause if isinstance(cause, UpstreamError) else error)
+        if self._complete:
+            self._keep = self._keep and not problem
+            problem = ""
+        elif self._chunks or (self._has_head and not self._head_sent):
+            self._unparsed = 0
+        else:
+            self._unparsed += len(data)
+            if self._unparsed > UPSTREAM_HEAD_BYTES:
+                problem = "its header lines are too large"
+        self._deliver(request)
+        if problem and self._request is request:
+            self._fail(UpstreamError("malformed", f"the upstream's answer is not valid: {problem}"))
+
+    def _deliver(self, request: UpstreamRequest) -> None:
+        """Pass on what this read brought; the request may be aborted by any of the calls."""
+        sink = request.sink
+        chunks = self._chunks
+        if not self._head_sent:
+            if not self._has_head:
+                return
+            self._head_sent = True
+            request.body_follows = bool(chunks) or self._complete
+            status = self._status
+            headers, self._headers = self._headers, []
+            sink.on_head(status, REASONS.get(status, b""), headers, self._content_length)
+        if chunks:
+            self._chunks = []
+            if not request.aborted:
+                sink.on_data(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+        if self._complete and not request.aborted:
+            self._release(request)
+            sink.on_complete()
+
+    def _release(self, request: UpstreamRequest) -> None:
+        """The answer is whole: to the pool, or closed when it cannot be used again."""
+        self._request = None
+        request.connection = None
+        self.resume()
+        if request.is_head:
+            self._parser = None  # it would wait for the body that the head announced
+        if self._keep and not self._transport.get_write_buffer_size():
+            self._pool.release(self)
+        else:
+            self._transport.close()
+            self._pool.closed(self)
+
+    # --- parser callbacks, in their order
+
+    def on_message_begin(self) -> None:
+        """The first byte of an answer; of a second one, if the first is complete."""
+        if self._complete:
+            self._keep = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header line, or one of the trailer (dropped)."""
+        if not self._has_head:
+            headers = self._headers
+            headers.append((name.lower(), value))
+            if len(headers) > UPSTREAM_HEADERS:
+                raise UpstreamError("malformed", "it has too many header lines")
+
+    def on_headers_complete(self) -> None:
+        """The head is in."""
+        assert self._parser is not None
+        assert self._request is not None
+        status: int = self._parser.get_status_code()
+        if self._has_head or status < 200:
+            self._interims += 1
+            self._interim = True
+            if self._has_head or status < 100 or self._interims > UPSTREAM_INTERIM:
+                raise UpstreamError("malformed", "its status line is out of place")
+            return
+        self._has_head = True
+        self._status = status
+        self._keep = self._parser.should_keep_alive()
+        chunked = False
+        for name, value in self._headers:
+            if name == b"content-length":
+                self._content_length = int(value)  # llhttp has checked that it is digits
+            elif name == b"transfer-encoding":
+                chunked = True
+                if value.strip().lower() != b"chunked":
+                    raise UpstreamError("malformed", "its Transfer-Encoding is not supported")
+            elif name == b"keep-alive":
+                self._hint(value)
+        if self._request.is_head:
+            self._complete = True
+        elif self._content_length is None and not chunked:
+            self._until_close = True
+
+    def _hint(self, value: bytes) -> None:
+        """``Keep-Alive: timeout=5``: do not use it in its last second."""
+        name, _, seconds = value.partition(b",")[0].partition(b"=")
+        if name.strip().lower() == b"timeout" and seconds.strip().isdigit():
+            self._pool.limit_keep_alive(max(0.0, float(seconds) - 1.0))
+
+    def on_body(self, data: bytes) -> None:
+        """A piece of the body."""
+        if self._complete:
+            self._keep = False  # a body after HEAD
+        else:
+            self._chunks.append(data)
+
+    def on_message_complete(self) -> None:
+        """The answer is whole, or was an interim one."""
+        if self._interim:
+            self._interim = False
+            self._headers = []
+        else:
+            self._complete = True
+
+    # --- end
+
+    def _fail(self, error: UpstreamError) -> None:
+        request = self._request
+        self.drop()
+        if request is not None and not request.aborted:
+            request.sink.on_error(error)
+
+    def drop(self) -> None:
+        """Close at once; the request, if any, hears nothing."""
+        request, self._request = self._request, None
+        if request is not None:
+            request.connection = None
+        if not self._lost:
+            self._lost = True
+            self._transport.abort()
+            self._pool.closed(self)
+
+    def fail(self, error: UpstreamError) -> None:
+        """Close at once and tell the request."""
+        self._fail(error)
+
+    def expire(self, now: float, slack: float) -> None:
+        """End what has waited for too long; `slack` is the coarseness of the clock."""
+        request = self._request
+        if request is None:
+            if now >= self.expires:
+                self.drop()
+            return
+        waited = now - self.since - slack
+        if self._paused:
+            return
+        if not self._has_head:
+            if waited > self._pool.response_timeout:
+                self._fail(UpstreamError("timeout", "the upstream did not answer in time"))
+        elif waited > self._pool.idle_read_timeout:
+            self._fail(UpstreamError("timeout", "the upstream stopped in the midst of its answer"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.BaseProtocol`."""
+        request, self._request = self._request, None
+        known, self._lost = self._lost, True
+        self._parser = None  # it holds us, and we hold it
+        if request is not None:
+            request.connection = None
+        if not known:
+            self._pool.closed(self)
+        if request is None or request.aborted:
+            return
+        if self._until_close and self._head_sent and exc is None:
+            request.sink.on_complete()
+        elif self._reused and not self._got_bytes and request.repeatable:
+            self._pool.repeat(request)
+        else:
+            where = "in the midst of its answer" if self._has_head else "without an answer"
+            request.sink.on_error(UpstreamError("closed", f"the upstream closed {where}"))
