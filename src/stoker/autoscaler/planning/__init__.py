@@ -1,0 +1,25 @@
+"""What to do about the fleet: (snapshot, now) -> plan with reasons. Pure: no clock, no I/O."""
+
+from stoker.autoscaler.planning.backoff import backoff_delay
+from stoker.autoscaler.planning.plan import Action, ActionKind, Plan
+from stoker.autoscaler.planning.planner import plan
+from stoker.autoscaler.planning.settings import PlannerSettings
+from stoker.autoscaler.planning.snapshot import (
+    EndpointSnapshot,
+    GroupSnapshot,
+    OfferSnapshot,
+    WorkerSnapshot,
+)
+
+__all__ = [
+    "Action",
+    "ActionKind",
+    "EndpointSnapshot",
+    "GroupSnapshot",
+    "OfferSnapshot",
+    "Plan",
+    "PlannerSettings",
+    "WorkerSnapshot",
+    "backoff_delay",
+    "plan",
+]

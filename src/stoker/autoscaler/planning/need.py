@@ -1,0 +1,132 @@
+"""How much active capacity an endpoint needs.
+
+Two answers, between which nothing happens (hysteresis): what must be there **now**, else we scale
+up at once; and what is **kept**, so that we scale down only below it. The second is never less.
+
+* Sustained: max(min_load, anticipated load / target_util). Anticipated is the mean arrival rate of
+  the last 60 s for "now", and its highest 5-s mean in that time for "kept": a need that was seen
+  once is kept for 60 s, so two waves 30 s apart do not cost a cold start.
+* Burst: load that arrives in these 5 s / target_util, and what it takes to finish all that waits
+  or works within `target_queue_time`. As a request is not divided between workers, this asks for at
+  most as many workers as there are requests. E.g. one request of 1,000 tokens on a worker of
+  80 tokens/s waits 12.5 s; a second worker would not make it faster, and is not created for it.
+* Zero: when nothing is held or works and the endpoint has been quiet for its `inactivity_timeout`,
+  nothing is needed beyond `min_load`, and what arrived in the last minute no longer counts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from stoker.autoscaler.planning.settings import PlannerSettings
+from stoker.autoscaler.planning.snapshot import EndpointSnapshot
+from stoker.autoscaler.states import ACTIVE
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Active capacity that is asked for."""
+
+    sustained: float
+    """Load units per second."""
+    burst: float
+    """Load units per second; may be infinite (`target_queue_time` 0)."""
+    burst_workers: int
+    """Workers that the burst can make use of."""
+    workers: int
+    """However little the load."""
+    why: str
+    """The figure that decides, in words."""
+
+    def met_by(self, capacity: float, workers: int) -> bool:
+        """Whether so much capacity in so many workers is enough."""
+        return (
+            workers >= self.workers
+            and capacity >= self.sustained
+            and (capacity >= self.burst or workers >= self.burst_workers)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Both answers."""
+
+    now: Need
+    kept: Need
+    zero: bool
+    """The endpoint may have no active worker."""
+    quiet_for: float
+    """Seconds without a request."""
+
+
+def needs_of(snapshot: EndpointSnapshot, now: float, settings: PlannerSettings) -> Needs:
+    """What `snapshot` needs at `now`."""
+    parameters, demand = snapshot.parameters, snapshot.demand
+    working = max(demand.booked_count, sum(worker.requests for worker in snapshot.workers))
+    outstanding = demand.held_count + working
+    quiet_for = 0.0 if outstanding else _quiet_for(snapshot, now)
+    timeout = parameters.inactivity_timeout
+    gate = settings.idle_wait if timeout is None else timeout
+    zero = parameters.min_load <= 0 and gate >= 0 and not outstanding and quiet_for >= gate
+    if zero:
+        nothing = Need(0.0, 0.0, 0, 0, f"quiet for {quiet_for:.0f} s, inactivity_timeout {gate:g}")
+        return Needs(nothing, nothing, zero, quiet_for)
+
+    util = parameters.target_util
+    floor = 1 if parameters.min_load > 0 or gate < 0 or outstanding else 0
+    sustained = max(parameters.min_load, demand.arrival_rate / util)
+    # Above max_queue_time nothing is routed, so to wait for more than that before we scale up
+    # would leave requests held although more workers are allowed.
+    patience = min(parameters.target_queue_time, parameters.max_queue_time)
+    backlog = demand.held_load + demand.booked_load
+    clearing = 0.0 if backlog <= 0 else backlog / patience if patience > 0 else math.inf
+    recent = demand.recent_rate / util
+    burst = max(recent, clearing)
+
+    if burst > sustained and clearing >= recent:
+        why = (
+            f"{backlog:.1f} load waits or works and is to end in {patience:g} s "
+            f"(target_queue_time): needs {clearing:.1f}/s"
+        )
+    elif burst > sustained:
+        why = (
+            f"load {demand.recent_rate:.1f}/s in these 5 s / target_util {util:.2f} "
+            f"needs {recent:.1f}/s"
+        )
+    elif demand.arrival_rate / util > parameters.min_load:
+        why = f"load {demand.arrival_rate:.1f}/s / target_util {util:.2f} needs {sustained:.1f}/s"
+    elif parameters.min_load > 0:
+        why = f"min_load needs {sustained:.1f}/s"
+    elif outstanding:
+        why = f"{outstanding} requests are held or at work"
+    elif gate < 0:
+        why = f"inactivity_timeout {gate:g} allows no zero"
+    else:
+        why = "no load"
+    now_need = Need(sustained, burst, outstanding, floor, why)
+    kept_rate = max(demand.peak_rate, demand.arrival_rate) / util
+    kept_need = Need(
+        max(sustained, kept_rate),
+        burst,
+        outstanding,
+        1,
+        f"load {demand.peak_rate:.1f}/s at most in 60 s / target_util {util:.2f} "
+        f"needs {kept_rate:.1f}/s"
+        if kept_rate > sustained
+        else why,
+    )
+    return Needs(now_need, kept_need, zero, quiet_for)
+
+
+def _quiet_for(snapshot: EndpointSnapshot, now: float) -> float:
+    """Seconds since the last request came or ended, or since a worker became ready for one."""
+    last = -math.inf
+    if snapshot.demand.last_request_at is not None:
+        last = snapshot.demand.last_request_at
+    for worker in snapshot.workers:
+        if worker.state in ACTIVE and not worker.attached:
+            last = max(last, worker.state_since)
+        if worker.state in ACTIVE and worker.idle_since is not None:
+            last = max(last, worker.idle_since)
+    return max(0.0, now - last)

@@ -1,0 +1,28 @@
+"""The planner's own figures, which no endpoint sets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class PlannerSettings:
+    """Times are in seconds."""
+
+    idle_wait: float = 60.0
+    """Idle time before zero where `inactivity_timeout` is absent; as long as demand is remembered,
+    so that the ordinary rule for scaling down decides."""
+    cold_retention: float = 60.0
+    """A stopped worker that the pool does not need is kept for so long, in case load returns."""
+    error_grace: float = 5.0
+    """Time for a worker with an error to recover: its launcher restarts what crashed."""
+    stopping_grace: float = 30.0
+    """A worker that is stopping for less than this is waited for, then started again."""
+    pending_grace: float = 30.0
+    """Time for a worker of ours to report after the control plane was restarted."""
+    loading_limit: float = 3600.0
+    """A worker that loads for longer is destroyed."""
+    failure_budget: int = 10
+    """Failures in a row after which a workergroup creates no more."""
+    unknown_perf: float = 1.0
+    """Load units per second of a ready worker about which nothing is known; as the router's."""
