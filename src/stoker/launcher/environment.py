@@ -1,0 +1,175 @@
+"""What the children of a launcher are told: environment, command and ports."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from stoker.backends import Backend, get
+from stoker.errors import ConfigError
+from stoker.launcher.guardian import ROLE, TAG
+from stoker.launcher.manifest import InstanceManifest, tag
+
+MODEL_HOST = "127.0.0.1"
+MODEL_LOG = "model.log"
+WORKER_LOG = "worker.log"
+
+_OURS = re.compile(
+    r"STOKER_.*|VAST_API_KEY|MASTER_TOKEN|CONTAINER_ID|REPORT_ADDR|WORKER_PORT|WORKER_HTTP_PORT"
+    r"|VAST_TCP_PORT_\d+|PUBLIC_IPADDR|USE_SSL|UNSECURED|MODEL_LOG|MODEL_PORT|BACKEND|WORKSPACE_DIR"
+)
+
+
+def inherited(environ: Mapping[str, str]) -> dict[str, str]:
+    """`environ` without secrets of the control plane and what we set ourselves."""
+    return {name: value for name, value in environ.items() if not _OURS.fullmatch(name)}
+
+
+def resolve(manifest: InstanceManifest) -> tuple[Backend | None, Any]:
+    """The backend and its parsed options; (None, None) where the manifest gives its own commands.
+
+    Raises:
+        ConfigError: when the backend or an option is unknown or wrong.
+    """
+    if not manifest.backend:
+        return None, None
+    backend = get(manifest.backend)
+    return backend, backend.parse(manifest.options)
+
+
+def model_command(manifest: InstanceManifest, directory: Path, port: int) -> list[str]:
+    """Argument vector of the model server.
+
+    Raises:
+        ConfigError: when the backend, an option or a file it needs is wrong.
+    """
+    if manifest.command:
+        values = {"{host}": MODEL_HOST, "{port}": str(port), "{directory}": str(directory)}
+        # Not str.format: an argument may well hold JSON.
+        return [_fill(argument, values) for argument in manifest.command]
+    backend, options = resolve(manifest)
+    assert backend is not None  # the manifest was checked
+    return backend.command(options, MODEL_HOST, port)
+
+
+def _fill(argument: str, values: Mapping[str, str]) -> str:
+    for name, value in values.items():
+        argument = argument.replace(name, value)
+    return argument
+
+
+def health_path(manifest: InstanceManifest) -> str:
+    """Path of the model server's health check; empty: it has none.
+
+    Raises:
+        ConfigError: when the backend is unknown.
+    """
+    if manifest.health_path is not None:
+        return manifest.health_path
+    backend, _ = resolve(manifest)
+    return "" if backend is None or manifest.command else backend.health_path
+
+
+def model_environment(
+    manifest: InstanceManifest, directory: Path, port: int, environ: Mapping[str, str]
+) -> dict[str, str]:
+    """Environment of the model server; the worker's secret is not in it."""
+    backend, options = resolve(manifest)
+    own = backend.environment(options) if backend is not None else {}
+    return {
+        **inherited(environ),
+        **own,
+        **manifest.env,
+        "MODEL_PORT": str(port),
+        **_marks(manifest, directory, "model"),
+    }
+
+
+def worker_command(manifest: InstanceManifest) -> list[str]:
+    """Argument vector of the worker."""
+    if manifest.worker_command:
+        return list(manifest.worker_command)
+    if manifest.worker_file:
+        return [sys.executable, str(Path(manifest.worker_file).expanduser().resolve())]
+    # -P: the working directory is the instance's, and nothing is to be imported from there.
+    return [sys.executable, "-P", "-m", "stoker.backends", manifest.backend]
+
+
+def worker_environment(
+    manifest: InstanceManifest,
+    directory: Path,
+    environ: Mapping[str, str],
+    *,
+    worker_port: int,
+    http_port: int,
+    model_port: int,
+) -> dict[str, str]:
+    """Environment of the worker: the names of the existing protocol, and ours."""
+    return {
+        **inherited(environ),
+        **manifest.env,
+        "CONTAINER_ID": str(manifest.worker_id),
+        "MASTER_TOKEN": manifest.mtoken,
+        "REPORT_ADDR": manifest.report_addr,
+        "WORKER_PORT": str(worker_port),
+        "WORKER_HTTP_PORT": str(http_port),
+        f"VAST_TCP_PORT_{worker_port}": str(manifest.public_port or worker_port),
+        "PUBLIC_IPADDR": manifest.public_host,
+        "USE_SSL": "true" if manifest.use_ssl else "false",
+        "MODEL_LOG": str(directory / MODEL_LOG),
+        "MODEL_PORT": str(model_port),
+        "BACKEND": manifest.backend,
+        "WORKSPACE_DIR": str(directory),
+        "STOKER_BACKEND_OPTIONS": msgspec.json.encode(manifest.options).decode(),
+        "STOKER_HOST": manifest.host,
+        "STOKER_STATE_DIR": str(directory),
+        "STOKER_DRAIN_TIMEOUT": f"{manifest.supervision.drain_grace:g}",
+        **({"STOKER_TICKETS": "required"} if manifest.tickets_required else {}),
+        **_marks(manifest, directory, "worker"),
+    }
+
+
+def _marks(manifest: InstanceManifest, directory: Path, role: str) -> dict[str, str]:
+    # Unbuffered: a Python model server's "loaded" line must not wait in a buffer of its own.
+    return {TAG: tag(manifest, directory), ROLE: role, "PYTHONUNBUFFERED": "1"}
+
+
+def guardian_environment(manifest: InstanceManifest, directory: Path) -> dict[str, str]:
+    """Environment of the guardian: only what tells a new launcher that it belongs here."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    return kept | _marks(manifest, directory, "guardian")
+
+
+def choose_port(host: str, fixed: int, former: int, *, name: str) -> int:
+    """A port on which a child can listen.
+
+    Args:
+        host: address it will bind.
+        fixed: from the manifest; 0: any.
+        former: the one it had before, taken again if it is free, so that URLs stay good; 0: none.
+        name: field to blame.
+
+    Raises:
+        ConfigError: when `fixed` is taken, or `host` is not an address of this machine.
+    """
+    wanted = [fixed] if fixed else [former, 0] if former else [0]
+    for port in wanted:
+        try:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            with socket.create_server((host, port), family=family) as server:
+                found: int = server.getsockname()[1]
+                return found
+        except OSError as error:
+            problem = error.strerror or str(error)
+    if fixed:
+        raise ConfigError(
+            name, f"{fixed} cannot be used on {host} ({problem}): choose another, or 0 for any"
+        )
+    raise ConfigError("host", f"cannot listen on {host}: {problem}")

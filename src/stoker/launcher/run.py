@@ -1,0 +1,99 @@
+"""The launcher as a program: ``python -m stoker.launcher DIR``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import time
+from pathlib import Path
+from typing import TextIO
+
+import msgspec
+
+from stoker import logs
+from stoker.errors import ConfigError
+from stoker.launcher.files import FileLock
+from stoker.launcher.manifest import MANIFEST, InstanceManifest, read_manifest
+from stoker.launcher.state import LOCK, launcher_of, myself
+from stoker.launcher.supervisor import Supervisor
+
+EXIT_MISTAKE = 2
+"""The directory or its manifest cannot be used."""
+
+EXIT_TAKEN = 75
+"""Another launcher runs this instance (EX_TEMPFAIL of sysexits.h)."""
+
+_LOCK_TRIES = 20
+_LOCK_PAUSE = 0.05
+
+
+class _ForgivingStream:
+    """Standard error that never fails: a full disk must not end the launcher."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+
+def launch(directory: Path) -> int:
+    """Run the instance in `directory` until it is told to stop; returns the exit code.
+
+    Raises:
+        ConfigError: when the directory or its manifest cannot be used.
+    """
+    directory = directory.resolve()
+    manifest = read_manifest(directory)
+    lock = FileLock(directory / LOCK)
+    try:
+        # Nobody else may read the secrets in it, whoever made it.
+        directory.chmod(0o700)
+        (directory / MANIFEST).chmod(0o600)
+        note = msgspec.json.encode(myself())
+        # Tried again for a second: a look at the lock takes it for a moment.
+        for _ in range(_LOCK_TRIES):
+            if lock.acquire(note):
+                break
+            time.sleep(_LOCK_PAUSE)
+        else:
+            other = launcher_of(directory)
+            who = f" (pid {other.pid})" if other else ""
+            print(f"launcher: {directory} is run by another launcher{who}", file=sys.stderr)
+            return EXIT_TAKEN
+    except OSError as error:
+        raise ConfigError(str(directory), error.strerror or str(error)) from None
+    try:
+        return asyncio.run(_supervise(directory, manifest))
+    finally:
+        lock.release()
+
+
+async def _supervise(directory: Path, manifest: InstanceManifest) -> int:
+    return await Supervisor(directory, manifest).run()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns the exit code: 0 stopped, 2 a mistake, 75 run by another launcher."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        print("usage: python -m stoker.launcher DIR", file=sys.stderr)
+        return EXIT_MISTAKE
+    stream: TextIO = _ForgivingStream(sys.stderr)  # type: ignore[assignment]
+    sys.stderr = stream
+    logs.configure(stream=stream)
+    try:
+        return launch(Path(arguments[0]))
+    except ConfigError as error:
+        print(f"launcher: error: {error}", file=sys.stderr)
+        return EXIT_MISTAKE

@@ -1,0 +1,79 @@
+"""What an instance is doing: the file ``state.json`` in its directory, written by the launcher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from stoker.launcher.files import write_atomic
+from stoker.launcher.guardian import same_process
+from stoker.launcher.lifecycle import Phase
+
+STATE = "state.json"
+LOCK = "lock"
+
+
+class InstanceState(msgspec.Struct, frozen=True, kw_only=True):
+    """One look at an instance. Times are Unix seconds; a pid is 0 where there is no process."""
+
+    phase: Phase
+    launcher_pid: int
+    launcher_created: float
+    """Creation time of that process: tells it from a later one with the same pid."""
+    guardian_pid: int = 0
+    model_pid: int = 0
+    worker_pid: int = 0
+    model_port: int = 0
+    worker_port: int = 0
+    restarts: int = 0
+    """In all."""
+    failures: int = 0
+    """Faults in a row."""
+    error: str = ""
+    """The last fault, with the last lines of the log, without secrets."""
+    log_dropped: int = 0
+    """Bytes of log that could not be written."""
+    since: float = 0.0
+    """When this phase began."""
+
+
+class LauncherIdentity(msgspec.Struct, frozen=True):
+    """Content of the lock file: who holds it."""
+
+    pid: int
+    created: float
+
+
+def read_state(directory: Path) -> InstanceState | None:
+    """The state last written; None when there is none that can be read."""
+    try:
+        return msgspec.json.decode((directory / STATE).read_bytes(), type=InstanceState)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+def write_state(directory: Path, state: InstanceState) -> None:
+    """Replace the state.
+
+    Raises:
+        OSError: when it cannot be written; the former one is still there then.
+    """
+    write_atomic(directory / STATE, msgspec.json.encode(state))
+
+
+def myself() -> LauncherIdentity:
+    """The identity of this process."""
+    process = psutil.Process()
+    return LauncherIdentity(process.pid, process.create_time())
+
+
+def launcher_of(directory: Path) -> psutil.Process | None:
+    """The living launcher of an instance directory, if there is one."""
+    try:
+        raw = (directory / LOCK).read_bytes()
+        identity = msgspec.json.decode(raw, type=LauncherIdentity)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return same_process(identity.pid, identity.created)

@@ -1,0 +1,196 @@
+"""Small real programs as model server and worker, and a launcher over them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+
+from stoker.launcher import (
+    InstanceManifest,
+    InstanceState,
+    Supervision,
+    read_state,
+    sweep,
+    tag,
+    write_manifest,
+)
+
+# Knobs come as environment variables, so that every test can use the one program.
+MODEL = r"""
+import http.server, json, os, signal, subprocess, sys
+from pathlib import Path
+
+port, folder = int(sys.argv[1]), Path(sys.argv[2])
+with (folder / "model.starts").open("a") as starts:
+    starts.write(f"{os.getpid()}\n")
+(folder / "model.env").write_text(json.dumps(dict(os.environ)))
+if os.environ.get("CANNOT_START"):
+    sys.exit("boom: api_key=hunter2 no weights here")
+if os.environ.get("GRANDCHILD"):
+    # Leaves the session, and its parent ends at once: only the tag leads to it.
+    code = "import os,time; os.fork() and os._exit(0); os.setsid(); time.sleep(600)"
+    subprocess.run([sys.executable, "-c", code])
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        ill = (folder / "ill").exists()
+        self.send_response(500 if ill else 200)
+        self.send_header("content-length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+    def log_message(self, *args):
+        pass
+
+def end(*_):
+    (folder / "order").open("a").write("model\n")
+    os._exit(0)
+
+signal.signal(signal.SIGTERM, signal.SIG_IGN if os.environ.get("STUBBORN") else end)
+server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Answer)
+print("model loaded", flush=True)
+server.serve_forever()
+"""
+
+WORKER = r"""
+import json, os, signal, sys, threading
+from pathlib import Path
+
+folder = Path(os.environ["WORKSPACE_DIR"])
+with (folder / "worker.starts").open("a") as starts:
+    starts.write(f"{os.getpid()}\n")
+told = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: told.set())
+(folder / "worker.env").write_text(json.dumps(dict(os.environ)))
+told.wait()
+if os.environ.get("SLOW_DRAIN"):
+    threading.Event().wait()
+(folder / "order").open("a").write("worker\n")
+"""
+
+
+QUICK = Supervision(
+    restart_delay=0.05,
+    restart_delay_max=0.2,
+    health_interval=0.1,
+    unhealthy_checks=2,
+    drain_grace=10.0,
+    stop_grace=5.0,
+    report_interval=0.2,
+)
+
+
+class Launched:
+    """An instance directory, and the launchers started on it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.launchers: list[subprocess.Popen[bytes]] = []
+        directory.mkdir(mode=0o755)
+        (directory / "model_server.py").write_text(MODEL)
+        (directory / "worker_program.py").write_text(WORKER)
+        self.manifest = InstanceManifest(
+            instance_id="local-7",
+            worker_id=7,
+            mtoken="secret-mtoken",
+            report_addr="http://127.0.0.1:9",  # nobody listens there
+            command=[sys.executable, str(directory / "model_server.py"), "{port}", "{directory}"],
+            worker_command=[sys.executable, str(directory / "worker_program.py")],
+            health_path="/health",
+            supervision=QUICK,
+        )
+
+    def change(self, **changes: Any) -> None:
+        self.manifest = msgspec.structs.replace(self.manifest, **changes)
+
+    def launch(self) -> subprocess.Popen[bytes]:
+        write_manifest(self.directory, self.manifest)
+        with (self.directory / "launcher.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "stoker.launcher", str(self.directory)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=os.environ | {"STOKER_API_KEY": "the-api-key", "MASTER_TOKEN": "another"},
+                start_new_session=True,
+            )
+        self.launchers.append(process)
+        return process
+
+    def up(self) -> subprocess.Popen[bytes]:
+        process = self.launch()
+        self.until_phase("running")
+        return process
+
+    @property
+    def state(self) -> InstanceState:
+        state = read_state(self.directory)
+        assert state is not None
+        return state
+
+    def processes(self) -> dict[int, psutil.Process]:
+        from stoker.launcher.guardian import find
+
+        return find(tag(self.manifest, self.directory))
+
+    def lines(self, name: str) -> list[str]:
+        path = self.directory / name
+        return path.read_text().splitlines() if path.exists() else []
+
+    def log(self) -> str:
+        return (self.directory / "launcher.log").read_text()
+
+    def until(self, look: Callable[[], Any], what: str, timeout: float = 20.0) -> Any:
+        """Poll: other processes cannot tell us when they get somewhere."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if found := look():
+                return found
+            time.sleep(0.02)
+        raise AssertionError(f"not within {timeout} s: {what}\n{self.log()}")
+
+    def until_phase(self, phase: str) -> None:
+        def there() -> bool:
+            state = read_state(self.directory)
+            last = self.launchers[-1].pid  # an earlier launcher may have left its last state
+            return state is not None and (state.phase, state.launcher_pid) == (phase, last)
+
+        self.until(there, f"phase {phase}")
+
+    def end(self) -> None:
+        for process in self.launchers:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGKILL)
+            process.wait()
+        sweep(tag(self.manifest, self.directory))
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[Launched]:
+    launched = Launched(tmp_path / "local-7")
+    try:
+        yield launched
+    finally:
+        launched.end()
+
+
+@pytest.fixture
+def environment_of(instance: Launched) -> Callable[[str], dict[str, str]]:
+    def read(name: str) -> dict[str, str]:
+        path = instance.directory / f"{name}.env"
+        instance.until(path.exists, f"{name} started")
+        found: dict[str, str] = json.loads(path.read_text())
+        return found
+
+    return read

@@ -1,0 +1,233 @@
+"""The launcher with real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.real
+
+Launched = Any  # the class in conftest.py, which cannot be imported
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_an_instance_comes_up_and_drains_worker_first(instance: Launched) -> None:
+    launcher = instance.up()
+    launcher.send_signal(signal.SIGTERM)
+    assert launcher.wait(20) == 0
+    assert instance.lines("order") == ["worker", "model"]
+    assert instance.state.phase == "stopped"
+    assert instance.processes() == {}
+
+
+def test_only_the_worker_gets_the_secret(
+    instance: Launched, environment_of: Callable[[str], dict[str, str]]
+) -> None:
+    instance.change(env={"HF_TOKEN": "hf-secret"})
+    instance.up()
+    model, worker = environment_of("model"), environment_of("worker")
+    assert "secret-mtoken" not in model.values()
+    assert worker["MASTER_TOKEN"] == "secret-mtoken"
+    assert model["HF_TOKEN"] == worker["HF_TOKEN"] == "hf-secret"
+    assert "the-api-key" not in {*model.values(), *worker.values()}
+
+
+def test_the_worker_gets_the_environment_of_the_protocol(
+    instance: Launched, environment_of: Callable[[str], dict[str, str]]
+) -> None:
+    instance.change(public_host="10.1.2.3", public_port=4711)
+    instance.up()
+    worker, port = environment_of("worker"), str(instance.state.worker_port)
+    assert worker["CONTAINER_ID"] == "7"
+    assert worker["REPORT_ADDR"] == "http://127.0.0.1:9"
+    assert worker["WORKER_PORT"] == port
+    assert worker[f"VAST_TCP_PORT_{port}"] == "4711"
+    assert worker["PUBLIC_IPADDR"] == "10.1.2.3"
+    assert worker["MODEL_LOG"] == str(instance.directory / "model.log")
+    assert worker["MODEL_PORT"] == str(instance.state.model_port)
+    assert worker["STOKER_TICKETS"] == "required"
+
+
+def test_the_directory_and_its_files_are_private(instance: Launched) -> None:
+    instance.up()
+    assert stat.S_IMODE(instance.directory.stat().st_mode) == 0o700
+    for name in ("manifest.json", "state.json", "model.log", "worker.log"):
+        assert stat.S_IMODE((instance.directory / name).stat().st_mode) == 0o600
+
+
+def test_a_launcher_that_is_killed_leaves_no_process(instance: Launched) -> None:
+    instance.change(env={"GRANDCHILD": "1"})
+    launcher = instance.up()
+    assert len(instance.processes()) == 4  # model server, its grandchild, worker, guardian
+    kill(launcher.pid)
+    instance.until(lambda: not instance.processes(), "nothing is left", timeout=3.0)
+
+
+def test_a_guardian_that_is_killed_is_replaced_and_does_its_work(instance: Launched) -> None:
+    launcher = instance.up()
+    first, model = instance.state.guardian_pid, instance.state.model_pid
+    kill(first)
+    instance.until(lambda: instance.state.guardian_pid not in (0, first), "a new guardian")
+    assert instance.state.model_pid == model
+    kill(launcher.pid)
+    instance.until(lambda: not instance.processes(), "nothing is left", timeout=3.0)
+
+
+def test_a_model_server_that_dies_is_started_again_with_its_worker(instance: Launched) -> None:
+    instance.up()
+    before = instance.state
+    kill(before.model_pid)
+    instance.until(lambda: instance.state.restarts == 1, "restarted")
+    instance.until_phase("running")
+    assert instance.state.model_pid != before.model_pid
+    assert instance.state.worker_pid != before.worker_pid
+    assert instance.state.worker_port == before.worker_port
+
+
+def test_a_worker_that_dies_is_started_again_without_reloading_the_model(
+    instance: Launched,
+) -> None:
+    instance.up()
+    before = instance.state
+    kill(before.worker_pid)
+    instance.until(lambda: instance.state.restarts == 1, "restarted")
+    instance.until_phase("running")
+    assert instance.state.worker_pid != before.worker_pid
+    assert instance.state.model_pid == before.model_pid
+
+
+def test_a_model_server_that_falls_ill_is_started_again(instance: Launched) -> None:
+    instance.up()
+    before = instance.state
+    (instance.directory / "ill").touch()
+    instance.until(lambda: instance.state.restarts >= 1, "restarted")
+    (instance.directory / "ill").unlink()
+    instance.until_phase("running")
+    assert instance.state.model_pid != before.model_pid
+    assert "failed 2 health checks in a row" in instance.log()
+
+
+def test_a_model_server_that_cannot_start_is_given_up_with_the_reason(
+    instance: Launched,
+) -> None:
+    instance.change(env={"CANNOT_START": "1"}, max_restarts=2)
+    launcher = instance.launch()
+    instance.until_phase("failed")
+    assert len(instance.lines("model.starts")) == 3
+    assert "ended with exit code 1" in instance.state.error
+    assert "no weights here" in instance.state.error
+    assert "hunter2" not in instance.state.error
+    assert instance.state.model_pid == instance.state.worker_pid == 0
+    launcher.send_signal(signal.SIGTERM)
+    assert launcher.wait(20) == 0
+
+
+def test_an_unknown_backend_is_given_up_at_once(instance: Launched) -> None:
+    instance.change(command=[], backend="lamacpp")
+    instance.launch()
+    instance.until_phase("failed")
+    assert "did you mean 'llamacpp'" in instance.state.error
+    assert instance.state.restarts == 0
+
+
+def test_a_fixed_port_that_is_taken_is_named(instance: Launched) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        instance.change(worker_port=port, max_restarts=1)
+        instance.launch()
+        instance.until_phase("failed")
+    assert f"worker_port: {port} cannot be used" in instance.state.error
+
+
+def test_a_second_launcher_refuses(instance: Launched) -> None:
+    first = instance.up()
+    second = instance.launch()
+    assert second.wait(20) == 75
+    assert f"is run by another launcher (pid {first.pid})" in instance.log()
+    assert instance.state.launcher_pid == first.pid
+    assert len(instance.processes()) == 3
+
+
+def test_a_new_launcher_kills_what_an_earlier_one_left(instance: Launched) -> None:
+    launcher = instance.up()
+    before = instance.state
+    os.kill(before.guardian_pid, signal.SIGSTOP)  # so that it cannot do its work
+    kill(launcher.pid)
+    launcher.wait()
+    assert psutil.pid_exists(before.model_pid)
+    instance.up()
+    assert instance.state.model_pid != before.model_pid
+    assert before.model_pid not in instance.processes()
+    assert before.guardian_pid not in instance.processes()
+    assert len(instance.processes()) == 3
+
+
+def test_a_stubborn_model_server_is_killed_after_its_grace(instance: Launched) -> None:
+    supervision = instance.manifest.supervision
+    instance.change(
+        env={"STUBBORN": "1"},
+        supervision=type(supervision)(**{**_fields(supervision), "stop_grace": 0.2}),
+    )
+    launcher = instance.up()
+    launcher.send_signal(signal.SIGTERM)
+    assert launcher.wait(20) == 0
+    assert instance.processes() == {}
+
+
+def _fields(struct: Any) -> dict[str, Any]:
+    return {name: getattr(struct, name) for name in struct.__struct_fields__}
+
+
+def test_a_second_sigterm_ends_the_wait(instance: Launched) -> None:
+    instance.change(env={"SLOW_DRAIN": "1"})
+    launcher = instance.up()
+    launcher.send_signal(signal.SIGTERM)
+    instance.until_phase("draining")
+    launcher.send_signal(signal.SIGTERM)
+    assert launcher.wait(8) == 0  # drain_grace is 10 s
+    assert instance.processes() == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_other_signals_that_mean_stop_drain_as_well(
+    instance: Launched, number: signal.Signals
+) -> None:
+    launcher = instance.up()
+    launcher.send_signal(number)
+    assert launcher.wait(20) == 0
+    assert instance.lines("order") == ["worker", "model"]
+
+
+def test_an_instance_without_an_owner_stops_by_itself(instance: Launched) -> None:
+    lock = instance.directory.parent / "owner.lock"
+    instance.change(owner_lock=str(lock), owner_timeout=0.2)
+    launcher = instance.launch()
+    assert launcher.wait(20) == 0
+    assert "no control plane wants this instance" in instance.log()
+    assert instance.state.phase == "stopped"
+
+
+def test_a_directory_without_a_manifest_is_a_mistake(instance: Launched) -> None:
+    done = subprocess.run(
+        [*instance_command(), str(instance.directory)], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "manifest.json: No such file" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def instance_command() -> list[str]:
+    import sys
+
+    return [sys.executable, "-m", "stoker.launcher"]
