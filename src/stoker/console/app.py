@@ -1,0 +1,97 @@
+"""The console's REST API as an ASGI application."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from stoker.console import endpoints, templates, workergroups, workers
+from stoker.console.ca import CertificateAuthority
+from stoker.console.call import Handler, House, refuse, served
+from stoker.console.control import Control
+from stoker.store import Store
+
+API = "/api/v0"
+
+
+def create_app(store: Store, control: Control, *, state_directory: Path | None = None) -> Starlette:
+    """The application; serve it with any ASGI server.
+
+    Args:
+        store: open; the caller closes it.
+        control: the control plane.
+        state_directory: where the certificate authority of the workers is kept; without it the
+            calls about certificates say that there is none.
+
+    Raises:
+        ConfigError: when the certificate authority in `state_directory` can't be used.
+    """
+    ca = CertificateAuthority.open(state_directory, time.time()) if state_directory else None
+    house = House(store, control, ca)
+    group: dict[str, dict[str, Handler]] = {
+        "": {"GET": workergroups.list_workergroups, "POST": workergroups.create_workergroup},
+        "/{id:int}": {
+            "GET": workergroups.show_workergroup,
+            "PUT": workergroups.update_workergroup,
+            "DELETE": workergroups.delete_workergroup,
+        },
+    }
+    table: dict[str, dict[str, Handler]] = {
+        f"{API}/endptjobs": {"GET": endpoints.list_endpoints, "POST": endpoints.create_endpoint},
+        f"{API}/endptjobs/{{id:int}}": {
+            "GET": endpoints.show_endpoint,
+            "PUT": endpoints.update_endpoint,
+            "DELETE": endpoints.delete_endpoint,
+        },
+        **{f"{API}/workergroups{tail}": handlers for tail, handlers in group.items()},
+        **{f"{API}/autojobs{tail}": handlers for tail, handlers in group.items()},
+        f"{API}/template": {"GET": templates.list_templates, "POST": templates.create_template},
+        f"{API}/template/{{id:int}}": {
+            "GET": templates.show_template,
+            "DELETE": templates.delete_template,
+        },
+        f"{API}/workers": {"GET": workers.list_workers},
+        f"{API}/attached": {"POST": workers.attach},
+        f"{API}/attached/{{id:int}}": {"DELETE": workers.detach},
+        f"{API}/backends": {"GET": workers.list_backends},
+        f"{API}/users/current": {"GET": workers.current_user},
+        f"{API}/sign_cert": {"POST": workers.sign_certificate},
+        "/static/{name}.cer": {"GET": workers.authority},
+    }
+    routes = [
+        Route(path + slash, _dispatch(house, handlers), methods=list(handlers))
+        for path, handlers in table.items()
+        for slash in ("", "/")
+    ]
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _on_http_error})
+    # Both forms of each path are routes; a redirect would lose the body of a POST.
+    app.router.redirect_slashes = False
+    return app
+
+
+def _dispatch(
+    house: House, handlers: dict[str, Handler]
+) -> Callable[[Request], Awaitable[Response]]:
+    by_method = {method: served(house, handler) for method, handler in handlers.items()}
+
+    async def endpoint(request: Request) -> Response:
+        # HEAD is the GET of which the server drops the body.
+        return await by_method["GET" if request.method == "HEAD" else request.method](request)
+
+    return endpoint
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return refuse(404, "not_found", f"there is nothing at {request.url.path[:200]}")
+    response = refuse(error.status_code, "refused", error.detail)
+    response.headers.update(error.headers or {})
+    return response

@@ -1,0 +1,70 @@
+"""What the console asks of the control plane; whoever serves the app brings it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from stoker.store import EndpointRecord
+from stoker.wire import WorkerInfo
+
+
+class Principal(Protocol):
+    """Who a key belongs to."""
+
+    @property
+    def kind(self) -> str:
+        """``account``, or ``endpoint`` for a key that routes to one endpoint alone."""
+        ...
+
+
+class Control(Protocol):
+    """The control plane as the console sees it."""
+
+    async def changed(self) -> None:
+        """Endpoints, workergroups or templates were written."""
+        ...
+
+    def authenticate(self, key: str) -> Principal | None:
+        """Who `key` belongs to; None when nobody."""
+        ...
+
+    def is_worker(self, worker_id: int, token: str) -> bool:
+        """Whether `token` is the mtoken of that worker."""
+        ...
+
+    def endpoint_key(self, record: EndpointRecord) -> str:
+        """The API key that routes to this endpoint alone."""
+        ...
+
+    def backend_names(self) -> Sequence[str]:
+        """Backends that a workergroup can name."""
+        ...
+
+    def check_options(self, backend: str, options: Mapping[str, Any]) -> None:
+        """Say what is wrong with the options of a backend.
+
+        Raises:
+            ConfigError: names the option.
+        """
+        ...
+
+    def workers(self, endpoint_id: int) -> Sequence[WorkerInfo]:
+        """The workers of an endpoint, as they are now."""
+        ...
+
+    async def attach(self, endpoint_name: str) -> Mapping[str, str]:
+        """Make the identity of a worker that somebody brings; returns its environment.
+
+        Raises:
+            NotFoundError: when there is no such endpoint.
+        """
+        ...
+
+    async def detach(self, worker_id: int) -> None:
+        """Drain an attached worker and forget it.
+
+        Raises:
+            NotFoundError: when there is no such attached worker.
+        """
+        ...

@@ -1,0 +1,84 @@
+"""``endptjobs/``: the endpoints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+from stoker.console.call import Call, done
+from stoker.console.fields import Problems, read_name, read_parameters
+from stoker.errors import NotFoundError
+from stoker.store import EndpointRecord
+from stoker.wire import EndpointParameters
+
+
+async def list_endpoints(call: Call) -> Response:
+    """All endpoints with their own keys."""
+    call.require_account(call.fields())
+    records = await call.house.store.list_endpoints()
+    return done(results=[_shown(call, record) for record in records])
+
+
+async def create_endpoint(call: Call) -> Response:
+    """Add an endpoint; the answer has its id."""
+    fields = call.fields()
+    call.require_account(fields)
+    problems = Problems()
+    name = read_name(fields, "endpoint_name", problems)
+    if name is None:
+        problems.setdefault("endpoint_name", "is required")
+    parameters = read_parameters(fields, EndpointParameters(), problems)
+    problems.raise_any()
+    assert name is not None
+    record = await call.house.store.create_endpoint(name, parameters)
+    await call.house.changed()
+    return done(result=record.id)
+
+
+async def show_endpoint(call: Call) -> Response:
+    """One endpoint."""
+    call.require_account(call.fields())
+    record = await call.house.store.get_endpoint(call.id)
+    if record.destroyed:
+        raise NotFoundError(f"endpoint {record.id} is being destroyed")
+    return done(result=_shown(call, record))
+
+
+async def update_endpoint(call: Call) -> Response:
+    """Change what is given, and nothing else."""
+    fields = call.fields()
+    call.require_account(fields)
+    async with call.house.updating:
+        record = await call.house.store.get_endpoint(call.id)
+        problems = Problems()
+        name = read_name(fields, "endpoint_name", problems)
+        parameters = read_parameters(fields, record.parameters, problems)
+        problems.raise_any()
+        record = await call.house.store.update_endpoint(
+            record.id, endpoint_name=name, parameters=parameters
+        )
+    await call.house.changed()
+    return done(result=_shown(call, record))
+
+
+async def delete_endpoint(call: Call) -> Response:
+    """Mark it destroyed; the control plane drains its workers, destroys them and forgets it."""
+    call.require_account(call.fields())
+    await call.house.store.delete_endpoint(call.id)
+    await call.house.changed()
+    return done()
+
+
+def _shown(call: Call, record: EndpointRecord) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "endpoint_name": record.endpoint_name,
+        "api_key": call.house.control.endpoint_key(record),
+        "user_id": record.user_id,
+        "created_at": record.created_at,
+        **msgspec.structs.asdict(record.parameters),
+        "auto_delete_in_seconds": None,
+        "auto_delete_due_24h": False,
+    }

@@ -1,0 +1,111 @@
+"""Workers, and those that people bring; backends; the account; certificates."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+from stoker.console.call import Call, UnauthorizedError, UnavailableError, done
+from stoker.console.fields import Problems, read_name
+from stoker.errors import InvalidMessageError, NotFoundError
+
+_NO_CA = "this control plane has no certificate authority"
+
+
+async def list_workers(call: Call) -> Response:
+    """The workers of one endpoint, or of all."""
+    fields = call.fields()
+    call.require_account(fields)
+    wanted = _number(fields, "endpoint_id")
+    results: list[dict[str, Any]] = []
+    endpoints = await call.house.store.list_endpoints()
+    if wanted is not None and all(endpoint.id != wanted for endpoint in endpoints):
+        raise NotFoundError(f"there is no endpoint {wanted}")
+    for endpoint in endpoints:
+        if wanted in (None, endpoint.id):
+            results += (
+                {
+                    **msgspec.structs.asdict(worker),
+                    "endpoint_id": endpoint.id,
+                    "endpoint_name": endpoint.endpoint_name,
+                }
+                for worker in call.house.control.workers(endpoint.id)
+            )
+    return done(results=results)
+
+
+async def attach(call: Call) -> Response:
+    """The identity of a worker that somebody brings: the environment to start it with."""
+    fields = call.fields()
+    call.require_account(fields)
+    problems = Problems()
+    field = "endpoint_name" if fields.get("endpoint_name") is not None else "endpoint"
+    name = read_name(fields, field, problems)
+    if name is None:
+        problems.setdefault("endpoint", "is required")
+    problems.raise_any()
+    assert name is not None
+    environment = await call.house.control.attach(name)
+    return done(id=int(environment["CONTAINER_ID"]), environment=environment)
+
+
+async def detach(call: Call) -> Response:
+    """Drain a worker that somebody brought, and forget it."""
+    call.require_account(call.fields())
+    await call.house.control.detach(call.id)
+    return done()
+
+
+async def list_backends(call: Call) -> Response:
+    """What a workergroup's template_hash can name."""
+    call.require_account(call.fields())
+    return done(results=[{"name": name} for name in call.house.control.backend_names()])
+
+
+async def current_user(call: Call) -> Response:
+    """The owner of the account; the existing command line asks it first."""
+    call.require_account(call.fields())
+    return done(id=1, username="owner", email="", fullname="", balance=0.0, credit=0.0)
+
+
+async def authority(call: Call) -> Response:
+    """The certificate that signs the workers'; public, whatever name it is asked by."""
+    if call.house.ca is None:
+        raise NotFoundError(_NO_CA)
+    return Response(call.house.ca.certificate_pem, media_type="application/x-x509-ca-cert")
+
+
+async def sign_certificate(call: Call) -> Response:
+    """Sign a worker's certificate request (PEM in the body)."""
+    query = dict(call.request.query_params)
+    worker_id = _number(query, "instance_id")
+    if worker_id is None:
+        raise InvalidMessageError({"instance_id": "is required"})
+    if not any(call.house.control.is_worker(worker_id, token) for token in call.keys_shown()):
+        try:
+            call.require_account()
+        except UnauthorizedError:
+            raise UnauthorizedError(
+                "send the worker's mtoken as 'Authorization: Bearer <mtoken>'"
+            ) from None
+    if call.house.ca is None:
+        raise UnavailableError(_NO_CA)
+    certificate = call.house.ca.sign(call.body, time.time())
+    return Response(certificate, media_type="application/x-pem-file")
+
+
+def _number(fields: dict[str, Any], name: str) -> int | None:
+    """A number that may come as text, from a query."""
+    value = fields.get(name)
+    if value is None:
+        return None
+    try:
+        number = msgspec.convert(value, int, strict=False)
+    except msgspec.ValidationError:
+        raise InvalidMessageError({name: "must be a whole number"}) from None
+    if not 0 <= number < 2**63:
+        raise InvalidMessageError({name: "is out of range"})
+    return number

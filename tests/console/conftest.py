@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from stoker.config import convert
+from stoker.console import create_app
+from stoker.errors import ConfigError, NotFoundError
+from stoker.store import EndpointRecord, Store
+from stoker.wire import WorkerInfo
+
+KEY = "stk_account-key-of-the-tests"
+
+
+@dataclass(frozen=True)
+class Owner:
+    kind: str
+    endpoint_id: int | None = None
+
+
+class Plane:
+    """A control plane that keeps nothing but what the console asks for."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.changes = 0
+        self.failing = False
+        self.infos: dict[int, list[WorkerInfo]] = {}
+        self.attached: list[int] = []
+
+    async def changed(self) -> None:
+        self.changes += 1
+        if self.failing:
+            raise RuntimeError("the control plane is ill")
+
+    def authenticate(self, key: str) -> Owner | None:
+        if key == KEY:
+            return Owner("account")
+        return Owner("endpoint", 1) if key.startswith("ste_") else None
+
+    def is_worker(self, worker_id: int, token: str) -> bool:
+        return token == f"mtoken-{worker_id}"
+
+    def endpoint_key(self, record: EndpointRecord) -> str:
+        return f"ste_{record.id}_{record.key_nonce}"
+
+    def backend_names(self) -> Sequence[str]:
+        return ["llamacpp", "vllm"]
+
+    def check_options(self, backend: str, options: Mapping[str, Any]) -> None:
+        assert backend in self.backend_names()
+        if options.get("explode"):
+            raise RuntimeError("the secret is swordfish")
+        convert(dict(options.get("numbers", {})), dict[str, int])
+        if "paralel" in options:
+            raise ConfigError("options: paralel", "unknown setting; did you mean 'parallel'?")
+
+    def workers(self, endpoint_id: int) -> Sequence[WorkerInfo]:
+        return self.infos.get(endpoint_id, [])
+
+    async def attach(self, endpoint_name: str) -> Mapping[str, str]:
+        endpoint = await self.store.find_endpoint(endpoint_name)
+        if endpoint is None:
+            raise NotFoundError(f"there is no endpoint {endpoint_name!r}")
+        worker = await self.store.create_worker(endpoint.id, None, "attached", attached=True)
+        self.attached.append(worker.id)
+        return {"CONTAINER_ID": str(worker.id), "MASTER_TOKEN": f"mtoken-{worker.id}"}
+
+    async def detach(self, worker_id: int) -> None:
+        if worker_id not in self.attached:
+            raise NotFoundError(f"there is no attached worker {worker_id}")
+        self.attached.remove(worker_id)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    async with await Store.open(tmp_path / "stoker.db", clock=lambda: 1_700_000_000.5) as opened:
+        yield opened
+
+
+@pytest.fixture
+def plane(store: Store) -> Plane:
+    return Plane(store)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+@pytest.fixture
+async def stranger(store: Store, plane: Plane, state: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """Someone without a key."""
+    app = create_app(store, plane, state_directory=state)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://console") as client:
+        yield client
+
+
+@pytest.fixture
+async def owner(store: Store, plane: Plane, state: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """The account's owner."""
+    app = create_app(store, plane, state_directory=state)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(
+        transport=transport,
+        base_url="http://console",
+        headers={"authorization": f"Bearer {KEY}"},
+    ) as client:
+        yield client
