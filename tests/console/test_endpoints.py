@@ -205,6 +205,7 @@ async def test_every_bad_field_is_named_at_once(owner: httpx.AsyncClient, store:
         ("cold_mult", 0.5),
         ("cold_workers", 100_001),
         ("max_workers", 10**30),
+        ("max_workers", 10**4000),
         ("max_queue_time", -1),
         ("target_queue_time", "soon"),
         ("endpoint_name", ""),

@@ -169,5 +169,6 @@ def read_group(data: Mapping[str, Any], problems: Problems) -> dict[str, Any]:
     for name in ("endpoint_id", "template_id"):
         if not 0 <= found.get(name, 0) < 2**63:
             # Taken out as well: the database would stumble over it when it looks for it.
-            problems[name] = f"there is nothing with the id {found.pop(name)}"
+            problems[name] = "is out of range"
+            del found[name]
     return found

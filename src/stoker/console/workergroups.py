@@ -29,9 +29,9 @@ async def create_workergroup(call: Call) -> Response:
     problems = Problems()
     found = read_group(fields, problems)
     endpoint = await _endpoint_of(call, found, problems)
-    if "template_hash" not in found and "template_id" not in found:
+    if not {"template_hash", "template_id"} & (found.keys() | problems.keys()):
         known = ", ".join(await _known(call))
-        problems.setdefault("template_hash", f"is required: a backend or a template ({known})")
+        problems["template_hash"] = f"is required: a backend or a template ({known})"
     await _resolve(call, found, problems)
     problems.raise_any()
     assert endpoint is not None
