@@ -1,0 +1,481 @@
+from __future__ import annotations
+
+import pytest
+
+from stoker.autoscaler.router import Assigned, Held, Router, RouterFullError
+from stoker.errors import NotFoundError
+from stoker.wire import FinishedRequest, WorkerStatus
+
+ENDPOINT = 1
+
+
+def a_router(*workers: int, max_queue_time: float = 30.0, **settings: float) -> Router:
+    """A router with an endpoint and ready, idle workers of perf 10."""
+    router = Router(100, **settings)  # type: ignore[arg-type]
+    router.add_endpoint(ENDPOINT, max_queue_time=max_queue_time)
+    for worker_id in workers:
+        add(router, worker_id)
+    return router
+
+
+def add(router: Router, worker_id: int, perf: float = 10.0, now: float = 0.0) -> None:
+    router.add_worker(worker_id, ENDPOINT, reqnum_base=1000 * worker_id)
+    report(router, worker_id, now, perf=perf)
+    router.set_available(worker_id, True, now)
+
+
+def report(
+    router: Router,
+    worker_id: int,
+    now: float,
+    *named: int,
+    load: float = 0.0,
+    perf: float = 10.0,
+) -> list[Assigned]:
+    status = WorkerStatus(
+        id=worker_id,
+        mtoken="",
+        url=f"http://worker-{worker_id}",
+        cur_load=load,
+        max_perf=perf,
+        num_requests_working=len(named),
+        working_request_idxs=list(named),
+    )
+    return router.report(worker_id, status, now)
+
+
+def route(router: Router, cost: float = 10.0, idx: int = 0, now: float = 0.0) -> Assigned | Held:
+    return router.route(ENDPOINT, cost, idx, 60.0, now)
+
+
+def assigned(router: Router, cost: float = 10.0, idx: int = 0, now: float = 0.0) -> Assigned:
+    answer = route(router, cost, idx, now)
+    assert isinstance(answer, Assigned)
+    return answer
+
+
+def held(router: Router, cost: float = 10.0, idx: int = 0, now: float = 0.0) -> Held:
+    answer = route(router, cost, idx, now)
+    assert isinstance(answer, Held)
+    return answer
+
+
+def finish(router: Router, answer: Assigned, now: float = 0.0) -> list[Assigned]:
+    return router.finished(answer.worker_id, [FinishedRequest(answer.request_idx)], now)
+
+
+def load(router: Router, worker_id: int) -> float:
+    view = router.worker(worker_id)
+    assert view is not None
+    return view.load
+
+
+# Choosing.
+
+
+def test_a_request_goes_where_it_ends_first() -> None:
+    router = a_router()
+    add(router, 1, perf=10.0)
+    add(router, 2, perf=50.0)
+    report(router, 2, 0.0, 7, load=100.0, perf=50.0)
+    # 50 load: 5.0 s on the idle slow one, (100 + 50) / 50 = 3.0 s on the busy fast one.
+    assert assigned(router, 50.0).worker_id == 2
+    # 10 load: 1.0 s on the slow one, (150 + 10) / 50 = 3.2 s on the fast one.
+    assert assigned(router, 10.0).worker_id == 1
+
+
+def test_equal_idle_workers_share_the_requests() -> None:
+    router = a_router(1, 2)
+    chosen = [assigned(router, 5.0).worker_id for _ in range(10)]
+    assert chosen.count(1) == chosen.count(2) == 5
+
+
+def test_requests_without_cost_are_shared_too() -> None:
+    router = a_router(1, 2)
+    chosen = []
+    for _ in range(10):
+        answer = assigned(router, 0.0)
+        chosen.append(answer.worker_id)
+        finish(router, answer)
+    assert chosen.count(1) == chosen.count(2) == 5
+
+
+def test_a_worker_over_max_queue_time_gets_nothing_more() -> None:
+    router = a_router(1, max_queue_time=2.0)
+    assigned(router, 10.0)
+    assigned(router, 10.0)
+    held(router, 1.0)
+
+
+def test_an_idle_worker_gets_a_request_that_alone_exceeds_max_queue_time() -> None:
+    router = a_router(1, max_queue_time=2.0)
+    assert assigned(router, 1000.0).worker_id == 1
+    held(router, 1.0)
+
+
+def test_a_worker_without_known_perf_is_used_as_if_slow() -> None:
+    router = a_router(default_perf=1.0, max_queue_time=30.0)
+    add(router, 1, perf=0.0)
+    assigned(router, 20.0)
+    held(router, 20.0)
+
+
+def test_a_worker_out_of_rotation_gets_nothing() -> None:
+    router = a_router(1)
+    router.set_available(1, False, 0.0)
+    held(router)
+
+
+def test_a_worker_whose_url_is_unknown_gets_nothing() -> None:
+    router = a_router()
+    router.add_worker(1, ENDPOINT, reqnum_base=0)
+    router.set_available(1, True, 0.0)
+    held(router)
+
+
+def test_the_answer_carries_the_url_and_numbers_that_count_up() -> None:
+    router = a_router(3)
+    first, second = assigned(router, now=5.0), assigned(router)
+    assert (first.url, first.cost, first.assigned_at) == ("http://worker-3", 10.0, 5.0)
+    assert (first.reqnum, second.reqnum) == (3000, 3001)
+    assert (first.request_idx, second.request_idx) == (100, 101)
+
+
+def test_an_unknown_endpoint_is_not_found() -> None:
+    with pytest.raises(NotFoundError, match="endpoint 9"):
+        a_router().route(9, 1.0, 0, 60.0, 0.0)
+
+
+# Booked load.
+
+
+def test_a_booking_that_a_report_has_not_named_yet_still_counts() -> None:
+    router = a_router(1)
+    answer = assigned(router, 40.0)
+    report(router, 1, 1.0, load=0.0)
+    assert load(router, 1) == 40.0
+    report(router, 1, 2.0, answer.request_idx, load=40.0)
+    assert load(router, 1) == 40.0
+
+
+def test_a_finish_takes_the_load_off_at_once() -> None:
+    router = a_router(1)
+    answer = assigned(router, 40.0)
+    report(router, 1, 1.0, answer.request_idx, load=40.0)
+    finish(router, answer, 1.5)
+    assert load(router, 1) == 0.0
+
+
+def test_a_finish_before_any_report_takes_the_booking_off() -> None:
+    router = a_router(1)
+    finish(router, assigned(router, 40.0))
+    assert load(router, 1) == 0.0
+
+
+def test_a_finish_that_comes_twice_counts_once() -> None:
+    router = a_router(1)
+    one, other = assigned(router, 40.0), assigned(router, 25.0)
+    report(router, 1, 1.0, one.request_idx, other.request_idx, load=65.0)
+    finish(router, one)
+    finish(router, one)
+    assert load(router, 1) == 25.0
+
+
+def test_a_finish_from_another_worker_changes_nothing() -> None:
+    router = a_router(1, 2)
+    answer = assigned(router, 40.0)
+    other = 3 - answer.worker_id
+    router.finished(other, [FinishedRequest(answer.request_idx)], 0.0)
+    assert load(router, answer.worker_id) == 40.0
+
+
+def test_a_lost_finish_is_made_up_for_by_the_next_report() -> None:
+    router = a_router(1)
+    answer = assigned(router, 40.0)
+    report(router, 1, 1.0, answer.request_idx, load=40.0)
+    report(router, 1, 2.0, load=0.0)
+    assert load(router, 1) == 0.0
+    assert router.in_flight(1, 2.0) == 0
+
+
+def test_streamed_tokens_reduce_the_load_as_they_pass() -> None:
+    router = a_router(1)
+    answer = assigned(router, 40.0)
+    report(router, 1, 1.0, answer.request_idx, load=25.0)
+    assert load(router, 1) == 25.0
+
+
+def test_a_booking_that_is_never_seen_is_dropped_when_its_ticket_expires() -> None:
+    router = a_router(1, ticket_lifetime=60.0)
+    assigned(router, 40.0)
+    router.tick(59.9)
+    assert load(router, 1) == 40.0
+    router.tick(60.0)
+    assert load(router, 1) == 0.0
+    assert router.in_flight(1, 60.0) == 0
+
+
+def test_a_request_that_works_for_longer_than_its_ticket_lives_stays_booked() -> None:
+    router = a_router(1, ticket_lifetime=60.0)
+    answer = assigned(router, 40.0)
+    report(router, 1, 1.0, answer.request_idx, load=40.0)
+    router.tick(100.0)
+    assert router.in_flight(1, 100.0) == 1
+    finish(router, answer, 101.0)
+    assert router.in_flight(1, 101.0) == 0
+
+
+# Holding.
+
+
+def test_held_requests_get_workers_in_the_order_in_which_they_came() -> None:
+    router = a_router()
+    waiting = [held(router, now=float(n)).request_idx for n in range(3)]
+    router.add_worker(1, ENDPOINT, reqnum_base=0, url="http://worker-1")
+    given = router.set_available(1, True, 3.0)
+    assert [one.request_idx for one in given] == waiting
+
+
+def test_a_small_new_request_does_not_overtake_a_held_one() -> None:
+    router = a_router(1, max_queue_time=10.0)
+    busy = assigned(router, 80.0)
+    first = held(router, 50.0)
+    second = held(router, 1.0)  # would fit: (80 + 1) / 10 = 8.1 s
+    given = finish(router, busy)
+    assert [one.request_idx for one in given] == [first.request_idx, second.request_idx]
+
+
+def test_a_poll_gets_the_worker_that_the_request_was_given() -> None:
+    router = a_router()
+    waiting = held(router)
+    add(router, 1, now=1.0)
+    answer = assigned(router, idx=waiting.request_idx, now=2.0)
+    assert answer.request_idx == waiting.request_idx
+    assert answer.assigned_at == 1.0
+    assert load(router, 1) == 10.0
+
+
+def test_polling_adds_no_load() -> None:
+    router = a_router()
+    waiting = held(router, 30.0)
+    for second in range(1, 5):
+        held(router, 30.0, waiting.request_idx, float(second))
+    demand = router.demand(ENDPOINT, 5.0)
+    assert (demand.held_count, demand.held_load) == (1, 30.0)
+    assert demand.arrival_rate == 30.0 / 60
+
+
+def test_a_held_request_that_is_not_polled_for_is_forgotten() -> None:
+    router = a_router(poll_grace=15.0)
+    waiting = held(router, 30.0)
+    held(router, 30.0, waiting.request_idx, now=10.0)
+    router.tick(24.9)
+    assert router.demand(ENDPOINT, 24.9).held_count == 1
+    router.tick(25.0)
+    demand = router.demand(ENDPOINT, 25.0)
+    assert (demand.held_count, demand.held_load, demand.arrival_rate) == (0, 0.0, 0.0)
+
+
+def test_a_client_that_waits_on_the_line_is_not_taken_as_gone() -> None:
+    router = a_router(poll_grace=15.0)
+    router.route(ENDPOINT, 1.0, 0, 60.0, 0.0, wait=30.0)
+    router.tick(44.9)
+    assert router.demand(ENDPOINT, 44.9).held_count == 1
+    router.tick(45.0)
+    assert router.demand(ENDPOINT, 45.0).held_count == 0
+
+
+def test_a_held_request_is_given_up_at_its_deadline() -> None:
+    router = a_router(poll_grace=15.0)
+    waiting = router.route(ENDPOINT, 1.0, 0, 20.0, 0.0)
+    assert isinstance(waiting, Held)
+    assert waiting.deadline == 20.0
+    held(router, idx=waiting.request_idx, now=10.0)
+    router.tick(20.0)
+    assert router.held(ENDPOINT) == []
+
+
+def test_a_poll_after_the_deadline_waits_anew_at_the_end_of_the_queue() -> None:
+    router = a_router()
+    first = router.route(ENDPOINT, 1.0, 0, 5.0, 0.0)
+    second = router.route(ENDPOINT, 1.0, 0, 60.0, 0.0)
+    again = held(router, 1.0, first.request_idx, now=6.0)
+    assert again.deadline == 66.0
+    assert router.held(ENDPOINT) == [second.request_idx, first.request_idx]
+
+
+def test_a_request_whose_client_went_away_is_given_up() -> None:
+    router = a_router()
+    waiting = held(router, 5.0)
+    router.give_up(waiting.request_idx, 1.0)
+    assert router.demand(ENDPOINT, 1.0).held_count == 0
+
+
+def test_a_given_worker_is_freed_again_when_nobody_comes_to_ask() -> None:
+    router = a_router(poll_grace=15.0, ticket_lifetime=60.0)
+    held(router, 30.0)
+    add(router, 1, now=1.0)
+    assert load(router, 1) == 30.0
+    router.tick(15.0)
+    assert load(router, 1) == 0.0
+
+
+def test_too_many_held_requests_are_refused() -> None:
+    router = a_router(max_held=2)
+    held(router)
+    held(router)
+    with pytest.raises(RouterFullError, match="2 requests"):
+        route(router)
+    assert router.demand(ENDPOINT, 0.0).arrival_rate == 20.0 / 60
+
+
+def test_clients_on_the_line_are_told_and_their_next_call_is_a_retry() -> None:
+    told: list[Assigned] = []
+
+    def tell(answer: Assigned) -> bool:
+        told.append(answer)
+        return True
+
+    router = Router(on_assigned=tell)
+    router.add_endpoint(ENDPOINT, max_queue_time=30.0)
+    waiting = held(router)
+    add(router, 1, now=1.0)
+    assert [one.request_idx for one in told] == [waiting.request_idx]
+    again = assigned(router, idx=waiting.request_idx, now=2.0)
+    assert again.reqnum > told[0].reqnum
+    assert load(router, 1) == 10.0
+
+
+# Retries.
+
+
+def test_a_retry_counts_once_and_goes_to_another_worker() -> None:
+    router = a_router(1, 2)
+    first = assigned(router, 40.0)
+    again = assigned(router, 40.0, first.request_idx, now=1.0)
+    assert again.request_idx == first.request_idx
+    assert again.worker_id != first.worker_id
+    assert load(router, first.worker_id) == 0.0
+    assert load(router, again.worker_id) == 40.0
+    assert router.demand(ENDPOINT, 1.0).arrival_rate == 40.0 / 60
+
+
+def test_a_retry_with_only_one_worker_gets_a_new_number_there() -> None:
+    router = a_router(1)
+    first = assigned(router)
+    again = assigned(router, idx=first.request_idx, now=1.0)
+    assert again.worker_id == 1
+    assert again.reqnum == first.reqnum + 1
+    assert load(router, 1) == 10.0
+
+
+def test_a_retry_after_a_failed_finish_adds_no_arrival() -> None:
+    router = a_router(1, 2)
+    first = assigned(router, 40.0)
+    finish(router, first, 1.0)
+    again = assigned(router, 40.0, first.request_idx, now=2.0)
+    assert again.worker_id != first.worker_id
+    assert router.demand(ENDPOINT, 2.0).arrival_rate == 40.0 / 60
+
+
+def test_a_report_that_names_a_retried_request_does_not_touch_its_new_booking() -> None:
+    router = a_router(1, 2)
+    first = assigned(router, 40.0)
+    again = assigned(router, 40.0, first.request_idx)
+    report(router, first.worker_id, 1.0, first.request_idx, load=40.0)
+    assert load(router, again.worker_id) == 40.0
+    finish(router, first, 2.0)
+    assert load(router, again.worker_id) == 40.0
+
+
+def test_a_number_from_before_a_restart_is_kept() -> None:
+    router = a_router(1)
+    assert assigned(router, idx=42).request_idx == 42
+
+
+def test_a_number_that_was_never_given_is_replaced() -> None:
+    router = a_router(1)
+    assert assigned(router, idx=10**12).request_idx == 100
+
+
+def test_a_number_of_another_endpoint_is_replaced() -> None:
+    router = a_router(1)
+    router.add_endpoint(2, max_queue_time=30.0)
+    waiting = router.route(2, 10.0, 0, 60.0, 0.0)
+    answer = assigned(router, idx=waiting.request_idx)
+    assert answer.request_idx != waiting.request_idx
+    assert router.demand(2, 0.0).held_count == 1
+
+
+# Workers leave.
+
+
+def test_what_was_promised_to_a_worker_that_leaves_goes_back_to_the_head_of_the_queue() -> None:
+    router = a_router(max_queue_time=2.0)
+    first, second, third = (held(router) for _ in range(3))
+    add(router, 1, now=1.0)  # takes two of them
+    assert router.held(ENDPOINT) == [third.request_idx]
+    router.set_available(1, False, 2.0)
+    assert router.held(ENDPOINT) == [w.request_idx for w in (first, second, third)]
+    assert load(router, 1) == 0.0
+
+
+def test_a_draining_worker_is_not_empty_while_a_client_with_a_ticket_may_come() -> None:
+    router = a_router(1)
+    answer = assigned(router)
+    router.set_available(1, False, 1.0)
+    assert router.in_flight(1, 1.0) == 1
+    finish(router, answer, 2.0)
+    assert router.in_flight(1, 2.0) == 0
+
+
+def test_a_removed_worker_takes_its_load_with_it_and_its_requests_can_be_retried() -> None:
+    router = a_router(1)
+    answer = assigned(router, 40.0)
+    router.remove_worker(1, 1.0)
+    assert router.demand(ENDPOINT, 1.0).booked_load == 0.0
+    add(router, 2, now=2.0)
+    again = assigned(router, 40.0, answer.request_idx, now=3.0)
+    assert (again.worker_id, again.request_idx) == (2, answer.request_idx)
+
+
+def test_a_restarted_worker_has_none_of_what_it_was_given() -> None:
+    router = a_router(1)
+    answer = assigned(router, 40.0)
+    assigned(router, 20.0)
+    report(router, 1, 1.0, answer.request_idx, load=40.0)
+    router.restarted(1, 2.0)
+    assert load(router, 1) == 0.0
+    assert router.in_flight(1, 2.0) == 0
+
+
+def test_a_removed_endpoint_leaves_nothing_behind() -> None:
+    router = a_router(1)
+    assigned(router)
+    router.remove_endpoint(ENDPOINT, 1.0)
+    assert router.worker(1) is None
+    router.tick(1000.0)
+    with pytest.raises(NotFoundError):
+        router.demand(ENDPOINT, 1.0)
+
+
+def test_a_worker_is_idle_since_its_last_request_ended() -> None:
+    router = a_router(1)
+    answer = assigned(router, now=5.0)
+    report(router, 1, 6.0, answer.request_idx, load=10.0)
+    finish(router, answer, 9.0)
+    report(router, 1, 12.0)
+    view = router.worker(1)
+    assert view is not None
+    assert (view.requests, view.idle_since) == (0, 9.0)
+
+
+def test_demand_sums_up_what_is_held_and_booked() -> None:
+    router = a_router(1, max_queue_time=3.0)
+    assigned(router, 20.0)
+    held(router, 50.0, now=2.0)
+    demand = router.demand(ENDPOINT, 2.0)
+    assert (demand.held_count, demand.held_load) == (1, 50.0)
+    assert (demand.booked_count, demand.booked_load) == (1, 20.0)
+    assert demand.last_request_at == 2.0
+    assert demand.recent_rate == 70.0 / 5
