@@ -10,12 +10,17 @@ from stoker.worker.config import (
     WorkerConfig,
     raw_calculator,
 )
+from stoker.worker.settings import WorkerSettings
+from stoker.worker.worker import RunningWorker, Worker
 
 __all__ = [
     "BenchmarkConfig",
     "HandlerConfig",
     "LogActionConfig",
     "RawCalculator",
+    "RunningWorker",
+    "Worker",
     "WorkerConfig",
+    "WorkerSettings",
     "raw_calculator",
 ]

@@ -1,0 +1,226 @@
+"""Tells the control plane what this worker does, and learns how to authorise requests.
+
+Rules:
+
+* A report goes out each `interval` while something changed, at least each `quiet` seconds
+  otherwise, and at once after `wake`.
+* Control planes are tried in their order, beginning with the one that answered last; each gets
+  `TRIES` tries, `retry_pause` seconds apart. Anything but 2xx is a failure.
+* What a failed report carried is put back, and goes out with the next.
+* The first accepted answer decides how requests are authorised: with tickets, where it says
+  ``{"tickets": true}``, else by signature, with the key of ``GET /pubkey/``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from stoker import logs
+from stoker.http import UpstreamError, fetch
+from stoker.wire import DeleteRequests, WorkerStatus, encode
+from stoker.worker.auth import Gate, Mode
+from stoker.worker.metering import Figures, Meter
+
+TRIES = 3
+
+MAX_CLOCK_OFFSET = 10 * 366 * 86_400.0
+"""A control plane's clock further off than that is not believed, seconds."""
+
+_MAX_REPLY = 65_536
+_JSON = [(b"content-type", b"application/json"), (b"accept", b"application/json")]
+_log = logs.get_logger("worker")
+
+
+class _Reply(msgspec.Struct):
+    """Like `stoker.wire.WorkerStatusReply`; but a foreign control plane's silence means no."""
+
+    tickets: bool = False
+    now: float = 0.0
+
+
+_decode_reply = msgspec.json.Decoder(_Reply).decode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How often reports go out, seconds."""
+
+    interval: float = 1.0
+    quiet: float = 10.0
+    retry_pause: float = 2.0
+    timeout: float = 5.0
+
+    def due(self, *, changed: bool, since_last: float) -> bool:
+        """Whether a report goes out now."""
+        return since_last >= self.quiet or (changed and since_last >= self.interval)
+
+
+class Reporter:
+    """Sends reports while `run` runs.
+
+    Attributes:
+        accepted: reports that were taken.
+        failed: reports that nobody took.
+        last_accepted_at: Unix seconds; 0: none yet.
+    """
+
+    def __init__(
+        self,
+        addresses: tuple[str, ...],
+        meter: Meter,
+        gate: Gate,
+        describe: Callable[[Figures], WorkerStatus],
+        *,
+        pace: Pace | None = None,
+    ) -> None:
+        self._addresses = list(addresses)
+        self._meter = meter
+        self._gate = gate
+        self._describe = describe
+        self._pace = pace or Pace()
+        self._wake = asyncio.Event()
+        self._told_changes = -1
+        self._last = float("-inf")
+        self._away = False
+        self._busy = asyncio.Lock()
+        self.accepted = 0
+        self.failed = 0
+        self.last_accepted_at = 0.0
+
+    def wake(self) -> None:
+        """Something changed that the control plane should know at once."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Report until cancelled."""
+        loop = asyncio.get_running_loop()
+        pause = min(self._pace.interval, self._pace.quiet)
+        while True:
+            changed = self._meter.changes != self._told_changes
+            since = loop.time() - self._last
+            if self._wake.is_set() or self._pace.due(changed=changed, since_last=since):
+                self._wake.clear()
+                self._last = loop.time()
+                await self.report()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), pause)
+
+    async def report(self, *, tries: int = TRIES) -> bool:
+        """Send one report, and what finished; whether it was taken."""
+        async with self._busy:
+            changes = self._meter.changes
+            figures = self._meter.take()
+            taken = False
+            try:
+                address = await self._send_status(encode(self._describe(figures)), tries)
+                taken = address is not None
+            finally:  # also when cancelled
+                if not taken:
+                    self._meter.put_back(figures)
+            if address is None:
+                self.failed += 1
+                return False
+            self.accepted += 1
+            self.last_accepted_at = time.time()
+            self._told_changes = changes
+            await self._send_finished(address)
+            return True
+
+    async def _send_status(self, body: bytes, tries: int) -> str | None:
+        """The address that took it."""
+        problem = "no control plane is configured"
+        for address in list(self._addresses):
+            for attempt in range(tries):
+                if attempt:
+                    await asyncio.sleep(self._pace.retry_pause)
+                problem = await self._post_status(address, body)
+                if not problem:
+                    self._prefer(address)
+                    return address
+        if not self._away:
+            _log.warning("the control plane cannot be told; figures are kept", problem=problem)
+        self._away = True
+        return None
+
+    def _prefer(self, address: str) -> None:
+        if self._away:
+            _log.info("the control plane is back")
+        self._away = False
+        if self._addresses[0] != address:
+            self._addresses.remove(address)
+            self._addresses.insert(0, address)
+
+    async def _post_status(self, address: str, body: bytes) -> str:
+        """What went wrong; empty when the report was taken."""
+        sent = time.time()
+        try:
+            response = await fetch(
+                f"{address}/worker_status/",
+                method="POST",
+                headers=_JSON,
+                body=body,
+                timeout=self._pace.timeout,
+                max_body=_MAX_REPLY,
+            )
+        except UpstreamError as error:
+            return str(error)
+        if not 200 <= response.status < 300:
+            return f"answered {response.status}"
+        await self._learn(address, response.body, sent, time.time())
+        return ""
+
+    async def _learn(self, address: str, body: bytes, sent: float, received: float) -> None:
+        try:
+            reply = _decode_reply(body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            reply = _Reply()
+        if reply.now > 0.0:
+            offset = reply.now - (sent + received) / 2.0
+            if abs(offset) < MAX_CLOCK_OFFSET:
+                self._gate.clock_offset = offset
+        if reply.tickets:
+            self._gate.demand_tickets()
+        elif self._gate.mode is Mode.UNDECIDED:
+            await self._fetch_key(address)
+
+    async def _fetch_key(self, address: str) -> None:
+        try:
+            response = await fetch(
+                f"{address}/pubkey/", timeout=self._pace.timeout, max_body=_MAX_REPLY
+            )
+            if response.status != 200:
+                raise ValueError(f"answered {response.status}")
+            self._gate.accept_signatures(response.body)
+        except (UpstreamError, ValueError) as error:
+            _log.warning("the control plane's public key cannot be had", problem=str(error))
+        else:
+            _log.info("requests are authorised by signature: this control plane has no tickets")
+
+    async def _send_finished(self, address: str) -> None:
+        while batch := self._meter.take_finished():
+            status = self._describe(Figures())
+            body = encode(DeleteRequests(status.id, status.mtoken, batch))
+            taken = False
+            try:
+                response = await fetch(
+                    f"{address}/delete_requests/",
+                    method="POST",
+                    headers=_JSON,
+                    body=body,
+                    timeout=self._pace.timeout,
+                    max_body=_MAX_REPLY,
+                )
+                taken = 200 <= response.status < 300
+            except UpstreamError:
+                pass
+            finally:
+                if not taken:
+                    self._meter.put_back_finished(batch)
+            if not taken:
+                return

@@ -1,0 +1,58 @@
+"""The load of a request, in load units: what a handler's calculator says, made safe."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+
+from stoker import logs
+from stoker.wire import DEFAULT_LOAD, MAX_COST
+from stoker.worker.config import Calculator, RawCalculator
+
+_log = logs.get_logger("worker")
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class Workload:
+    """Asks one handler's calculator; what fails or is no load counts as `DEFAULT_LOAD`.
+
+    Attributes:
+        failures: times that the calculator raised, or gave a negative or non-finite number.
+    """
+
+    __slots__ = ("_calculator", "_raw", "_route", "failures")
+
+    def __init__(self, route: str, calculator: Calculator | None) -> None:
+        self._route = route
+        self._raw = calculator if isinstance(calculator, RawCalculator) else None
+        self._calculator = None if self._raw is not None else calculator
+        self.failures = 0
+
+    def of(self, payload: msgspec.Raw) -> float:
+        """Load units of a payload (JSON text); at most `MAX_COST`."""
+        try:
+            if self._raw is not None:
+                load = float(self._raw(payload))
+            elif self._calculator is not None:
+                load = float(self._calculator(_decode(payload)))  # type: ignore[arg-type]
+            else:
+                return DEFAULT_LOAD
+        except Exception as error:
+            return self._failed(f"raised {type(error).__name__}: {error}")
+        if not math.isfinite(load) or load < 0.0:
+            return self._failed(f"returned {load}")
+        return min(load, MAX_COST)
+
+    def _failed(self, problem: str) -> float:
+        # Each request could make it fail: the log gets the 1st, 2nd, 4th, 8th ... time.
+        self.failures += 1
+        if self.failures & (self.failures - 1) == 0:
+            _log.warning(
+                "workload_calculator failed; load 100.0 is taken",
+                route=self._route,
+                problem=problem[:300],
+                times=self.failures,
+            )
+        return DEFAULT_LOAD
