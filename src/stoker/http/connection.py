@@ -25,7 +25,7 @@ import httptools
 from stoker import logs
 from stoker.http.exchange import Exchange
 from stoker.http.limits import LINGER_SECONDS, MIN_BODY_RATE, PIPELINE_BYTES
-from stoker.http.messages import CLOSE, CONTINUE, build_head, status_line
+from stoker.http.messages import CLOSE, CONTINUE, Headers, build_head, status_line
 from stoker.http.strict import Refusal, check_head, check_size
 from stoker.wire import error_body
 
@@ -65,7 +65,10 @@ class ServerConnection(asyncio.Protocol):
         "_deaf",
         "_fed",
         "_head_bytes",
+        "_head_complete",
+        "_headers",
         "_incoming",
+        "_owes_continue",
         "_parser",
         "_queue",
         "_read_paused",
@@ -87,6 +90,9 @@ class ServerConnection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._parser: httptools.HttpRequestParser = httptools.HttpRequestParser(self)
         self._incoming: Exchange | None = None  # being read
+        self._head_complete = False
+        self._headers: Headers = []  # where header lines go: the exchange's, later the trailer's
+        self._owes_continue = False
         self._active: Exchange | None = None  # being answered
         self._queue: deque[Exchange] = deque()  # read ahead
         self._refusal: Refusal | None = None  # to be sent when those before it are answered
@@ -146,7 +152,7 @@ class ServerConnection(asyncio.Protocol):
             if incoming is not None or self._queue:
                 self._bound_ahead()
         elif incoming is not None:
-            phase = Phase.BODY if incoming.head_complete else Phase.HEAD
+            phase = Phase.BODY if self._head_complete else Phase.HEAD
             if phase is not self.phase:
                 self.phase = phase
                 self.since = self.server.now
@@ -169,7 +175,7 @@ class ServerConnection(asyncio.Protocol):
 
         The read in which it began is not counted, as other things may be in it: -1 says so.
         """
-        if incoming.head_complete and self._body_seen != self._body_size:
+        if self._head_complete and self._body_seen != self._body_size:
             self._body_seen = self._body_size
             self._head_bytes = 0
         elif self._head_bytes < 0:
@@ -178,7 +184,7 @@ class ServerConnection(asyncio.Protocol):
             self._head_bytes += self._fed
         limits = self.server.limits
         try:
-            if not incoming.head_complete:
+            if not self._head_complete:
                 check_size(incoming, limits)
             if self._head_bytes > limits.max_header_bytes:
                 raise Refusal(431, "header_too_large", "the header lines are too large")
@@ -190,16 +196,16 @@ class ServerConnection(asyncio.Protocol):
     def on_url(self, url: bytes) -> None:
         """A piece of the target."""
         if self._incoming is None:
-            self._incoming = Exchange(self, url)
+            self._incoming = incoming = Exchange(self, url)
+            self._headers = incoming.headers
+            self._head_complete = False
             self._head_bytes = -1
         else:
             self._incoming.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A whole header line, or one of the trailer (dropped)."""
-        incoming = self._incoming
-        if not incoming.head_complete:  # type: ignore[union-attr]
-            incoming.headers.append((name.lower(), value))  # type: ignore[union-attr]
+        """A whole header line, or one of the trailer (dropped at the end of the request)."""
+        self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """The head is in.
@@ -212,12 +218,13 @@ class ServerConnection(asyncio.Protocol):
         limits = self.server.limits
         if self._head_bytes >= 0 or self._fed > limits.max_target_bytes:
             check_size(incoming, limits)
-        check_head(incoming, self._parser, limits, self)
-        incoming.head_complete = True
+        if check_head(incoming, self._parser, limits, self):
+            self._owes_continue = True
+            self._send_continue()
+        self._headers = []
+        self._head_complete = True
         self._head_bytes = -1
         self._body_size = self._body_seen = 0
-        if incoming.owes_continue:
-            self._send_continue()
 
     def on_body(self, data: bytes) -> None:
         """A piece of the body."""
@@ -239,6 +246,7 @@ class ServerConnection(asyncio.Protocol):
         incoming = self._incoming
         assert incoming is not None
         self._incoming = None
+        self._owes_continue = False  # the client did not wait for it
         self._completed += 1
         if self._body is not None:
             incoming.body = bytes(self._body)
@@ -308,14 +316,13 @@ class ServerConnection(asyncio.Protocol):
             if self.server.draining:
                 self.close()
         else:
-            self.phase = Phase.BODY if incoming.head_complete else Phase.HEAD
-            if incoming.owes_continue:
+            self.phase = Phase.BODY if self._head_complete else Phase.HEAD
+            if self._owes_continue:
                 self._send_continue()
 
     def _send_continue(self) -> None:
-        incoming = self._incoming
-        if incoming is not None and self._active is None and not self._queue:
-            incoming.owes_continue = False
+        if self._active is None and not self._queue:
+            self._owes_continue = False
             self.write(CONTINUE)
 
     # --- refusal
@@ -382,11 +389,6 @@ class ServerConnection(asyncio.Protocol):
             self._writable = None
 
     # --- end
-
-    @property
-    def draining(self) -> bool:
-        """The server takes no more requests."""
-        return self.server.draining
 
     def drain(self) -> None:
         """The server stops: close unless a request is here, which is still answered."""

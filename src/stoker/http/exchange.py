@@ -17,8 +17,11 @@ from stoker.http.messages import (
     CLOSE,
     KEEP_ALIVE,
     LAST_CHUNK,
+    NOT_RETURNED,
+    STATUS_LINES,
     Headers,
     build_head,
+    join_head,
     status_line,
 )
 
@@ -37,6 +40,7 @@ class Exchange:
         path: the target up to ``?``, not percent-decoded.
         query: the target after ``?``.
         headers: in their order, names in lower case.
+        hop_headers: names that the client's Connection header declares to be for this hop only.
         body: decoded (no chunk framing).
         context: free for the application.
         on_disconnect: called once if the client goes before the answer is finished.
@@ -49,19 +53,17 @@ class Exchange:
         "_framing",
         "_left",
         "_pending",
-        "_size",
         "body",
         "context",
         "disconnected",
         "finished",
-        "head_complete",
         "headers",
+        "hop_headers",
         "keep_alive",
         "method",
         "on_disconnect",
         "on_pause",
         "on_resume",
-        "owes_continue",
         "path",
         "query",
         "started",
@@ -75,7 +77,6 @@ class Exchange:
         self._framing = _NO_BODY
         self._pending = b""
         self._left = 0
-        self._size = 0
         self.method = ""
         self.target = target
         self.path = ""
@@ -85,8 +86,7 @@ class Exchange:
         self.context: Any = None
         self.keep_alive = True
         self.version_1_0 = False
-        self.head_complete = False
-        self.owes_continue = False
+        self.hop_headers: frozenset[bytes] | None = None
         self.status = 0
         self.started = False
         self.finished = False
@@ -161,25 +161,31 @@ class Exchange:
             RuntimeError: an answer was started already.
             ValueError: a header has a line break in it.
         """
-        self.begin(status, headers, content_length, reason)
+        last = self._frame(status, content_length)
+        self._pending = build_head(status_line(status, reason), headers, last)
         self.flush()
 
-    def begin(
-        self,
-        status: int,
-        headers: Iterable[tuple[bytes, bytes]],
-        content_length: int | None,
-        reason: bytes = b"",
-    ) -> None:
-        """`start`, but the head waits for the first `write` (or `flush`) to go out with it."""
+    def start_relayed(self, status: int, headers: Headers, content_length: int | None) -> None:
+        """`start` with parsed headers; the head waits for the first `write`, `finish` or `flush`.
+
+        Headers for one hop only are left out here.
+        """
+        last = self._frame(status, content_length)
+        line = STATUS_LINES.get(status) or status_line(status)
+        self._pending = join_head(line, headers, NOT_RETURNED, last)
+
+    def _frame(self, status: int, content_length: int | None) -> bytes:
+        """Decide how the body is framed; gives the header lines that say so."""
         if self.started:
             raise RuntimeError("this exchange has been answered already")
         if status in (204, 304):
             framing = _NO_BODY
-            last = b"" if content_length is None or status == 204 else _length_line(content_length)
+            last = b""
+            if content_length is not None and status != 204:
+                last = b"content-length: %d\r\n" % content_length
         elif content_length is not None:
             framing = _LENGTH
-            last = _length_line(content_length)
+            last = b"content-length: %d\r\n" % content_length
         elif self.version_1_0:
             framing = _UNTIL_CLOSE
             self.keep_alive = False
@@ -187,13 +193,11 @@ class Exchange:
         else:
             framing = _CHUNKED
             last = CHUNKED
-        self._pending = build_head(
-            status_line(status, reason), headers, last + self._connection_line()
-        )
         self._framing = _NO_BODY if self.method == "HEAD" else framing
         self._left = content_length or 0
         self.status = status
         self.started = True
+        return last + self._connection_line()
 
     def flush(self) -> None:
         """Send a head that waits."""
@@ -268,7 +272,7 @@ class Exchange:
             await self._connection.wait_writable()
 
     def _connection_line(self) -> bytes:
-        if not self.keep_alive or self._connection.draining:
+        if not self.keep_alive or self._connection.server.draining:
             self.keep_alive = False
             return CLOSE
         return KEEP_ALIVE if self.version_1_0 else b""
@@ -280,7 +284,3 @@ class Exchange:
         self.on_disconnect = self.on_pause = self.on_resume = None
         if callback is not None and not self.finished:
             callback()
-
-
-def _length_line(length: int) -> bytes:
-    return b"content-length: %d\r\n" % length

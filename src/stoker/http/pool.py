@@ -6,6 +6,7 @@ The connection used last is used first (LIFO): under light load the others reach
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl as ssl_module
 from collections import deque
 from collections.abc import Iterable
@@ -16,7 +17,22 @@ from stoker.http.messages import build_head
 from stoker.http.sweep import Sweep
 from stoker.http.upstream import ResponseSink, UpstreamConnection, UpstreamError, UpstreamRequest
 
+_TARGET = re.compile(rb"[!-~\x80-\xff]+")
+_METHOD = re.compile(r"[A-Z]+")
 _BODYLESS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
+
+
+def request_line(method: str, target: bytes) -> bytes:
+    """The first line of a request.
+
+    Raises:
+        ValueError: method or target would break the line apart.
+    """
+    if not _METHOD.fullmatch(method):
+        raise ValueError("a method is in upper-case letters")
+    if not _TARGET.fullmatch(target):
+        raise ValueError("a target is not empty, and has no blanks or control characters")
+    return b"%b %b HTTP/1.1\r\n" % (method.encode(), target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +132,11 @@ class UpstreamPool:
         self._idle: list[UpstreamConnection] = []
         self._opening: dict[asyncio.Task[None], UpstreamRequest] = {}
         self._waiting: deque[UpstreamRequest] = deque()
-        self._heads: dict[tuple[str, bytes], bytes] = {}
         self._closed = False
+        self._host_line = b"host: %b\r\n" % origin.authority
+        self.now = 0.0  # the coarse clock, in the loop's seconds
         shortest = min(response_timeout, idle_read_timeout, keep_alive)
         self._sweep = Sweep(self.sweep, period=max(0.01, min(1.0, shortest / 4)))
-
-    @property
-    def now(self) -> float:
-        """The coarse clock, in the loop's seconds."""
-        return self._sweep.now
 
     @property
     def connections(self) -> int:
@@ -156,32 +168,34 @@ class UpstreamPool:
         Raises:
             ValueError: the target or a header would break the request apart.
         """
-        if b" " in target or not target:
-            raise ValueError("the target of a request has no blanks and is not empty")
-        last = b"host: %b\r\n" % self.origin.authority
-        if body or method not in _BODYLESS:
-            last = b"%bcontent-length: %d\r\n" % (last, len(body))
-        head = build_head(b"%b %b HTTP/1.1\r\n" % (method.encode(), target), headers, last)
-        request = UpstreamRequest(self, head, body, method, sink)
-        self._dispatch(request)
-        return request
+        head = build_head(request_line(method, target), headers, self.own_lines(method, body))
+        return self.send(UpstreamRequest(self, method, head, body, sink))
 
-    def _dispatch(self, request: UpstreamRequest) -> None:
+    def own_lines(self, method: str, body: bytes) -> bytes:
+        """The header lines that are ours to set: Host and Content-Length."""
+        if body or method not in _BODYLESS:
+            return b"%bcontent-length: %d\r\n" % (self._host_line, len(body))
+        return self._host_line
+
+    def send(self, request: UpstreamRequest) -> UpstreamRequest:
+        """Put a request on its way; its head is complete and trusted."""
         idle = self._idle
-        now = self._sweep.now
+        now = self.now
         while idle:
             connection = idle.pop()
             if connection.reusable(now):
                 connection.send(request, reused=True)
-                return
+                return request
             connection.drop()
         if self._max_connections and self.connections + len(self._opening) >= self._max_connections:
             self._waiting.append(request)
         else:
             self._start_opening(request)
+        return request
 
     def _start_opening(self, request: UpstreamRequest) -> None:
         self._sweep.start()
+        self.now = max(self.now, self._sweep.now)
         task = asyncio.get_running_loop().create_task(self._open_for(request))
         self._opening[task] = request
         task.add_done_callback(lambda done: self._opening.pop(done, None))
@@ -226,7 +240,7 @@ class UpstreamPool:
         elif self._waiting:
             connection.send(self._waiting.popleft(), reused=True)
         else:
-            connection.since = self._sweep.now
+            connection.since = self.now
             connection.expires = connection.since + self._keep_alive
             self._idle.append(connection)
 
@@ -259,7 +273,7 @@ class UpstreamPool:
 
     def sweep(self, now: float) -> None:
         """End everything that has waited for too long at `now`, in the loop's seconds."""
-        self._sweep.now = now
+        self.now = now
         for connection in tuple(self._open):
             connection.expire(now, self._sweep.period)
         if not self._open and not self._opening:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from enum import Enum
 
 from stoker.http.exchange import Exchange
-from stoker.http.messages import NOT_FORWARDED, NOT_RETURNED, Headers, end_to_end
-from stoker.http.pool import UpstreamPool
+from stoker.http.messages import NOT_FORWARDED, Headers, build_head, end_to_end, join_head
+from stoker.http.pool import UpstreamPool, request_line
 from stoker.http.upstream import UpstreamError, UpstreamRequest
 from stoker.wire import error_body
 
@@ -64,26 +64,6 @@ class Relay:
         self._request: UpstreamRequest | None = None
         self._done = False
 
-    def _begin(
-        self,
-        pool: UpstreamPool,
-        method: str,
-        target: bytes,
-        headers: Iterable[tuple[bytes, bytes]],
-        body: bytes,
-    ) -> None:
-        exchange = self._exchange
-        if exchange.disconnected:
-            self._finish(Outcome.CLIENT_GONE, 0, "the client had left")
-            return
-        exchange.on_disconnect = self._client_gone
-        request = pool.request(method, target, headers, body, self)
-        self._request = request
-        exchange.on_pause = request.pause
-        exchange.on_resume = request.resume
-        if exchange.paused:
-            request.pause()
-
     # --- the upstream's answer (a ResponseSink)
 
     def on_head(
@@ -92,8 +72,9 @@ class Relay:
         """See `stoker.http.upstream.ResponseSink`."""
         if self._observer is not None:
             self._observer.on_head(status, headers)
+        del reason  # the status says it
         exchange = self._exchange
-        exchange.begin(status, end_to_end(headers, NOT_RETURNED), content_length, reason)
+        exchange.start_relayed(status, headers, content_length)
         if not self._request.body_follows:  # type: ignore[union-attr]
             exchange.flush()
 
@@ -145,6 +126,7 @@ class Relay:
     def _finish(self, outcome: Outcome, status: int, detail: str) -> None:
         if not self._done:
             self._done = True
+            self._request = None  # it holds us, and we hold it
             if self._observer is not None:
                 self._observer.on_done(outcome, status, detail)
 
@@ -178,11 +160,28 @@ def relay(
         ValueError: the target or a header would break the request apart.
     """
     running = Relay(exchange, observer)
-    running._begin(
-        pool,
-        exchange.method if method is None else method,
-        exchange.target if target is None else target,
-        end_to_end(exchange.headers if headers is None else headers, NOT_FORWARDED),
-        exchange.body if body is None else body,
-    )
+    if exchange.disconnected:
+        running._finish(Outcome.CLIENT_GONE, 0, "the client had left")
+        return running
+    if method is None:
+        method = exchange.method
+    if body is None:
+        body = exchange.body
+    own_lines = pool.own_lines(method, body)
+    if target is None:
+        line = b"%b %b HTTP/1.1\r\n" % (method.encode(), exchange.target)
+    else:
+        line = request_line(method, target)
+    if headers is None:
+        hop = exchange.hop_headers
+        dropped = NOT_FORWARDED if hop is None else NOT_FORWARDED | hop
+        head = join_head(line, exchange.headers, dropped, own_lines)
+    else:
+        head = build_head(line, end_to_end(headers, NOT_FORWARDED), own_lines)
+    request = UpstreamRequest(pool, method, head, body, running)
+    running._request = request
+    exchange.on_disconnect = running._client_gone
+    exchange.on_pause = request.pause
+    exchange.on_resume = request.resume
+    pool.send(request)
     return running

@@ -14,8 +14,11 @@ from stoker.http.exchange import Exchange
 from stoker.http.limits import Limits
 from stoker.http.sweep import Sweep
 
-Handler = Callable[[Exchange], None]
-"""Called when a request is in, head and body; answers now, or later through the exchange."""
+Handler = Callable[[Exchange], object]
+"""Called when a request is in, head and body; answers now, or later through the exchange.
+
+What it returns is ignored.
+"""
 
 
 class HttpServer:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from stoker.errors import StokerError
 from stoker.http.limits import Limits
+from stoker.http.messages import PLAIN_CONNECTION, named_by_connection
 
 if TYPE_CHECKING:
     import httptools
@@ -63,7 +64,7 @@ def check_head(
     parser: httptools.HttpRequestParser,
     limits: Limits,
     connection: ServerConnection,
-) -> None:
+) -> bool:
     """Refuse what is ambiguous or not served, and fill in what the head says.
 
     Args:
@@ -71,6 +72,9 @@ def check_head(
         parser: with its head just complete.
         limits: of the server.
         connection: remembers the Host value that was checked last.
+
+    Returns:
+        The client waits for ``100 Continue`` before it sends the body.
 
     Raises:
         Refusal: 400, 413, 414, 417, 431, 501 or 505.
@@ -102,6 +106,9 @@ def check_head(
             chunked = True
         elif name == b"connection":
             has_connection = True
+            if value not in PLAIN_CONNECTION:
+                named = named_by_connection(value)
+                exchange.hop_headers = named | (exchange.hop_headers or frozenset())
         elif name == b"expect":
             expect = value.strip().lower()
         else:
@@ -123,11 +130,17 @@ def check_head(
         if upgrade != b"h2c" or length or chunked:
             raise Refusal(501, "unsupported", "switching protocols is not supported")
         exchange.keep_alive = False
-    if expect:
-        if expect != b"100-continue":
-            raise Refusal(417, "unsupported", "this expectation is not supported")
-        exchange.owes_continue = (length > 0 or chunked) and not exchange.version_1_0
-    _split_target(exchange)
+    target = exchange.target
+    # The usual target is a plain path; the others take the long way.
+    if target[:1] == b"/" and b"?" not in target and b"#" not in target:
+        exchange.path = target.decode("latin-1")
+    else:
+        _split_target(exchange)
+    if not expect:
+        return False
+    if expect != b"100-continue":
+        raise Refusal(417, "unsupported", "this expectation is not supported")
+    return (length > 0 or chunked) and not exchange.version_1_0
 
 
 def _check_version(
@@ -153,11 +166,8 @@ def _split_target(exchange: Exchange) -> None:
             exchange.target = target
         elif target != b"*" or exchange.method != "OPTIONS":
             raise _bad("the target is neither a path nor a URL")
-    if b"?" in target:
-        path, _, exchange.query = target.partition(b"?")
-        exchange.path = path.decode("latin-1")
-    else:
-        exchange.path = target.decode("latin-1")
+    path, _, exchange.query = target.partition(b"?")
+    exchange.path = path.decode("latin-1")
 
 
 def _bad(message: str) -> Refusal:

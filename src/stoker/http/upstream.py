@@ -21,7 +21,7 @@ import httptools
 
 from stoker.errors import StokerError
 from stoker.http.limits import UPSTREAM_HEAD_BYTES, UPSTREAM_HEADERS, UPSTREAM_INTERIM
-from stoker.http.messages import REASONS, Headers
+from stoker.http.messages import PLAIN_CONNECTION, REASONS, Headers, named_by_connection
 
 if TYPE_CHECKING:
     from stoker.http.pool import UpstreamPool
@@ -30,6 +30,8 @@ ErrorKind = Literal["refused", "timeout", "closed", "malformed"]
 
 _IDLE_LOOK = 0.5
 """Idle seconds from which the socket is looked at before reuse (a system call, about 1 us)."""
+
+_REPEATABLE = frozenset({"GET", "HEAD"})
 
 _JOIN_BYTES = 65_536
 """Bodies up to this size are copied behind the head, to go out in one write."""
@@ -54,7 +56,10 @@ class ResponseSink(Protocol):
     def on_head(
         self, status: int, reason: bytes, headers: Headers, content_length: int | None
     ) -> None:
-        """The head; names in lower case. `content_length` None: the length is not known yet."""
+        """The head; `content_length` None: the length is not known yet.
+
+        Names are in lower case. Headers that the Connection header names are taken out already.
+        """
 
     def on_data(self, data: bytes) -> None:
         """A part of the body."""
@@ -80,22 +85,20 @@ class UpstreamRequest:
         "body_follows",
         "connection",
         "head",
-        "is_head",
+        "method",
         "paused",
         "pool",
-        "repeatable",
         "sink",
     )
 
     def __init__(
-        self, pool: UpstreamPool, head: bytes, body: bytes, method: str, sink: ResponseSink
+        self, pool: UpstreamPool, method: str, head: bytes, body: bytes, sink: ResponseSink
     ) -> None:
         self.pool = pool
+        self.method = method
         self.head = head
         self.body = body
         self.sink = sink
-        self.is_head = method == "HEAD"
-        self.repeatable = self.is_head or method == "GET"
         self.connection: UpstreamConnection | None = None
         self.aborted = False
         self.paused = False
@@ -290,8 +293,9 @@ class UpstreamConnection(asyncio.Protocol):
         """The answer is whole: to the pool, or closed when it cannot be used again."""
         self._request = None
         request.connection = None
-        self.resume()
-        if request.is_head:
+        if self._paused:
+            self.resume()
+        if request.method == "HEAD":
             self._parser = None  # it would wait for the body that the head announced
         if self._keep and not self._transport.get_write_buffer_size():
             self._pool.release(self)
@@ -329,6 +333,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._status = status
         self._keep = self._parser.should_keep_alive()
         chunked = False
+        named: frozenset[bytes] = frozenset()
         for name, value in self._headers:
             if name == b"content-length":
                 self._content_length = int(value)  # llhttp has checked that it is digits
@@ -338,7 +343,11 @@ class UpstreamConnection(asyncio.Protocol):
                     raise UpstreamError("malformed", "its Transfer-Encoding is not supported")
             elif name == b"keep-alive":
                 self._hint(value)
-        if self._request.is_head:
+            elif name == b"connection" and value not in PLAIN_CONNECTION:
+                named |= named_by_connection(value)
+        if named:
+            self._headers = [header for header in self._headers if header[0] not in named]
+        if self._request.method == "HEAD":
             self._complete = True
         elif self._content_length is None and not chunked:
             self._until_close = True
@@ -415,7 +424,7 @@ class UpstreamConnection(asyncio.Protocol):
             return
         if self._until_close and self._head_sent and exc is None:
             request.sink.on_complete()
-        elif self._reused and not self._got_bytes and request.repeatable:
+        elif self._reused and not self._got_bytes and request.method in _REPEATABLE:
             self._pool.repeat(request)
         else:
             where = "in the midst of its answer" if self._has_head else "without an answer"

@@ -1,0 +1,118 @@
+"""``python -m benchmarks [--rounds N] [--only NAME] [--json]``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+
+from benchmarks import load
+from benchmarks.subjects import BareRelay, Nginx, Subject, upstream
+
+SUBJECTS: list[type[Subject]] = [Nginx, BareRelay]
+"""Measured in this order, by turns; the first is what the others are compared with."""
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process and its children."""
+    process = psutil.Process(pid)
+    total = 0.0
+    for each in (process, *process.children(recursive=True)):
+        times = each.cpu_times()
+        total += times.user + times.system
+    return total
+
+
+def measure(
+    subject: Subject, drive: load.Load, count: int, upstream_port: int, *, stream: bool
+) -> float:
+    """Microseconds of CPU time per request, or per streamed chunk, of one run."""
+    with tempfile.TemporaryDirectory() as directory:
+        port, pid = subject.start(upstream_port, Path(directory))
+        try:
+            requests = subject.requests(count, stream=stream)
+            before = cpu_seconds(pid)
+            result = drive(port, requests)
+            spent = cpu_seconds(pid) - before
+        finally:
+            subject.stop()
+    if result.bad:
+        sys.exit(f"{subject.name}: {result.bad} of {result.requests} answers were not 200")
+    return spent / (result.chunks if stream else result.requests) * 1e6
+
+
+def table(title: str, unit: str, figures: dict[str, list[float]]) -> None:
+    print(f"\n{title}")
+    print(f"  {'':24} {unit:>14} {'spread':>14} {'x nginx':>8}")
+    base = statistics.median(figures[Nginx.name]) if Nginx.name in figures else None
+    for name, values in figures.items():
+        middle = statistics.median(values)
+        ratio = f"{middle / base:8.2f}" if base else "       -"
+        print(f"  {name:24} {middle:14.1f} {min(values):6.1f} - {max(values):5.1f} {ratio}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each subject")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of one turn, with wrk")
+    parser.add_argument("--count", type=int, default=30_000, help="requests a turn, without wrk")
+    parser.add_argument("--loader", choices=("auto", "wrk", "own"), default="auto")
+    parser.add_argument("--only", action="append", help="part of a subject's name")
+    parser.add_argument("--skip-sse", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    given = parser.parse_args()
+    if given.rounds < 1:
+        parser.error("--rounds must be at least 1")
+
+    subjects: list[Subject] = []
+    for kind in SUBJECTS:
+        subject = kind()
+        if given.only and not any(part in subject.name for part in given.only):
+            continue
+        if problem := subject.missing():
+            print(problem, file=sys.stderr)
+        else:
+            subjects.append(subject)
+
+    figures: dict[str, dict[str, list[float]]] = {"request": {}, "chunk": {}}
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = Path(scratch)
+        plain = load.own(given.count, load.CONNECTIONS, directory)
+        by = "own loader"
+        if given.loader != "own" and not any(subject.single_use for subject in subjects):
+            fast = load.wrk(given.seconds, load.CONNECTIONS, directory)
+            if fast is None and given.loader == "wrk":
+                parser.error("wrk is not installed")
+            if fast is not None:
+                plain, by = fast, "wrk"
+        streams = load.own(2 * load.STREAMS, load.STREAMS, directory)
+        with upstream(chunks=150, tick=0.01) as port:
+            for _ in range(given.rounds):
+                for subject in subjects:
+                    spent = measure(subject, plain, given.count, port, stream=False)
+                    figures["request"].setdefault(subject.name, []).append(spent)
+            if not given.skip_sse:
+                for _ in range(given.rounds):
+                    for subject in subjects:
+                        spent = measure(subject, streams, 2 * load.STREAMS, port, stream=True)
+                        figures["chunk"].setdefault(subject.name, []).append(spent)
+    if given.json:
+        print(json.dumps({"loader": by, "us": figures}))
+        return
+    print("CPU time of the process in front, user and system; median of", given.rounds, "turns")
+    table(
+        f"Small JSON completion, {load.CONNECTIONS} keep-alive connections ({by})",
+        "us/request",
+        figures["request"],
+    )
+    if figures["chunk"]:
+        table(f"Streamed answer (SSE), {load.STREAMS} streams", "us/chunk", figures["chunk"])
+
+
+if __name__ == "__main__":
+    main()
