@@ -212,6 +212,8 @@ class Peer:
     def __init__(self, running: RunningWorker, control: ControlPlane) -> None:
         self.running = running
         self.control = control
+        # A writer that nobody holds closes its connection.
+        self._writers: list[asyncio.StreamWriter] = []
 
     @property
     def url(self) -> str:
@@ -235,6 +237,7 @@ class Peer:
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Send a request and leave the answer to be read by the test."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.running.port)
+        self._writers.append(writer)
         body = self.envelope() if body is None else body
         writer.write(b"POST %b HTTP/1.1\r\nhost: x\r\n" % path.encode())
         writer.write(b"content-length: %d\r\n\r\n%b" % (len(body), body))

@@ -12,6 +12,7 @@ Rules (which proof is demanded lives in this file; how it is checked, in `stoker
 from __future__ import annotations
 
 from enum import Enum
+from typing import Any
 
 import msgspec
 
@@ -61,8 +62,9 @@ class Gate:
         self._url = ""
         self._tickets = TicketVerifier(mtoken.encode(), worker_id, boot_id)
         self._signatures: SignatureVerifier | None = None
+        self._type = OpenEnvelope if mode is Mode.OPEN else Envelope
         self._envelopes: msgspec.json.Decoder[Envelope | OpenEnvelope] = msgspec.json.Decoder(
-            OpenEnvelope if mode is Mode.OPEN else Envelope
+            self._type
         )
 
     @property
@@ -95,19 +97,26 @@ class Gate:
         Raises:
             InvalidMessageError: names each field that is wrong; ``body`` where it is not JSON.
         """
-        envelope = decode(self._envelopes, body)
+        try:
+            envelope = decode(self._envelopes, body)
+        except InvalidMessageError as error:
+            if "body" not in error.fields:
+                # The decoder stops at the first mistake; the caller is told of all of them.
+                error.fields |= _every_problem(msgspec.json.decode(body), self._type)
+            raise
         auth = envelope.auth_data
+        problems: dict[str, str] = {}
         try:
             check_cost(auth.cost)
         except InvalidMessageError as error:
-            raise InvalidMessageError(
-                {f"auth_data.{name}": problem for name, problem in error.fields.items()}
-            ) from None
+            problems = {f"auth_data.{name}": text for name, text in error.fields.items()}
         for name in ("request_idx", "reqnum"):
             if not 0 <= getattr(auth, name) < _MAX_INT:
-                raise InvalidMessageError({f"auth_data.{name}": "must be from 0 to 2^63 - 1"})
+                problems[f"auth_data.{name}"] = "must be from 0 to 2^63 - 1"
         if memoryview(envelope.payload)[0] != _OPENING_BRACE:
-            raise InvalidMessageError({"payload": "must be an object"})
+            problems["payload"] = "must be an object"
+        if problems:
+            raise InvalidMessageError(problems)
         return envelope
 
     def check(self, auth: AuthData, now: float) -> None:
@@ -131,3 +140,27 @@ class Gate:
             self._signatures.verify(auth.url, auth.signature)
         elif mode is Mode.UNDECIDED:
             raise UndecidedError
+
+
+def _every_problem(data: Any, type_: Any, path: str = "") -> dict[str, str]:
+    """What keeps decoded JSON from being a `type_`, by field."""
+    if not isinstance(data, dict):
+        return {path.removesuffix(".") or "body": "must be an object"}
+    problems: dict[str, str] = {}
+    for field in msgspec.structs.fields(type_):
+        name = path + field.name
+        if field.name not in data:
+            if field.required:
+                problems[name] = "is required"
+        elif field.type is AuthData:
+            problems |= _every_problem(data[field.name], AuthData, f"{name}.")
+        elif field.type is msgspec.Raw:
+            if not isinstance(data[field.name], dict):
+                problems[name] = "must be an object"
+        else:
+            try:
+                msgspec.convert(data[field.name], field.type, strict=True)
+            except msgspec.ValidationError as error:
+                text = str(error).partition(" - at")[0].replace("`", "")
+                problems[name] = text[:1].lower() + text[1:]
+    return problems

@@ -22,11 +22,13 @@ import msgspec
 
 from stoker import logs
 from stoker.errors import StokerError
-from stoker.wire import MAX_COST
 from stoker.worker.config import BenchmarkConfig, HandlerConfig
 from stoker.worker.workload import Workload
 
 DEFAULT_CONCURRENCY = 10
+
+MAX_PERF = 1e15
+"""Largest perf that is believed, load units per second."""
 
 Post = Callable[[bytes], Awaitable[None]]
 """Sends a payload to the model server; raises StokerError unless it is answered well."""
@@ -75,7 +77,7 @@ class ResultFile:
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             _log.warning("a benchmark result cannot be read; measuring again", problem=str(error))
             return None
-        believable = math.isfinite(result.max_perf) and 0.0 < result.max_perf <= MAX_COST
+        believable = math.isfinite(result.max_perf) and 0.0 < result.max_perf <= MAX_PERF
         return result.max_perf if believable and result.key == self._key else None
 
     def save(self, max_perf: float, now: float) -> None:
@@ -153,7 +155,7 @@ async def measure(
         _log.debug("benchmark run", run=run, perf=round(perf, 3), seconds=round(seconds, 3))
     if not best and problem:
         raise BenchmarkError(f"benchmark of {handler.route} failed: {problem}")
-    if not 0.0 < best <= MAX_COST:
+    if not 0.0 < best <= MAX_PERF:
         raise BenchmarkError(f"benchmark of {handler.route} measured {best:g} load units/s")
     return best
 
