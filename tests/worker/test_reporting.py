@@ -1,0 +1,164 @@
+"""What the control plane is told, whatever happens to it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from stoker.worker.reporting import Pace
+
+Worker = Any
+Model = Any
+Control = Any
+StartWorker = Any
+
+
+@pytest.mark.parametrize(
+    ("changed", "since_last", "due"),
+    [(True, 0.9, False), (True, 1.0, True), (False, 9.9, False), (False, 10.0, True)],
+)
+def test_a_report_is_due_each_second_of_change_and_each_ten_of_quiet(
+    changed: bool, since_last: float, due: bool
+) -> None:
+    assert Pace().due(changed=changed, since_last=since_last) is due
+
+
+async def test_a_worker_reports_who_it_is_and_how_it_is(worker: Worker, control: Control) -> None:
+    report = control.last
+    assert (report.id, report.mtoken, report.url) == (7, "secret-of-this-worker", worker.url)
+    assert report.boot_id == worker.running.boot_id
+    assert report.loadtime > 0.0
+    assert report.max_perf > 0.0
+    assert report.error_msg is None
+    assert report.disk_usage > 0.0
+
+
+async def test_it_reports_while_it_loads_and_its_loadtime_is_nought(
+    start_worker: StartWorker, model: Model, control: Control
+) -> None:
+    model.healthy = False
+    await start_worker(ready=False)
+    await control.until(lambda: len(control.reports) >= 3)
+    assert {report.loadtime for report in control.reports} == {0.0}
+    model.healthy = True
+    await control.until(lambda: control.last.loadtime)
+
+
+async def test_the_figures_of_many_requests_add_up(worker: Worker, control: Control) -> None:
+    await asyncio.gather(*(worker.post() for _ in range(30)))
+    await control.until(lambda: len(control.finished) == 30)
+    await control.until(lambda: control.total("cur_perf") == 3000.0)
+    assert control.total("new_load") == 3000.0
+    assert control.total("num_requests_recieved") == 30
+    assert sorted(r.request_idx for r in control.finished) == list(range(1, 31))
+    await control.until(lambda: control.last.cur_load == 0.0)
+
+
+async def test_requests_at_work_are_in_the_report(
+    worker: Worker, model: Model, control: Control
+) -> None:
+    await worker.connect("/wait")
+    await control.until(lambda: control.last.working_request_idxs == [1])
+    assert control.last.cur_load == 100.0
+    assert control.last.num_requests_working == 1
+    model.waiting.pop().respond(200)
+    await control.until(lambda: control.last.working_request_idxs == [])
+
+
+@pytest.mark.parametrize("how", ["gone", "failing"])
+async def test_figures_arrive_once_the_control_plane_is_back_and_once_only(
+    worker: Worker, control: Control, how: str
+) -> None:
+    auths = [worker.envelope() for _ in range(8)]
+    if how == "gone":
+        await control.stop()
+    else:
+        control.status = 500
+    attempts = control.attempts
+    for body in auths:
+        assert (await worker.post(body=body)).status == 200
+    if how == "failing":
+        await control.until(lambda: control.attempts > attempts + 5)
+    assert control.finished == []
+    control.status = 200
+    if how == "gone":
+        await control.start()
+    await control.until(lambda: len(control.finished) == 8)
+    await control.until(lambda: control.total("cur_perf") >= 800.0)
+    count = len(control.reports)
+    await control.until(lambda: len(control.reports) > count + 2)
+    assert control.total("cur_perf") == 800.0
+    assert control.total("new_load") == 800.0
+
+
+async def test_the_next_address_is_tried_and_then_stayed_with(
+    start_worker: StartWorker, control: Control
+) -> None:
+    refused: list[bool] = []
+
+    async def closing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        refused.append(True)
+        writer.close()
+
+    first = await asyncio.start_server(closing, "127.0.0.1", 0)
+    port = first.sockets[0].getsockname()[1]
+    worker = await start_worker(
+        settings={"report_addrs": (f"http://127.0.0.1:{port}", control.url)}
+    )
+    assert (await worker.post()).status == 200
+    count = len(control.reports)
+    await control.until(lambda: len(control.reports) > count + 3)
+    assert len(refused) == 3
+    first.close()
+
+
+async def test_before_the_control_plane_has_answered_nobody_is_let_in(
+    start_worker: StartWorker, control: Control, model: Model
+) -> None:
+    control.status = 503
+    worker = await start_worker(ready=False)
+    await model.until(lambda: len(model.bodies("/echo")) == 5)  # the benchmark is over
+    body = b'{"auth_data": {"url": "u"}, "payload": {}}'
+    answer = await worker.post(body=body)
+    assert answer.status == 503
+    assert answer.header(b"retry-after")
+    control.status = 200
+    await control.until(lambda: control.reports and control.last.loadtime)
+    assert (await worker.post()).status == 200
+
+
+async def test_a_stopping_worker_says_so_and_tells_everything_before_it_ends(
+    worker: Worker, model: Model, control: Control
+) -> None:
+    reader, _ = await worker.connect("/wait")
+    await model.until(lambda: model.waiting)
+    kept, _ = await worker.connect("/echo")  # a connection that is open already
+    async with asyncio.timeout(10):
+        await kept.readuntil(b'{"a": 1}')
+    worker.running.stop()
+    await control.until(lambda: control.last.draining)
+    assert control.last.num_requests_working == 1
+    model.waiting.pop().respond(200, b"the answer")
+    async with asyncio.timeout(10):
+        await reader.readuntil(b"the answer")
+        await worker.running.wait_stopped()
+    assert control.last.draining
+    assert sorted(r.request_idx for r in control.finished) == [1, 2]
+    assert control.total("cur_perf") == 200.0
+
+
+async def test_a_second_stop_cuts_what_still_runs(
+    worker: Worker, model: Model, control: Control
+) -> None:
+    reader, _ = await worker.connect("/wait")
+    await model.until(lambda: model.waiting)
+    worker.running.stop()
+    worker.running.stop()
+    async with asyncio.timeout(10):
+        await worker.running.wait_stopped()
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            await reader.readuntil(b"\r\n\r\n")
+    assert len(control.finished) == 1
+    assert control.finished[0].success is False
