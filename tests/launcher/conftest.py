@@ -142,7 +142,7 @@ class Launched:
     def processes(self) -> dict[int, psutil.Process]:
         from stoker.launcher.guardian import find
 
-        return find(tag(self.manifest, self.directory))
+        return find(tag(self.manifest.instance_id, self.directory))
 
     def lines(self, name: str) -> list[str]:
         path = self.directory / name
@@ -173,7 +173,7 @@ class Launched:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGKILL)
             process.wait()
-        sweep(tag(self.manifest, self.directory))
+        sweep(tag(self.manifest.instance_id, self.directory))
 
 
 @pytest.fixture

@@ -6,7 +6,10 @@ server, the worker in front of it, and a guardian that kills both if the launche
 
 from __future__ import annotations
 
-from stoker.launcher.guardian import sweep
+from stoker.launcher.backoff import Backoff
+from stoker.launcher.environment import LOGS
+from stoker.launcher.files import FileLock, is_locked, write_atomic
+from stoker.launcher.guardian import same_process, sweep
 from stoker.launcher.lifecycle import Phase
 from stoker.launcher.manifest import (
     InstanceManifest,
@@ -17,22 +20,29 @@ from stoker.launcher.manifest import (
     write_manifest,
 )
 from stoker.launcher.run import EXIT_MISTAKE, EXIT_TAKEN, launch, main
-from stoker.launcher.state import InstanceState, launcher_of, read_state
+from stoker.launcher.state import LOCK, InstanceState, launcher_of, read_state
 
 __all__ = [
     "EXIT_MISTAKE",
     "EXIT_TAKEN",
+    "LOCK",
+    "LOGS",
+    "Backoff",
+    "FileLock",
     "InstanceManifest",
     "InstanceState",
     "Phase",
     "Supervision",
+    "is_locked",
     "launch",
     "launcher_of",
     "main",
     "manifest_from_environ",
     "read_manifest",
     "read_state",
+    "same_process",
     "sweep",
     "tag",
+    "write_atomic",
     "write_manifest",
 ]

@@ -20,6 +20,8 @@ from stoker.launcher.manifest import InstanceManifest, tag
 MODEL_HOST = "127.0.0.1"
 MODEL_LOG = "model.log"
 WORKER_LOG = "worker.log"
+LOGS = ("launcher.log", MODEL_LOG, WORKER_LOG)
+"""Names of the logs in an instance directory; who starts the launcher sees to the first."""
 
 _OURS = re.compile(
     r"STOKER_.*|VAST_API_KEY|MASTER_TOKEN|CONTAINER_ID|REPORT_ADDR|WORKER_PORT|WORKER_HTTP_PORT"
@@ -138,7 +140,7 @@ def worker_environment(
 
 def _marks(manifest: InstanceManifest, directory: Path, role: str) -> dict[str, str]:
     # Unbuffered: a Python model server's "loaded" line must not wait in a buffer of its own.
-    return {TAG: tag(manifest, directory), ROLE: role, "PYTHONUNBUFFERED": "1"}
+    return {TAG: tag(manifest.instance_id, directory), ROLE: role, "PYTHONUNBUFFERED": "1"}
 
 
 def guardian_environment(manifest: InstanceManifest, directory: Path) -> dict[str, str]:

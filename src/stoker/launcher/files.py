@@ -52,6 +52,9 @@ class FileLock:
         except BaseException:
             os.close(descriptor)
             raise
+        if not _is_at(descriptor, self._path):
+            os.close(descriptor)
+            return False
         self._descriptor = descriptor
         with contextlib.suppress(OSError):  # the note is a help; the lock is what counts
             os.ftruncate(descriptor, 0)
@@ -63,6 +66,14 @@ class FileLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether `path` is still the open file: who held the lock before may have removed it."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except OSError:
+        return False
 
 
 def is_locked(path: Path) -> bool:

@@ -27,7 +27,7 @@ class Guard:
         self, manifest: InstanceManifest, directory: Path, on_exit: Callable[[], None]
     ) -> None:
         program = str(Path(guardian.__file__).resolve())
-        self._argv = [sys.executable, "-I", program, tag(manifest, directory)]
+        self._argv = [sys.executable, "-I", program, tag(manifest.instance_id, directory)]
         self._environment = guardian_environment(manifest, directory)
         self._on_exit = on_exit
         self._process: asyncio.subprocess.Process | None = None

@@ -120,13 +120,13 @@ class InstanceManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
                 raise ConfigError("env", f"{name!r} cannot be an environment variable")
 
 
-def tag(manifest: InstanceManifest, directory: Path) -> str:
-    """The value of ``STOKER_INSTANCE`` for all processes of the instance.
+def tag(instance_id: str, directory: Path) -> str:
+    """The value of ``STOKER_INSTANCE`` for all processes of the instance in `directory`.
 
     The directory is part of it: two control planes may both have an instance ``local-1``.
     """
     place = sha256(str(directory.resolve()).encode()).hexdigest()[:16]
-    return f"{manifest.instance_id}@{place}"
+    return f"{instance_id}@{place}"
 
 
 def read_manifest(directory: Path) -> InstanceManifest:

@@ -65,7 +65,7 @@ class Supervisor:
         self._policy = policy
         self._clock = clock
         self._wall = wall
-        self._tag = tag(manifest, directory)
+        self._tag = tag(manifest.instance_id, directory)
         backoff = Backoff(
             initial=policy.restart_delay,
             maximum=policy.restart_delay_max,

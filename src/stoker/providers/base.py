@@ -1,0 +1,98 @@
+"""What a provider is: where instances come from."""
+
+from __future__ import annotations
+
+import builtins
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+InstanceStatus = Literal["creating", "running", "stopping", "stopped", "failed"]
+
+
+class Offer(msgspec.Struct, frozen=True):
+    """Something on which an instance can be created."""
+
+    id: str
+    provider: str
+    hardware: str
+    """For people, for example ``2 CPUs``."""
+    price_per_hour: float
+    """Dollars, for one instance."""
+    available: int
+    """How many instances it has room for now."""
+
+
+class InstanceSpec(msgspec.Struct, frozen=True):
+    """What an instance is to run."""
+
+    worker_id: int
+    mtoken: str
+    """The worker's secret."""
+    endpoint: str
+    backend: str
+    options: dict[str, Any]
+    """Of the backend."""
+    report_addr: str
+    """Control planes, URLs with commas between them."""
+    search_params: str = ""
+    launch_args: str = ""
+
+    def __repr__(self) -> str:
+        return f"InstanceSpec(worker {self.worker_id} of {self.endpoint!r}, {self.backend})"
+
+
+class Instance(msgspec.Struct, frozen=True):
+    """An instance as its provider sees it."""
+
+    id: str
+    provider: str
+    worker_id: int
+    status: InstanceStatus
+    error: str = ""
+    """Why it failed, or the last fault that it is recovering from; without secrets."""
+    created_at: float = 0.0
+    """Unix seconds."""
+
+
+class Provider(Protocol):
+    """A source of instances.
+
+    Every method raises `stoker.errors.ProviderError` when it cannot do what it is asked. Those that
+    change something are idempotent, return at once, and `list` shows how far they got. What was
+    asked for survives the end of the control plane, at any moment.
+    """
+
+    name: str
+
+    async def offers(self, search_params: str = "") -> list[Offer]:
+        """What can be had now."""
+        ...
+
+    async def create(self, offer_id: str, spec: InstanceSpec) -> Instance:
+        """Create and start an instance; a second call for the same worker returns the first."""
+        ...
+
+    async def start(self, instance_id: str) -> None:
+        """Start a stopped instance."""
+        ...
+
+    async def stop(self, instance_id: str) -> None:
+        """Drain an instance and end its processes; what it has on disk stays."""
+        ...
+
+    async def destroy(self, instance_id: str) -> None:
+        """Drain an instance, end its processes and remove all it has."""
+        ...
+
+    async def list(self) -> list[Instance]:
+        """All instances."""
+        ...
+
+    async def logs(self, instance_id: str, tail: int = 100) -> builtins.list[str]:
+        """The last lines of each of its logs, without secrets."""
+        ...
+
+    async def close(self) -> None:
+        """Let go; instances go on running."""
+        ...

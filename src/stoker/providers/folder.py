@@ -1,0 +1,191 @@
+"""The directory of one local instance: what is in it, and how it comes and goes whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from stoker.errors import ConfigError
+from stoker.launcher import (
+    LOCK,
+    LOGS,
+    FileLock,
+    InstanceManifest,
+    InstanceState,
+    launcher_of,
+    read_manifest,
+    read_state,
+    same_process,
+    sweep,
+    tag,
+    write_atomic,
+    write_manifest,
+)
+from stoker.logs import redact
+from stoker.providers.desire import Desire
+
+DESIRED = "desired.json"
+
+_TAIL_BYTES = 1 << 20
+_LAUNCHER_LOG_BYTES = 4 << 20
+
+
+class Folder:
+    """One instance directory, as the provider handles it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.id = path.name
+        self.told = 0
+        """Pid of the launcher that was told to stop: a second time would mean "hurry"."""
+        self._spawned: tuple[int, float] | None = None
+        self._unwritten: Desire | None = None
+
+    # -- coming and going ----------------------------------------------------------------------
+
+    @classmethod
+    def make(cls, path: Path, manifest: InstanceManifest, desire: Desire) -> Folder:
+        """Make the directory, whole or not at all.
+
+        Raises:
+            OSError: no space or no right to write; nothing is left then.
+        """
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        half = Path(tempfile.mkdtemp(prefix=".new-", dir=path.parent))
+        try:
+            write_manifest(half, manifest)
+            write_atomic(half / DESIRED, msgspec.json.encode(desire))
+            half.rename(path)
+        except BaseException:
+            shutil.rmtree(half, ignore_errors=True)
+            raise
+        return cls(path)
+
+    def remove(self) -> bool:
+        """Kill what is left of the instance and remove it; False: a launcher has just come."""
+        lock = FileLock(self.path / LOCK)
+        # Whoever runs the instance holds the lock; a launcher that comes while we do goes away.
+        with contextlib.suppress(OSError):
+            if not lock.acquire():
+                return False
+        try:
+            sweep(self.tag)
+            # First out of sight in one step: a removal cut short leaves nothing that looks alive.
+            old = Path(tempfile.mkdtemp(prefix=".old-", dir=self.path.parent))
+            self.path.rename(old / self.id)
+            shutil.rmtree(old, ignore_errors=True)
+        except OSError:  # a full disk has no room for `old`: remove it where it is
+            shutil.rmtree(self.path, ignore_errors=True)
+        finally:
+            lock.release()
+        return not self.path.exists()
+
+    @staticmethod
+    def clean(root: Path) -> None:
+        """Finish directories in `root` whose making or removal was cut short."""
+        with contextlib.suppress(OSError):
+            for half in [*root.glob(".new-*"), *root.glob(".old-*")]:
+                shutil.rmtree(half, ignore_errors=True)
+
+    # -- content -------------------------------------------------------------------------------
+
+    @property
+    def tag(self) -> str:
+        """What all processes of the instance carry."""
+        return tag(self.id, self.path)
+
+    def manifest(self) -> InstanceManifest:
+        """The manifest.
+
+        Raises:
+            ConfigError: when it is missing or damaged.
+        """
+        return read_manifest(self.path)
+
+    def state(self) -> InstanceState | None:
+        """What the launcher wrote last."""
+        return read_state(self.path)
+
+    def desire(self) -> Desire | None:
+        """What is wanted; None where that is missing or damaged."""
+        if self._unwritten is not None:
+            return self._unwritten
+        try:
+            return msgspec.json.decode((self.path / DESIRED).read_bytes(), type=Desire)
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+            return None
+
+    def note(self, desire: Desire) -> OSError | None:
+        """Write down what is wanted; where that is impossible, remember it and say why.
+
+        A full disk must not keep an instance alive, nor have a launcher started without end.
+        """
+        try:
+            write_atomic(self.path / DESIRED, msgspec.json.encode(desire))
+        except OSError as error:
+            self._unwritten = desire
+            return error
+        self._unwritten = None
+        return None
+
+    def log_tail(self, name: str, lines: int) -> list[str]:
+        """The last lines of one of its logs, without secrets."""
+        try:
+            with (self.path / name).open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - _TAIL_BYTES))
+                text = file.read(_TAIL_BYTES).decode(errors="replace")
+        except OSError:
+            return []
+        secret = ""
+        with contextlib.suppress(ConfigError):
+            secret = self.manifest().mtoken
+        last = [redact(line) for line in text.splitlines()[-lines:]] if lines > 0 else []
+        return [line.replace(secret, "***") for line in last] if secret else last
+
+    # -- the launcher --------------------------------------------------------------------------
+
+    def launcher(self) -> psutil.Process | None:
+        """Its living launcher."""
+        # One that we started a moment ago has not written yet who it is.
+        if self._spawned is not None and (process := same_process(*self._spawned)):
+            return process
+        return launcher_of(self.path)
+
+    def spawn(self, environment: Mapping[str, str]) -> None:
+        """Start a launcher in a session of its own; one too many goes away by itself.
+
+        Raises:
+            OSError: when that is impossible.
+        """
+        log = self.path / LOGS[0]
+        with contextlib.suppress(OSError):
+            if log.stat().st_size > _LAUNCHER_LOG_BYTES:
+                log.replace(log.with_name(f"{log.name}.1"))
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "stoker.launcher", str(self.path)],
+                stdin=subprocess.DEVNULL,
+                stdout=descriptor,
+                stderr=descriptor,
+                env=dict(environment),
+                cwd=self.path,
+                start_new_session=True,
+            )
+        finally:
+            os.close(descriptor)
+        with contextlib.suppress(psutil.Error):
+            self._spawned = process.pid, psutil.Process(process.pid).create_time()
+        # Collects it when it ends, so that no zombie stays however long nobody looks.
+        threading.Thread(target=process.wait, name=f"reap-{self.id}", daemon=True).start()

@@ -1,0 +1,286 @@
+"""The local provider with real launchers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+
+from stoker.errors import ProviderError
+from stoker.launcher import read_manifest, read_state
+from stoker.providers import LocalProvider
+
+Local = Any  # the class in conftest.py, which cannot be imported
+
+real = pytest.mark.real
+
+
+def launcher_pid(local: Local, instance_id: str = "local-1") -> int:
+    state = read_state(local.root / instance_id)
+    assert state is not None
+    return state.launcher_pid
+
+
+async def test_one_offer_says_how_much_room_is_left(local: Local) -> None:
+    (offer,) = await local.provider(max_instances=3, price_per_hour=0.5).offers()
+    assert (offer.id, offer.available, offer.price_per_hour) == ("local", 3, 0.5)
+
+
+async def test_an_unknown_offer_is_refused(local: Local) -> None:
+    with pytest.raises(ProviderError, match="no offer is called 'other'"):
+        await local.provider().create("other", local.spec())
+
+
+async def test_an_unknown_backend_is_refused_and_nothing_is_made(local: Local) -> None:
+    with pytest.raises(ProviderError, match="did you mean 'llamacpp'"):
+        await local.provider().create("local", local.spec(backend="llamacp"))
+    assert not local.root.exists()
+
+
+async def test_an_unknown_option_is_refused_and_nothing_is_made(local: Local) -> None:
+    with pytest.raises(ProviderError, match="did you mean 'parallel'"):
+        await local.provider().create("local", local.spec(options={"paralel": 1}))
+    assert not local.root.exists()
+
+
+async def test_a_directory_that_cannot_be_made_is_a_clear_error(
+    local: Local, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    provider = LocalProvider(tmp_path / "file" / "instances")
+    with pytest.raises(ProviderError, match="Not a directory"):
+        await provider.create("local", local.spec())
+
+
+async def test_a_full_disk_leaves_nothing_half_made(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_path: Path, _data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("stoker.providers.folder.write_atomic", full)
+    with pytest.raises(ProviderError, match="No space left on device"):
+        await local.provider().create("local", local.spec())
+    assert list(local.root.iterdir()) == []
+
+
+async def test_an_instance_that_does_not_exist_cannot_be_started(local: Local) -> None:
+    provider = local.provider()
+    for name in ("local-9", "../local-9", ".", ""):
+        with pytest.raises(ProviderError, match="there is no instance"):
+            await provider.start(name)
+        await provider.destroy(name)
+
+
+@real
+async def test_an_instance_is_created_and_destroyed_and_nothing_is_left(local: Local) -> None:
+    provider = local.provider()
+    instance = await local.up(provider)
+    assert instance.worker_id == 1
+    assert len(local.processes()) == 3
+    await provider.destroy("local-1")
+
+    async def gone() -> bool:
+        return not list(local.root.iterdir())
+
+    await local.until(gone, "the directory is gone, though nobody lists")
+    assert local.processes() == {}
+    assert local.launchers() == []
+    assert await provider.list() == []
+    await provider.destroy("local-1")
+
+
+@real
+async def test_creating_twice_makes_one_instance(local: Local) -> None:
+    provider = local.provider()
+    first, second = await asyncio.gather(
+        provider.create("local", local.spec()), provider.create("local", local.spec())
+    )
+    assert first.id == second.id
+    await local.until_status(provider, "running")
+    assert len(local.launchers()) == 1
+
+
+@real
+async def test_no_more_instances_than_there_is_room_for(local: Local) -> None:
+    provider = local.provider(max_instances=1)
+    await provider.create("local", local.spec(1))
+    assert (await provider.offers())[0].available == 0
+    with pytest.raises(ProviderError, match="no room"):
+        await provider.create("local", local.spec(2))
+
+
+@real
+async def test_a_stopped_instance_can_be_started_again(local: Local) -> None:
+    provider = local.provider()
+    await local.up(provider)
+    await provider.stop("local-1")
+    await provider.stop("local-1")
+    await local.until_status(provider, "stopped")
+    assert local.processes() == {}
+    assert read_manifest(local.root / "local-1").worker_id == 1
+    await provider.start("local-1")
+    await local.until_status(provider, "running")
+
+
+@real
+async def test_a_new_provider_finds_the_instances_of_the_last_one(local: Local) -> None:
+    first = local.provider()
+    await local.up(first)
+    pid = launcher_pid(local)
+    await first.close()
+    second = local.provider()
+    (instance,) = await second.list()
+    assert (instance.id, instance.status) == ("local-1", "running")
+    assert launcher_pid(local) == pid
+    assert (await second.create("local", local.spec())).id == "local-1"
+
+
+@real
+async def test_a_launcher_that_was_killed_is_started_again(local: Local) -> None:
+    provider = local.provider()
+    await local.up(provider)
+    pid = launcher_pid(local)
+    os.kill(pid, signal.SIGKILL)
+
+    async def another() -> bool:
+        await provider.list()
+        return launcher_pid(local) != pid
+
+    await local.until(another, "another launcher")
+    await local.until_status(provider, "running")
+    assert len(local.processes()) == 3
+    assert not psutil.pid_exists(pid)  # not even as a zombie
+
+
+@real
+async def test_a_destruction_that_was_cut_short_is_finished_by_the_next_provider(
+    local: Local,
+) -> None:
+    first = local.provider()
+    await local.up(first)
+    await first.close()
+    path = local.root / "local-1" / "desired.json"
+    desired = msgspec.json.decode(path.read_bytes())
+    path.write_bytes(msgspec.json.encode(desired | {"wanted": "destroyed"}))
+    second = local.provider()
+    (instance,) = await second.list()
+    assert instance.status == "stopping"
+
+    async def gone() -> bool:
+        return not await second.list()
+
+    await local.until(gone, "destroyed")
+    assert local.processes() == {}
+    assert local.launchers() == []
+
+
+@real
+async def test_a_creation_that_was_cut_short_before_its_launcher_is_finished(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = local.provider()
+    with monkeypatch.context() as patch:
+        patch.setattr("stoker.providers.folder.Folder.spawn", lambda *_: None)
+        await first.create("local", local.spec())
+    await first.close()
+    await local.until_status(local.provider(), "running")
+
+
+async def test_a_directory_that_was_half_made_is_removed(local: Local) -> None:
+    (local.root / ".new-abc").mkdir(parents=True)
+    assert await local.provider().list() == []
+    assert list(local.root.iterdir()) == []
+
+
+@real
+async def test_a_launcher_that_does_not_end_in_time_is_killed_with_its_tree(local: Local) -> None:
+    now = 1_000_000.0
+    provider = local.provider(clock=lambda: now)
+    await local.up(provider)
+    os.kill(launcher_pid(local), signal.SIGSTOP)
+    await provider.destroy("local-1")
+    assert len(await provider.list()) == 1
+    now += 51.0  # drain 30 s, stop 10 s, 10 s to spare
+
+    async def gone() -> bool:
+        return not await provider.list()
+
+    await local.until(gone, "destroyed")
+    assert local.processes() == {}
+    assert local.launchers() == []
+
+
+@real
+async def test_an_instance_that_cannot_run_is_failed_and_can_be_started_again(
+    local: Local,
+) -> None:
+    local.manifest["command"] = ["/no/such/program"]
+    local.manifest["max_restarts"] = 0
+    provider = local.provider()
+    await provider.create("local", local.spec())
+    failed = await local.until_status(provider, "failed")
+    assert "No such file" in failed.error
+    pid = launcher_pid(local)
+    await provider.start("local-1")
+
+    async def another() -> bool:
+        await provider.list()
+        return launcher_pid(local) != pid
+
+    await local.until(another, "another launcher")
+    await local.until_status(provider, "failed")
+    await provider.stop("local-1")
+    await local.until_status(provider, "stopped")
+
+
+@real
+async def test_a_damaged_instance_is_shown_and_can_be_destroyed(local: Local) -> None:
+    folder = local.root / "local-5"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("{")
+    provider = local.provider()
+    (instance,) = await provider.list()
+    assert (instance.status, instance.worker_id) == ("failed", 5)
+    assert "not valid JSON" in instance.error
+    await provider.destroy("local-5")
+
+    async def gone() -> bool:
+        return not await provider.list()
+
+    await local.until(gone, "destroyed")
+
+
+@real
+async def test_logs_come_with_their_name_and_without_secrets(local: Local) -> None:
+    provider = local.provider()
+    await local.up(provider)
+
+    async def there() -> list[str]:
+        lines = await provider.logs("local-1")
+        return lines if any(line.startswith("worker.log: ") for line in lines) else []
+
+    lines = await local.until(there, "the worker's log")
+    assert "model.log: model loaded, api_key=***" in lines
+    assert "worker.log: mtoken is ***" in lines
+    assert any(line.startswith("launcher.log: ") for line in lines)
+    assert len(await provider.logs("local-1", tail=1)) == 3
+
+
+@real
+async def test_a_launcher_gets_no_secret_of_the_control_plane(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("STOKER_API_KEY", "VAST_API_KEY", "AWS_SECRET_ACCESS_KEY_TOKEN", "HF_TOKEN"):
+        monkeypatch.setenv(name, "x")
+    await local.up(local.provider())
+    environment = psutil.Process(launcher_pid(local)).environ()
+    assert "HF_TOKEN" in environment
+    assert not {"STOKER_API_KEY", "VAST_API_KEY", "AWS_SECRET_ACCESS_KEY_TOKEN"} & set(environment)
+    assert "secret-mtoken" not in " ".join(psutil.Process(launcher_pid(local)).cmdline())
