@@ -148,6 +148,8 @@ _TABLE: dict[WorkerState, dict[Event, WorkerState]] = {
     _S.DRAINING: _SERVING | {_E.PLAN_START: _S.READY, _E.PLAN_REBOOT: _S.REBOOTING},
     _S.STOPPING: _GONE
     | {
+        # It was started again: by its owner (an attached worker), or by its launcher.
+        _E.REBOOTED: _S.MODEL_LOADING,
         _E.PROVIDER_STOPPED: _S.STOPPED,
         _E.PROVIDER_FAILED: _S.ERROR,
         _E.PLAN_DESTROY: _S.DESTROYING,

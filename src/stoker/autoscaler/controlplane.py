@@ -1,0 +1,383 @@
+"""The control plane: everything above the fleet, put together.
+
+It owns the clock, the loop and the state; the router and the planner decide, the reconciler acts,
+the front door speaks. The console app drives it through the methods under "for the console".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from stoker import wire
+from stoker.autoscaler.fleet import Endpoint, Fleet, Worker
+from stoker.autoscaler.identity import Identity, Keyring, Principal
+from stoker.autoscaler.journal import Journal
+from stoker.autoscaler.metrics import render
+from stoker.autoscaler.observe import Experience
+from stoker.autoscaler.reconciler import REPORT_DEADLINE, Reconciler
+from stoker.autoscaler.router import Assigned, Router
+from stoker.autoscaler.states import Event, WorkerState, wire_name
+from stoker.backends import get as get_backend
+from stoker.backends import names as backend_names
+from stoker.errors import NotFoundError
+from stoker.logs import get_logger
+from stoker.providers import Provider
+from stoker.store import EndpointRecord, Store, WorkerRecord
+
+log = get_logger("control")
+
+TICK = 1.0
+"""Seconds between two rounds of reconciliation when nothing hurries."""
+
+MIN_TICK = 0.1
+"""Seconds between two rounds when something does (a held request, a report of readiness)."""
+
+TICKET_LIFETIME = 60.0
+"""Seconds for which a client may show its ticket."""
+
+
+class ControlPlane:
+    """One fleet and all that decides about it."""
+
+    def __init__(
+        self,
+        store: Store,
+        identity: Identity,
+        providers: Mapping[str, Provider],
+        *,
+        report_addr: str,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Put the parts together; `start` makes them run.
+
+        Args:
+            store: where endpoints, workers and logs are kept.
+            identity: the secrets.
+            providers: where instances come from, by name; ``local`` is used when there.
+            report_addr: base URL under which workers reach this control plane.
+            clock: monotonic seconds, for every decision.
+            wall_clock: Unix seconds, for tickets, rows and logs.
+        """
+        self.store = store
+        self.identity = identity
+        self.providers = providers
+        self.report_addr = report_addr
+        self.ticket_lifetime = TICKET_LIFETIME
+        self.fleet = Fleet()
+        self.experience = Experience()
+        self.keyring = Keyring()
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self.journal = Journal(store, self.wall)
+        # Microseconds since 1970: above every number given out before a restart, as long as fewer
+        # than a million requests a second were routed, and below 2**53, so that it survives JSON.
+        self.router = Router(
+            first_request_idx=self._number(),
+            ticket_lifetime=TICKET_LIFETIME,
+            on_assigned=self._assigned,
+        )
+        self.reconciler = Reconciler(self)
+        self.on_assigned: Callable[[Assigned], bool] = lambda _answer: False
+        self.on_tick: Callable[[float], None] = lambda _now: None
+        self.front_requests: Callable[[], Mapping[tuple[str, int], int]] = dict
+        self.loaded_at = self.now()
+        self._hurry = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    # -- time ------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """Monotonic seconds: what every decision is based on."""
+        return self._clock()
+
+    def wall(self, at: float | None = None) -> float:
+        """Unix seconds, now or at a moment of `now`."""
+        wall = self._wall_clock()
+        return wall if at is None else wall - (self._clock() - at)
+
+    def _number(self) -> int:
+        return int(self._wall_clock() * 1e6)
+
+    # -- life ------------------------------------------------------------------------------
+
+    async def load(self) -> None:
+        """Read what the store has."""
+        await self.changed()
+        self.loaded_at = now = self.now()
+        for record in await self.store.list_workers():
+            self.adopt(record, now, restored=True)
+
+    async def start(self) -> None:
+        """Load, and begin to reconcile."""
+        await self.load()
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def close(self) -> None:
+        """Stop deciding; the workers go on."""
+        await self._end_loop()
+        await self.reconciler.close()
+        await self.journal.flush()
+
+    async def _end_loop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self.step()
+            except Exception:
+                # A round that fails must not end the rounds: the next one sees the world afresh.
+                log.exception("a round of reconciliation failed")
+            await asyncio.sleep(MIN_TICK)
+            try:
+                async with asyncio.timeout(TICK - MIN_TICK):
+                    await self._hurry.wait()
+            except TimeoutError:
+                pass
+            self._hurry.clear()
+
+    async def step(self) -> None:
+        """One round: observe, decide, act, write down."""
+        await self.reconciler.step(self.now())
+        now = self.now()
+        self.router.tick(now)
+        self.on_tick(now)
+        await self.journal.flush()
+
+    def wake(self) -> None:
+        """Something happened that should not wait for the next regular round."""
+        self._hurry.set()
+
+    # -- what the front door tells ---------------------------------------------------------
+
+    def on_report(self, report: wire.WorkerStatus) -> None:
+        """A worker reported; its token was checked."""
+        now = self.now()
+        worker = self.fleet.workers[report.id]
+        booted = report.boot_id != worker.boot_id and worker.report is not None
+        event = self.fleet.take_report(worker, report, now)
+        if worker.record.attached and worker.state is WorkerState.STOPPED:
+            self.changed_state(worker, Event.PROVIDER_RUNNING, now)  # its owner started it again
+        if booted:
+            # A new boot knows nothing of what was sent to the one before it.
+            self.changed_state(worker, Event.REBOOTED, now)
+            self.router.restarted(worker.id, now)
+        self.changed_state(worker, event, now)
+        self.router.report(worker.id, report, now)
+        self.router.set_available(worker.id, worker.available, now)
+
+    def on_finished(self, message: wire.DeleteRequests) -> None:
+        """A worker is done with some requests; its token was checked."""
+        now = self.now()
+        worker = self.fleet.workers[message.worker_id]
+        worker.idle_since = now
+        self.router.finished(worker.id, message.requests, now)
+
+    def changed_state(self, worker: Worker, event: Event, now: float) -> None:
+        """Apply an event and say so in the endpoint's log."""
+        before = worker.state
+        lasted = now - worker.state_since
+        after = self.fleet.happen(worker, event, now)
+        if after is None:
+            return
+        self.experience.note(worker, before, now)
+        detail = f": {worker.error}" if after is WorkerState.ERROR and worker.error else ""
+        if after is WorkerState.READY:
+            detail = f": perf {worker.perf:.1f} load/s"
+            if worker.report is not None:
+                detail += f", loaded in {worker.report.loadtime:.1f} s"
+        self.journal.note(
+            worker.endpoint_id,
+            "info1",
+            f"worker {worker.id}: {wire_name(before)} -> {wire_name(after)} "
+            f"after {lasted:.1f} s{detail}",
+            group_id=worker.record.workergroup_id,
+        )
+        self.router.set_available(worker.id, worker.available, now)
+        self.wake()
+
+    def _assigned(self, answer: Assigned) -> bool:
+        return self.on_assigned(answer)
+
+    # -- workers come and go ---------------------------------------------------------------
+
+    def adopt(self, record: WorkerRecord, now: float, *, restored: bool = False) -> Worker:
+        """Take a worker's row into the fleet and the rotation's books."""
+        token = self.identity.worker_token(record.id, record.nonce)
+        state = WorkerState(record.state) if record.state else WorkerState.CREATING
+        worker = Worker(
+            record=record,
+            token=token,
+            token_bytes=token.encode(),
+            state=state,
+            state_since=now,
+            instance_id=record.instance_id,
+            perf=record.perf,
+            idle_since=now,
+            error=record.error,
+        )
+        if not restored:
+            worker.coming_since = now
+        worker.was_ready = record.ready_at is not None
+        if record.desired in ("stop", "destroy"):
+            worker.goal = "stop" if record.desired == "stop" else "destroy"
+        if restored and state is WorkerState.READY:
+            # Ready when the row was written: it is believed again at its next report.
+            worker.state = WorkerState.PENDING if record.attached else WorkerState.LOADING
+        self.fleet.workers[record.id] = worker
+        self.router.add_worker(
+            record.id, record.endpoint_id, reqnum_base=self._number(), url=record.url
+        )
+        return worker
+
+    async def forget(self, worker: Worker) -> None:
+        """Drop a worker whose instance is gone."""
+        self.router.remove_worker(worker.id, self.now())
+        self.fleet.workers.pop(worker.id, None)
+        self.fleet.dirty.discard(worker.id)
+        try:
+            await self.store.delete_worker(worker.id)
+        except NotFoundError:
+            log.debug("the worker's row was gone already", worker=worker.id)
+
+    # -- for the console -------------------------------------------------------------------
+
+    def authenticate(self, key: str) -> Principal | None:
+        """The bearer of an API key."""
+        return self.keyring.authenticate(key)
+
+    def endpoint_key(self, record: EndpointRecord) -> str:
+        """The API key that routes to that endpoint alone."""
+        return self.identity.endpoint_key(record.id, record.key_nonce)
+
+    def is_worker(self, worker_id: int, token: str) -> bool:
+        """Whether `token` is the mtoken of that worker."""
+        return self.fleet.is_worker(worker_id, token)
+
+    def backend_names(self) -> list[str]:
+        """The backends that a workergroup may name."""
+        return backend_names()
+
+    def check_options(self, backend: str, options: Mapping[str, Any]) -> None:
+        """Say what is wrong with the options of a backend.
+
+        Raises:
+            ConfigError: names the option, or the backend when nobody knows it.
+        """
+        get_backend(backend).parse(dict(options))
+
+    async def changed(self) -> None:
+        """Endpoints, workergroups or keys were written: read them again."""
+        records = await self.store.list_endpoints(with_destroyed=True)
+        groups = await self.store.list_workergroups()
+        keys = await self.store.list_api_keys()
+        endpoints = [Endpoint(record, self.endpoint_key(record)) for record in records]
+        now = self.now()
+        for endpoint in endpoints:
+            queue_time = endpoint.parameters.max_queue_time
+            if endpoint.id in self.fleet.endpoints:
+                self.router.update_endpoint(endpoint.id, max_queue_time=queue_time)
+            else:
+                self.router.add_endpoint(endpoint.id, max_queue_time=queue_time)
+        kept = {endpoint.id for endpoint in endpoints}
+        for endpoint_id in set(self.fleet.endpoints) - kept:
+            self.router.remove_endpoint(endpoint_id, now)
+        for group in groups:
+            if self.fleet.groups.get(group.id, group) != group:
+                self.experience.forget(group.id)
+        self.fleet.replace_endpoints(endpoints, groups)
+        self.keyring.replace(
+            (key.sha256 for key in keys),
+            ((e.id, e.key) for e in endpoints if not e.record.destroyed),
+        )
+        self.wake()
+
+    def workers(self, endpoint_id: int) -> list[wire.WorkerInfo]:
+        """The workers of an endpoint as people see them."""
+        return self.fleet.infos(endpoint_id)
+
+    async def attach(self, endpoint_name: str) -> dict[str, str]:
+        """Make an identity for a worker that somebody starts by hand.
+
+        Returns:
+            The environment to start it with. It holds the worker's own secret.
+
+        Raises:
+            NotFoundError: no such endpoint.
+        """
+        endpoint = self.fleet.by_name.get(endpoint_name)
+        if endpoint is None:
+            raise NotFoundError(f"there is no endpoint {endpoint_name!r}")
+        record = await self.store.create_worker(
+            endpoint.id, None, "attached", attached=True, state=WorkerState.PENDING.value
+        )
+        worker = self.adopt(record, self.now())
+        self.journal.note(
+            endpoint.id, "info0", f"attach worker {worker.id}: an identity was asked for"
+        )
+        return {
+            "CONTAINER_ID": str(worker.id),
+            "MASTER_TOKEN": worker.token,
+            "REPORT_ADDR": self.report_addr,
+            "WORKER_PORT": "3000",
+            "PUBLIC_IPADDR": "127.0.0.1",
+            "VAST_TCP_PORT_3000": "3000",
+            "USE_SSL": "false",
+            "STOKER_TICKETS": "required",
+        }
+
+    async def detach(self, worker_id: int) -> None:
+        """Drain an attached worker, then forget it.
+
+        Raises:
+            NotFoundError: it is not there, or was not attached.
+        """
+        worker = self.fleet.workers.get(worker_id)
+        if worker is None or not worker.record.attached:
+            raise NotFoundError(f"there is no attached worker {worker_id}")
+        self.reconciler.release(
+            worker, "destroy", self.now(), f"detach worker {worker_id}: asked for by its owner"
+        )
+        self.wake()
+
+    def is_empty(self, worker: Worker, now: float) -> bool:
+        """Whether a worker has nothing to do, in our books and by its own word."""
+        if self.router.in_flight(worker.id, now) > 0:
+            return False
+        report = worker.report
+        silent = worker.reported_at is None or now - worker.reported_at > REPORT_DEADLINE
+        return silent or report is None or report.num_requests_working == 0
+
+    async def stop_instances(self, hurry: asyncio.Event) -> None:
+        """Drain and destroy every instance, for the end of this control plane.
+
+        Args:
+            hurry: when set, drains are cut short.
+        """
+        await self._end_loop()
+        now = self.now()
+        for worker in list(self.fleet.workers.values()):
+            if not worker.record.attached:
+                self.reconciler.release(
+                    worker, "destroy", now, f"destroy worker {worker.id}: the server stops"
+                )
+        while any(not w.record.attached for w in self.fleet.workers.values()):
+            await self.reconciler.step(self.now(), plan_too=False, cut_drains=hurry.is_set())
+            await self.journal.flush()
+            try:
+                async with asyncio.timeout(MIN_TICK):
+                    await self._hurry.wait()
+            except TimeoutError:
+                pass
+            self._hurry.clear()
+
+    def metrics(self) -> bytes:
+        """The figures of the control plane in the Prometheus text format."""
+        return render(self)

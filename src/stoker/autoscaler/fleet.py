@@ -1,0 +1,192 @@
+"""What the control plane knows of its endpoints, workergroups and workers, in memory.
+
+The store holds what must survive; reports and providers tell the rest. Nothing here does I/O: a
+change that must be kept is put on `dirty`, and the reconciler writes it.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import Literal
+
+from stoker import wire
+from stoker.autoscaler.states import Event, WorkerState, next_state, wire_name
+from stoker.store import EndpointRecord, WorkergroupRecord, WorkerRecord
+
+Goal = Literal["run", "stop", "destroy"]
+"""What shall become of a worker: kept running, stopped with its model on disk, or destroyed."""
+
+LOAD_WINDOW = 60
+"""Reports over which `cur_load_rolling_avg` is taken."""
+
+
+@dataclass(slots=True)
+class Endpoint:
+    """One endpoint and its parameters."""
+
+    record: EndpointRecord
+    key: str
+    """Its own API key."""
+
+    @property
+    def id(self) -> int:
+        """Its id in the store."""
+        return self.record.id
+
+    @property
+    def name(self) -> str:
+        """As clients call it."""
+        return self.record.endpoint_name
+
+    @property
+    def parameters(self) -> wire.EndpointParameters:
+        """How it is scaled."""
+        return self.record.parameters
+
+
+@dataclass(slots=True)
+class Worker:
+    """One worker: what the store has of it, and what it reported last."""
+
+    record: WorkerRecord
+    token: str
+    state: WorkerState
+    state_since: float
+    """On the control plane's own clock."""
+    token_bytes: bytes = b""
+    goal: Goal = "run"
+    instance_id: str | None = None
+    url: str = ""
+    boot_id: str = ""
+    perf: float = 0.0
+    error: str = ""
+    report: wire.WorkerStatus | None = None
+    reported_at: float | None = None
+    idle_since: float = 0.0
+    loads: deque[float] = field(default_factory=lambda: deque(maxlen=LOAD_WINDOW))
+    asked_at: float = 0.0
+    """When the provider was last asked to do something with it."""
+    coming_since: float | None = None
+    """Since when it is being created or started; None: it is not."""
+    was_ready: bool = False
+    lost: bool = False
+    """Its provider says that its instance failed."""
+
+    @property
+    def id(self) -> int:
+        """Its id in the store, and on the wire."""
+        return self.record.id
+
+    @property
+    def endpoint_id(self) -> int:
+        """Whose requests it serves."""
+        return self.record.endpoint_id
+
+    @property
+    def available(self) -> bool:
+        """Whether the router may send requests to it."""
+        return self.state is WorkerState.READY and self.goal == "run" and bool(self.url)
+
+
+class Fleet:
+    """Endpoints, workergroups and workers by id."""
+
+    def __init__(self) -> None:
+        self.endpoints: dict[int, Endpoint] = {}
+        self.by_name: dict[str, Endpoint] = {}
+        self.groups: dict[int, WorkergroupRecord] = {}
+        self.workers: dict[int, Worker] = {}
+        self.dirty: set[int] = set()
+        """Ids of workers whose row must be written."""
+
+    # -- what is there ---------------------------------------------------------------------
+
+    def replace_endpoints(self, endpoints: list[Endpoint], groups: list[WorkergroupRecord]) -> None:
+        """Take over what the store has."""
+        self.endpoints = {e.id: e for e in endpoints}
+        self.by_name = {e.name: e for e in endpoints if not e.record.destroyed}
+        self.groups = {g.id: g for g in groups}
+
+    def of_endpoint(self, endpoint_id: int) -> list[Worker]:
+        """The workers of an endpoint, oldest first."""
+        return [w for w in self.workers.values() if w.endpoint_id == endpoint_id]
+
+    def is_worker(self, worker_id: int, token: str) -> bool:
+        """Whether `token` is the mtoken of that worker; in constant time."""
+        worker = self.workers.get(worker_id)
+        expected = worker.token_bytes if worker else b"\0"
+        return hmac.compare_digest(expected, token.encode("utf-8", "replace"))
+
+    # -- what happens ----------------------------------------------------------------------
+
+    def happen(self, worker: Worker, event: Event, now: float) -> WorkerState | None:
+        """Apply an event; the new state where it is another one, else None."""
+        state = next_state(worker.state, event)
+        if state is worker.state:
+            return None
+        worker.state = state
+        worker.state_since = now
+        self.dirty.add(worker.id)
+        return state
+
+    def take_report(self, worker: Worker, report: wire.WorkerStatus, now: float) -> Event:
+        """Remember what a worker says of itself; the event that it amounts to."""
+        worker.report = report
+        worker.reported_at = now
+        worker.boot_id = report.boot_id
+        worker.error = report.error_msg or ""
+        worker.loads.append(report.cur_load)
+        if report.cur_load > 0 or report.num_requests_working > 0 or report.new_load > 0:
+            worker.idle_since = now
+        if report.url:
+            worker.url = report.url.rstrip("/")
+        if report.max_perf > 0 and report.max_perf != worker.perf:
+            worker.perf = report.max_perf
+            self.dirty.add(worker.id)
+        if worker.error:
+            return Event.REPORT_ERROR
+        if report.draining:
+            return Event.REPORT_DRAINING
+        if report.loadtime > 0 and report.max_perf > 0:
+            return Event.REPORT_READY
+        return Event.REPORT_LOADING
+
+    # -- what people see -------------------------------------------------------------------
+
+    def status_text(self, endpoint_id: int) -> str:
+        """Workers by state, for a client that waits: ``"1 model_loading, 2 idle"``."""
+        counts = Counter(wire_name(w.state) for w in self.of_endpoint(endpoint_id))
+        if not counts:
+            return "no workers yet"
+        return ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
+
+    def infos(self, endpoint_id: int) -> list[wire.WorkerInfo]:
+        """The answer to ``/get_endpoint_workers/``."""
+        return [_info(w) for w in self.of_endpoint(endpoint_id)]
+
+
+def _info(worker: Worker) -> wire.WorkerInfo:
+    report = worker.report
+    record = worker.record
+    ready = worker.state is WorkerState.READY
+    return wire.WorkerInfo(
+        id=worker.id,
+        status=wire_name(worker.state),
+        cur_load=report.cur_load if report else 0.0,
+        new_load=report.new_load if report else 0.0,
+        cur_load_rolling_avg=sum(worker.loads) / len(worker.loads) if worker.loads else 0.0,
+        cur_perf=report.cur_perf if report else 0.0,
+        perf=worker.perf,
+        measured_perf=worker.perf if ready else 0.0,
+        dlperf=0.0,
+        reliability=1.0,
+        reqs_working=report.num_requests_working if report else 0,
+        disk_usage=report.disk_usage if report else 0.0,
+        loaded_at=record.ready_at or 0.0,
+        started_at=record.created_at,
+        provider=record.provider,
+        url=worker.url,
+        error_msg=worker.error,
+    )

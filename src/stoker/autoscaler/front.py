@@ -1,0 +1,324 @@
+"""The front door: one port for everything that clients, workers and people ask.
+
+The hot calls (``/route/``, ``/worker_status/``, ``/delete_requests/``, ``/pubkey/``) are answered
+here, in the parser's own callback: no task, no thread, no database. All other paths are relayed to
+the console app. Every path is served with and without its trailing slash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+
+import msgspec
+
+from stoker import wire
+from stoker.autoscaler.identity import Principal
+from stoker.autoscaler.router import Assigned, RouterFullError
+from stoker.errors import InvalidMessageError, NotFoundError, StokerError
+from stoker.http import Exchange, UpstreamPool, relay
+from stoker.logs import get_logger
+from stoker.tickets import Claims, mint
+
+if TYPE_CHECKING:
+    from stoker.autoscaler.controlplane import ControlPlane
+
+log = get_logger("front")
+
+MAX_WAIT = 30.0
+"""Longest long poll, seconds: below the idle timeouts of common proxies."""
+
+DEFAULT_REPLAY_TIMEOUT = 60.0
+
+_route = msgspec.json.Decoder(wire.RouteRequest)
+_status = msgspec.json.Decoder(wire.WorkerStatus)
+_delete = msgspec.json.Decoder(wire.DeleteRequests)
+
+
+class _ById(msgspec.Struct, frozen=True):
+    """Body of the calls about one endpoint or workergroup."""
+
+    id: int | None = None
+    workergroup_id: int | None = None
+    api_key: str | None = None
+    tail: int | None = None
+    cancel_update: bool = False
+
+
+_by_id = msgspec.json.Decoder(_ById)
+
+
+class UnauthorizedError(StokerError):
+    """The caller showed no key, or one that does not open this door."""
+
+
+class FrontDoor:
+    """The request handler of the control plane's port."""
+
+    def __init__(self, plane: ControlPlane, console: UpstreamPool) -> None:
+        self._plane = plane
+        self._console = console
+        self.waiting: dict[int, tuple[Exchange, float]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.requests: dict[tuple[str, int], int] = {}
+        self._hot: dict[str, tuple[str, Callable[[Exchange], None]]] = {
+            "/route": ("POST", self._on_route),
+            "/worker_status": ("POST", self._on_status),
+            "/delete_requests": ("POST", self._on_delete),
+            "/pubkey": ("GET", self._on_pubkey),
+            "/healthz": ("GET", self._on_health),
+            "/metrics": ("GET", self._on_metrics),
+            "/get_endpoint_workers": ("POST", self._on_workers),
+            "/get_endpoint_logs": ("POST", self._on_endpoint_logs),
+            "/get_workergroup_logs": ("POST", self._on_group_logs),
+            "/get_autogroup_logs": ("POST", self._on_group_logs),
+            "/update_workers": ("POST", self._on_update),
+        }
+
+    def __call__(self, exchange: Exchange) -> None:
+        """Answer one request."""
+        path = exchange.path.rstrip("/")
+        found = self._hot.get(path)
+        if found is None:
+            relay(exchange, self._console)
+            return
+        method, handler = found
+        if exchange.method != method:
+            headers = [(b"allow", method.encode())]
+            body = wire.error_body(f"{path}/ takes {method} only")
+            exchange.respond(405, body, headers=headers)
+            return
+        status = 200
+        try:
+            handler(exchange)
+        except InvalidMessageError as error:
+            status = 400
+            exchange.respond(400, wire.error_body(str(error), error.fields))
+        except UnauthorizedError as error:
+            status = 401
+            exchange.respond(401, wire.error_body(str(error)))
+        except NotFoundError as error:
+            status = 400
+            exchange.respond(400, wire.error_body(str(error)))
+        except RouterFullError as error:
+            status = 429
+            exchange.respond(429, wire.error_body(str(error)), headers=[(b"retry-after", b"5")])
+        key = (path, status)
+        self.requests[key] = self.requests.get(key, 0) + 1
+
+    # -- routing ---------------------------------------------------------------------------
+
+    def _on_route(self, exchange: Exchange) -> None:
+        plane, now = self._plane, self._plane.now()
+        request = wire.decode(_route, exchange.body)
+        principal = self._authenticate(exchange, request.api_key)
+        endpoint = plane.fleet.by_name.get(request.endpoint)
+        if endpoint is None or not principal.may_use(endpoint.id):
+            # The same words for both: a key for one endpoint is no way to list the others.
+            raise NotFoundError(f"there is no endpoint {request.endpoint[:128]!r} for this key")
+        cost = wire.check_cost(request.cost)
+        patience = request.replay_timeout
+        if patience is None:
+            patience = DEFAULT_REPLAY_TIMEOUT
+        if not 0.0 <= patience <= wire.MAX_REPLAY_TIMEOUT:
+            limit = f"must be from 0 to {wire.MAX_REPLAY_TIMEOUT:g} seconds"
+            raise InvalidMessageError({"replay_timeout": limit})
+        if not 0.0 <= request.wait <= MAX_WAIT:
+            raise InvalidMessageError({"wait": f"must be from 0 to {MAX_WAIT:g} seconds"})
+        index = request.request_idx or 0
+        if not 0 <= index < 2**53:
+            raise InvalidMessageError({"request_idx": "must be one that /route/ returned, or 0"})
+        answer = plane.router.route(endpoint.id, cost, index, patience, now, wait=request.wait)
+        if isinstance(answer, Assigned):
+            self._answer(exchange, answer, endpoint.name)
+            return
+        plane.wake()
+        if request.wait > 0:
+            self._hold(exchange, answer.request_idx, endpoint.id, now + request.wait)
+        else:
+            self._answer_held(exchange, answer.request_idx, endpoint.id)
+
+    def _answer(self, exchange: Exchange, answer: Assigned, endpoint: str) -> None:
+        worker = self._plane.fleet.workers[answer.worker_id]
+        claims = Claims(
+            worker_id=worker.id,
+            boot_id=worker.boot_id,
+            endpoint=endpoint,
+            request_idx=answer.request_idx,
+            reqnum=answer.reqnum,
+            cost=answer.cost,
+            expires_ms=int((self._plane.wall() + self._plane.ticket_lifetime) * 1000),
+        )
+        reply = wire.RouteReply(
+            endpoint=endpoint,
+            request_idx=answer.request_idx,
+            cost=answer.cost,
+            url=worker.url,
+            reqnum=answer.reqnum,
+            signature=self._plane.identity.signer.sign(worker.url),
+            ticket=mint(worker.token_bytes, claims),
+        )
+        exchange.respond(200, wire.encode(reply))
+
+    def _answer_held(self, exchange: Exchange, request_idx: int, endpoint_id: int) -> None:
+        fleet = self._plane.fleet
+        reply = wire.RouteReply(
+            endpoint=fleet.endpoints[endpoint_id].name,
+            request_idx=request_idx,
+            status=fleet.status_text(endpoint_id),
+        )
+        exchange.respond(200, wire.encode(reply))
+
+    def _hold(self, exchange: Exchange, index: int, endpoint_id: int, until: float) -> None:
+        replaced = self.waiting.pop(index, None)
+        if replaced is not None and not replaced[0].disconnected:
+            self._answer_held(replaced[0], index, endpoint_id)
+        exchange.context = endpoint_id
+        self.waiting[index] = (exchange, until)
+
+        def gone() -> None:
+            if index in self.waiting and self.waiting[index][0] is exchange:
+                del self.waiting[index]
+
+        exchange.on_disconnect = gone
+
+    def assigned(self, answer: Assigned) -> bool:
+        """The router found a worker for a held request: tell the client, if it is on the line."""
+        waiting = self.waiting.pop(answer.request_idx, None)
+        if waiting is None:
+            return False
+        endpoint = self._plane.fleet.endpoints[waiting[0].context]
+        self._answer(waiting[0], answer, endpoint.name)
+        return True
+
+    def tick(self, now: float) -> None:
+        """End the long polls whose time is up."""
+        for index, (exchange, until) in list(self.waiting.items()):
+            if now >= until or exchange.context not in self._plane.fleet.endpoints:
+                del self.waiting[index]
+                if exchange.context in self._plane.fleet.endpoints:
+                    self._answer_held(exchange, index, exchange.context)
+                else:
+                    exchange.respond(400, wire.error_body("the endpoint was deleted"))
+
+    # -- workers ---------------------------------------------------------------------------
+
+    def _on_status(self, exchange: Exchange) -> None:
+        report = wire.decode(_status, exchange.body)
+        problems = {
+            name: "must be a finite number, at least 0"
+            for name in ("cur_load", "rej_load", "cur_perf", "max_perf", "loadtime")
+            if not 0.0 <= getattr(report, name) <= wire.MAX_COST * 1e3
+        }
+        if not -wire.MAX_COST * 1e3 <= report.new_load <= wire.MAX_COST * 1e3:
+            problems["new_load"] = "must be a finite number"
+        if problems:
+            raise InvalidMessageError(problems)
+        self._worker(report.id, report.mtoken)
+        self._plane.on_report(report)
+        exchange.respond(200, wire.encode(wire.WorkerStatusReply(now=self._plane.wall())))
+
+    def _on_delete(self, exchange: Exchange) -> None:
+        message = wire.decode(_delete, exchange.body)
+        self._worker(message.worker_id, message.mtoken)
+        self._plane.on_finished(message)
+        exchange.respond(200, b'{"ok":true}')
+
+    def _worker(self, worker_id: int, token: str) -> None:
+        if not self._plane.fleet.is_worker(worker_id, token):
+            raise UnauthorizedError("unknown worker, or its mtoken is wrong: was it detached?")
+
+    def _on_pubkey(self, exchange: Exchange) -> None:
+        exchange.respond(
+            200, self._plane.identity.signer.public_pem, content_type=b"text/plain; charset=utf-8"
+        )
+
+    # -- people ----------------------------------------------------------------------------
+
+    def _on_health(self, exchange: Exchange) -> None:
+        exchange.respond(200, b'{"status":"ok"}')
+
+    def _on_metrics(self, exchange: Exchange) -> None:
+        exchange.respond(
+            200, self._plane.metrics(), content_type=b"text/plain; version=0.0.4; charset=utf-8"
+        )
+
+    def _on_workers(self, exchange: Exchange) -> None:
+        endpoint_id, _ = self._endpoint_of(exchange)
+        exchange.respond(200, wire.encode(self._plane.fleet.infos(endpoint_id)))
+
+    def _on_endpoint_logs(self, exchange: Exchange) -> None:
+        endpoint_id, tail = self._endpoint_of(exchange)
+        self._later(exchange, lambda: self._plane.journal.levels(endpoint_id, None, tail))
+
+    def _on_group_logs(self, exchange: Exchange) -> None:
+        endpoint_id, group_id, tail = self._group_of(exchange)
+        self._later(exchange, lambda: self._plane.journal.levels(endpoint_id, group_id, tail))
+
+    def _on_update(self, exchange: Exchange) -> None:
+        """Rolling updates come with the complete planner; until then the call says so."""
+        self._group_of(exchange)
+        body = wire.error_body("rolling updates are not available yet")
+        exchange.respond(501, body)
+
+    def _endpoint_of(self, exchange: Exchange) -> tuple[int, int]:
+        request = wire.decode(_by_id, exchange.body)
+        principal = self._authenticate(exchange, request.api_key)
+        if request.id is None:
+            raise InvalidMessageError({"id": "is required"})
+        if request.id not in self._plane.fleet.endpoints or not principal.may_use(request.id):
+            raise NotFoundError(f"there is no endpoint {request.id} for this key")
+        return request.id, _tail(request.tail)
+
+    def _group_of(self, exchange: Exchange) -> tuple[int, int, int]:
+        request = wire.decode(_by_id, exchange.body)
+        principal = self._authenticate(exchange, request.api_key)
+        group_id = request.workergroup_id if request.id is None else request.id
+        if group_id is None:
+            raise InvalidMessageError({"id": "is required"})
+        group = self._plane.fleet.groups.get(group_id)
+        if group is None or not principal.may_use(group.endpoint_id):
+            raise NotFoundError(f"there is no workergroup {group_id} for this key")
+        return group.endpoint_id, group_id, _tail(request.tail)
+
+    def _later(self, exchange: Exchange, make: Callable[[], Awaitable[Any]]) -> None:
+        async def answer() -> None:
+            try:
+                exchange.respond(200, wire.encode(await make()))
+            except Exception:
+                log.exception("a query failed", path=exchange.path)
+                if not exchange.started:
+                    exchange.respond(500, wire.error_body("internal error"))
+
+        task = asyncio.get_running_loop().create_task(answer())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- keys ------------------------------------------------------------------------------
+
+    def _authenticate(self, exchange: Exchange, in_body: str | None) -> Principal:
+        """The key comes as a bearer, in the body or in the query; each peer has its own habit."""
+        header = exchange.header(b"authorization")
+        candidates = [in_body]
+        if header is not None and header[:7].lower() == b"bearer ":
+            candidates.insert(0, header[7:].strip().decode("latin-1"))
+        if exchange.query:
+            candidates.append(parse_qs(exchange.query.decode("latin-1")).get("api_key", [""])[0])
+        for key in candidates:
+            if key:
+                principal = self._plane.keyring.authenticate(key)
+                if principal is not None:
+                    return principal
+        if not any(candidates):
+            raise UnauthorizedError("an API key is needed: send 'Authorization: Bearer <key>'")
+        raise UnauthorizedError("this API key is not known here")
+
+
+def _tail(tail: int | None) -> int:
+    if tail is None:
+        return 100
+    if not 0 < tail <= 10_000:
+        raise InvalidMessageError({"tail": "must be from 1 to 10000 lines"})
+    return tail

@@ -1,0 +1,78 @@
+"""The endpoint's log: what was decided and why, kept in the store.
+
+Lines are numbered by level as in the existing protocol, and each level holds those above it too:
+``info0`` decisions, ``info1`` also changes of workers' states, ``trace`` also what was asked of
+providers, ``debug`` everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Literal
+
+from stoker.logs import get_logger, redact
+from stoker.store import LogEntry, Store
+
+log = get_logger("journal")
+
+Level = Literal["info0", "info1", "trace", "debug"]
+LEVELS: tuple[Level, ...] = ("info0", "info1", "trace", "debug")
+
+MAX_PENDING = 10_000
+"""Lines kept in memory while the store cannot be written."""
+
+MAX_LINE = 500
+
+
+class Journal:
+    """Collects lines at once and writes them in batches."""
+
+    def __init__(self, store: Store, wall: Callable[[], float]) -> None:
+        self._store = store
+        self._wall = wall
+        self._pending: list[LogEntry] = []
+        self.lost = 0
+
+    def note(
+        self, endpoint_id: int, level: Level, text: str, *, group_id: int | None = None
+    ) -> None:
+        """Keep one line; never blocks, never fails."""
+        line = redact(text.replace("\n", " "))[:MAX_LINE]
+        log.info(line, endpoint_id=endpoint_id, level_of=level)
+        if len(self._pending) >= MAX_PENDING:
+            self._pending.pop(0)
+            self.lost += 1
+        self._pending.append(
+            LogEntry(
+                endpoint_id=endpoint_id,
+                workergroup_id=group_id,
+                level=level,
+                at=self._wall(),
+                text=line,
+            )
+        )
+
+    async def flush(self) -> None:
+        """Write what is pending; keep it when the store cannot be written just now."""
+        batch, self._pending = self._pending, []
+        try:
+            await self._store.append_logs(batch)
+        except Exception as error:
+            self._pending = (batch + self._pending)[-MAX_PENDING:]
+            log.warning("the endpoint logs cannot be written", error=str(error))
+
+    async def levels(self, endpoint_id: int, group_id: int | None, tail: int) -> dict[str, str]:
+        """The last `tail` lines of each level, oldest first, as the protocol wants them."""
+        await self.flush()
+        records = await self._store.read_log(endpoint_id, 10_000, workergroup_id=group_id)
+        answer: dict[str, str] = {}
+        for depth, level in enumerate(LEVELS):
+            shown = set(LEVELS[: depth + 1])
+            lines = [
+                f"{datetime.fromtimestamp(r.at, UTC):%Y-%m-%d %H:%M:%S.%f}"[:-3] + f" {r.text}"
+                for r in records
+                if r.level in shown
+            ]
+            answer[level] = "".join(f"{line}\n" for line in lines[-tail:])
+        return answer

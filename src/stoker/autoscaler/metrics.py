@@ -1,0 +1,72 @@
+"""The control plane's figures, gathered when they are asked for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from stoker.autoscaler.states import wire_name
+
+if TYPE_CHECKING:
+    from stoker.autoscaler.controlplane import ControlPlane
+
+
+def render(plane: ControlPlane) -> bytes:
+    """All figures in the Prometheus text format."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(plane))
+    return generate_latest(registry)
+
+
+class _Collector:
+    def __init__(self, plane: ControlPlane) -> None:
+        self._plane = plane
+
+    def collect(self) -> Iterator[Metric]:
+        """Each figure once; labels are names that the owner chose, and states."""
+        plane = self._plane
+        now = plane.now()
+        workers = GaugeMetricFamily(
+            "stoker_workers", "Workers by state", labels=["endpoint", "state"]
+        )
+        held = GaugeMetricFamily(
+            "stoker_requests_held", "Requests that wait for a worker", labels=["endpoint"]
+        )
+        held_load = GaugeMetricFamily(
+            "stoker_load_held", "Load that waits for a worker, load units", labels=["endpoint"]
+        )
+        booked = GaugeMetricFamily(
+            "stoker_load_booked", "Load sent to workers and not finished", labels=["endpoint"]
+        )
+        rate = GaugeMetricFamily(
+            "stoker_load_arrival_rate", "Load units per second, last minute", labels=["endpoint"]
+        )
+        for endpoint in plane.fleet.endpoints.values():
+            counts = Counter(wire_name(w.state) for w in plane.fleet.of_endpoint(endpoint.id))
+            for state, number in counts.items():
+                workers.add_metric([endpoint.name, state], number)
+            demand = plane.router.demand(endpoint.id, now)
+            held.add_metric([endpoint.name], demand.held_count)
+            held_load.add_metric([endpoint.name], demand.held_load)
+            booked.add_metric([endpoint.name], demand.booked_load)
+            rate.add_metric([endpoint.name], demand.arrival_rate)
+        seconds = CounterMetricFamily(
+            "stoker_worker_seconds", "Seconds of workers by state", labels=["endpoint", "state"]
+        )
+        for (name, state), value in plane.reconciler.worker_seconds.items():
+            seconds.add_metric([name, state], value)
+        actions = CounterMetricFamily(
+            "stoker_actions", "Actions of the planner carried out", labels=["endpoint", "kind"]
+        )
+        for (name, kind), count in plane.reconciler.actions.items():
+            actions.add_metric([name, kind], count)
+        requests = CounterMetricFamily(
+            "stoker_front_requests", "Hot calls answered", labels=["path", "status"]
+        )
+        for (path, status), count in plane.front_requests().items():
+            requests.add_metric([path, str(status)], count)
+        yield from (workers, held, held_load, booked, rate, seconds, actions, requests)

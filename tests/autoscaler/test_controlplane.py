@@ -1,0 +1,240 @@
+import asyncio
+
+from stoker.autoscaler.states import WorkerState
+from stoker.wire import EndpointParameters
+
+
+def states(house):
+    return sorted(worker.state.value for worker in house.plane.fleet.workers.values())
+
+
+async def test_an_idle_endpoint_that_may_have_no_worker_has_none(house):
+    await house.endpoint()
+    await house.settle()
+    assert house.shelf.asked == []
+
+
+async def test_a_held_request_creates_one_worker_however_often_we_look(house):
+    await house.endpoint()
+    await house.route()
+    await house.settle(rounds=8)
+    assert [verb for verb, _ in house.shelf.asked] == ["create"]
+
+
+async def test_the_row_of_a_worker_is_written_before_its_instance_is_asked_for(house):
+    await house.endpoint()
+    known = []
+
+    async def look(spec):
+        known.append([row.id for row in await house.store.list_workers()] == [spec.worker_id])
+
+    house.shelf.before_create = look
+    await house.route()
+    await house.settle()
+    assert known == [True]
+
+
+async def test_a_restart_finds_its_workers_again_and_creates_none(house):
+    await house.endpoint()
+    worker = await house.ready_worker()
+    await house.settle()
+    await house.reopen()
+    await house.settle()
+    assert [verb for verb, _ in house.shelf.asked] == ["create"]
+    again = house.plane.fleet.workers[worker.id]
+    assert again.token == worker.token
+    assert not again.available
+    await house.report(again)
+    assert again.available
+
+
+async def test_a_restart_while_the_instance_was_being_created_makes_no_second_one(house):
+    await house.endpoint()
+
+    async def never(_spec):
+        await asyncio.Event().wait()
+
+    house.shelf.before_create = never
+    await house.route()
+    await house.plane.step()
+    house.shelf.before_create = None
+    await house.reopen()
+    house.clock.seconds += 60.0
+    await house.settle()
+    assert house.shelf.instances == {}
+    assert await house.store.list_workers() == []
+
+
+async def test_an_instance_that_no_row_knows_is_destroyed(house):
+    await house.endpoint()
+    worker = await house.ready_worker()
+    await house.settle()
+    house.plane.fleet.workers.clear()
+    await house.store.delete_worker(worker.id)
+    await house.reopen()
+    await house.settle()
+    assert house.shelf.instances == {}
+
+
+async def test_a_provider_that_fails_is_not_asked_again_and_again(house):
+    record = await house.endpoint()
+    house.shelf.fail = "no machine is free"
+    await house.route()
+    await house.settle(rounds=10)
+    assert len(house.shelf.asked) == 1
+    assert "no machine is free" in (await house.log(record.id))["info1"]
+
+
+async def test_a_provider_that_cannot_be_listed_loses_no_worker(house):
+    await house.endpoint()
+    worker = await house.ready_worker()
+    house.shelf.fail = "list"
+    await house.settle()
+    assert worker.id in house.plane.fleet.workers
+    assert worker.available
+
+
+async def test_a_worker_that_falls_silent_leaves_the_rotation_and_returns_with_its_report(house):
+    await house.endpoint()
+    worker = await house.ready_worker()
+    house.clock.seconds += 13.5
+    await house.plane.step()
+    assert not worker.available
+    assert "url" not in await house.route()
+    await house.report(worker)
+    assert worker.available
+
+
+async def test_a_worker_that_reports_an_error_leaves_the_rotation(house):
+    record = await house.endpoint()
+    worker = await house.ready_worker()
+    await house.report(worker, error_msg="the model server is gone")
+    assert not worker.available
+    assert "the model server is gone" in (await house.log(record.id))["info1"]
+
+
+async def test_a_new_boot_forgets_what_was_sent_to_the_old_one(house):
+    await house.endpoint()
+    worker = await house.ready_worker()
+    await house.route(cost=500.0)
+    await house.report(worker, boot_id="another")
+    assert worker.available
+    # What is left is the request that is still held for its client.
+    assert house.plane.router.worker(worker.id).load == 10.0
+
+
+async def test_after_the_load_the_fleet_goes_back_to_zero(house):
+    await house.endpoint()
+    worker = await house.ready_worker()
+    await house.settle()
+    house.clock.seconds += 61.0  # the held request is forgotten and the endpoint is quiet
+    await house.report(worker)
+    await house.settle(rounds=8)
+    house.clock.seconds += 6.0
+    await house.report(worker)
+    await house.settle(rounds=8)
+    assert house.shelf.instances == {}
+    assert await house.store.list_workers() == []
+
+
+async def test_deleting_an_endpoint_destroys_its_workers_and_frees_its_name(house):
+    record = await house.endpoint()
+    await house.ready_worker()
+    await house.store.delete_endpoint(record.id)
+    await house.plane.changed()
+    house.clock.seconds += 61.0
+    await house.settle(rounds=8)
+    assert house.shelf.instances == {}
+    assert record.id not in house.plane.fleet.endpoints
+    await house.endpoint()
+
+
+async def test_a_worker_whose_workergroup_is_deleted_goes(house):
+    record = await house.endpoint()
+    worker = await house.ready_worker()
+    group = worker.record.workergroup_id
+    await house.store.delete_workergroup(group)
+    await house.plane.changed()
+    house.clock.seconds += 61.0
+    await house.settle(rounds=8)
+    assert house.shelf.instances == {}
+    assert "no workergroup left" in (await house.log(record.id))["info0"]
+
+
+async def test_an_attached_worker_serves_and_is_never_stopped(house):
+    await house.endpoint(backend=None)
+    environment = await house.plane.attach("llm")
+    worker = house.plane.fleet.workers[int(environment["CONTAINER_ID"])]
+    assert worker.token == environment["MASTER_TOKEN"]
+    await house.report(worker)
+    assert (await house.route())["url"] == worker.url
+    for _ in range(20):
+        house.clock.seconds += 10.0
+        await house.report(worker)
+        await house.settle(rounds=1)
+    assert worker.available
+
+
+async def test_a_detached_worker_drains_and_is_forgotten(house):
+    await house.endpoint(backend=None)
+    environment = await house.plane.attach("llm")
+    worker = house.plane.fleet.workers[int(environment["CONTAINER_ID"])]
+    await house.report(worker)
+    reply = await house.route()
+    await house.plane.detach(worker.id)
+    await house.settle()
+    assert worker.id in house.plane.fleet.workers
+    assert "url" not in await house.route()
+    message = {
+        "worker_id": worker.id,
+        "mtoken": worker.token,
+        "requests": [{"request_idx": reply["request_idx"]}],
+    }
+    await house.post("/delete_requests/", message, key=None)
+    await house.settle()
+    assert worker.id not in house.plane.fleet.workers
+    assert (await house.report(worker))[0] == 401
+
+
+async def test_an_attached_worker_that_was_stopped_by_its_owner_comes_back(house):
+    await house.endpoint(backend=None)
+    environment = await house.plane.attach("llm")
+    worker = house.plane.fleet.workers[int(environment["CONTAINER_ID"])]
+    await house.report(worker)
+    await house.report(worker, draining=True)
+    assert not worker.available
+    house.clock.seconds += 3600.0
+    await house.settle()
+    await house.report(worker, boot_id="the next day")
+    assert worker.available
+
+
+async def test_suspended_endpoints_keep_their_workers(house):
+    record = await house.endpoint()
+    worker = await house.ready_worker()
+    await house.store.update_endpoint(
+        record.id,
+        parameters=EndpointParameters(
+            min_load=0.0,
+            cold_workers=0,
+            max_workers=2,
+            inactivity_timeout=5.0,
+            endpoint_state="suspended",
+        ),
+    )
+    await house.plane.changed()
+    for _ in range(20):
+        house.clock.seconds += 10.0
+        await house.report(worker)
+        await house.settle(rounds=1)
+    assert states(house) == [WorkerState.READY.value]
+
+
+async def test_stopping_the_server_destroys_every_instance(house):
+    await house.endpoint()
+    await house.ready_worker()
+    hurry = asyncio.Event()
+    hurry.set()
+    await house.plane.stop_instances(hurry)
+    assert house.shelf.instances == {}
+    assert await house.store.list_workers() == []

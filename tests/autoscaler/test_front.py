@@ -1,0 +1,219 @@
+import asyncio
+
+import pytest
+
+from stoker.http import HttpServer
+from stoker.tickets import SignatureVerifier, TicketVerifier
+from stoker.wire import AuthData
+
+
+async def test_without_a_key_nothing_is_routed(house):
+    await house.endpoint()
+    status, body = await house.post("/route/", {"endpoint": "llm"}, key=None)
+    assert status == 401
+    assert "API key" in body["error"]
+
+
+async def test_an_unknown_key_is_refused_and_not_repeated(house):
+    await house.endpoint()
+    status, body = await house.post("/route/", {"endpoint": "llm"}, key="guess")
+    assert status == 401
+    assert "guess" not in str(body)
+
+
+@pytest.mark.parametrize("place", ["bearer", "body", "query"])
+async def test_the_key_may_come_in_each_of_three_places(house, place):
+    await house.endpoint()
+    key = "an account key of the tests"
+    body = {"endpoint": "llm"} | ({"api_key": key} if place == "body" else {})
+    query = f"?api_key={key.replace(' ', '+')}" if place == "query" else ""
+    status, _ = await house.post(f"/route/{query}", body, key=key if place == "bearer" else None)
+    assert status == 200
+
+
+async def test_an_unknown_endpoint_is_an_error_that_names_it(house):
+    status, body = await house.post("/route/", {"endpoint": "lmm"})
+    assert status == 400
+    assert "'lmm'" in body["error"]
+
+
+async def test_an_endpoints_own_key_opens_that_endpoint_alone(house):
+    mine, _ = await house.endpoint("mine"), await house.endpoint("other")
+    key = house.plane.endpoint_key(mine)
+    assert (await house.route("mine", key=key))["request_idx"] > 0
+    status, _ = await house.post("/route/", {"endpoint": "other"}, key=key)
+    assert status == 400
+
+
+@pytest.mark.parametrize(
+    ("raw", "field"),
+    [
+        (b'{"endpoint": "llm", "cost": -1}', "cost"),
+        (b'{"endpoint": "llm", "cost": 1e300}', "cost"),
+        (b'{"endpoint": "llm", "cost": 1e999}', "cost"),
+        (b'{"endpoint": "llm", "cost": NaN}', "body"),
+        (b'{"endpoint": "llm", "cost": "x"}', "cost"),
+        (b'{"endpoint": "llm", "replay_timeout": -1}', "replay_timeout"),
+        (b'{"endpoint": "llm", "wait": 1e9}', "wait"),
+        (b'{"endpoint": "llm", "request_idx": -4}', "request_idx"),
+        (b'{"cost": 1}', "endpoint"),
+        (b'{"endpoint": 3}', "endpoint"),
+        (b"{", "body"),
+        (b"\xff", "body"),
+    ],
+)
+async def test_a_bad_field_is_named(house, raw, field):
+    await house.endpoint()
+    status, body = await house.post("/route/", None, raw=raw)
+    assert status == 400
+    assert field in body["fields"]
+
+
+async def test_a_wrong_method_is_told_the_right_one(house):
+    status, body = await house.post("/route/", None, method="GET", raw=b"")
+    assert status == 405
+    assert "POST" in body["error"]
+
+
+@pytest.mark.parametrize("path", ["/pubkey", "/pubkey/"])
+async def test_the_public_key_is_served_as_pem(house, path):
+    status, body = await house.post(path, None, method="GET", key=None, raw=b"")
+    assert status == 200
+    SignatureVerifier(body)
+
+
+async def test_without_a_worker_the_client_is_told_what_is_coming(house):
+    await house.endpoint()
+    reply = await house.route()
+    assert "url" not in reply
+    assert reply["request_idx"] > 0
+    assert reply["status"] == "no workers yet"
+
+
+async def test_a_poll_gets_the_worker_once_it_is_ready(house):
+    await house.endpoint()
+    held = await house.route()
+    await house.settle()
+    worker = next(iter(house.plane.fleet.workers.values()))
+    await house.report(worker)
+    reply = await house.route(request_idx=held["request_idx"])
+    assert reply["url"] == worker.url
+    assert reply["request_idx"] == held["request_idx"]
+
+
+async def test_a_client_on_the_line_is_told_at_once(house):
+    await house.endpoint()
+    waiting = asyncio.create_task(house.route(wait=20.0))
+    await house.on_the_line()
+    await house.settle()
+    worker = next(iter(house.plane.fleet.workers.values()))
+    await house.report(worker)
+    assert (await waiting)["url"] == worker.url
+
+
+async def test_a_long_poll_ends_when_its_time_is_up(house):
+    await house.endpoint(backend=None)
+    waiting = asyncio.create_task(house.route(wait=2.0))
+    await house.on_the_line()
+    house.clock.seconds += 2.1
+    await house.plane.step()
+    assert "url" not in await waiting
+
+
+async def test_the_ticket_is_good_for_that_worker(house):
+    await house.endpoint()
+    worker = await house.ready_worker()
+    auth = AuthData(**await house.route())
+    TicketVerifier(worker.token.encode(), worker.id, "boot").verify(auth, house.clock.wall())
+
+
+async def test_the_signature_is_good_for_workers_of_the_existing_protocol(house):
+    await house.endpoint()
+    await house.ready_worker()
+    reply = await house.route()
+    SignatureVerifier(house.identity.signer.public_pem).verify(reply["url"], reply["signature"])
+
+
+async def test_a_report_with_a_wrong_token_is_refused(house):
+    await house.endpoint()
+    worker = await house.ready_worker()
+    status, _ = await house.report(worker, mtoken="wrong", max_perf=1e6)
+    assert status == 401
+    assert worker.perf == 100.0
+
+
+async def test_a_report_of_an_unknown_worker_is_refused(house):
+    status, _ = await house.post("/worker_status/", {"id": 99, "mtoken": "x"}, key=None)
+    assert status == 401
+
+
+@pytest.mark.parametrize("name", ["cur_load", "max_perf", "loadtime"])
+async def test_a_figure_that_cannot_be_is_refused(house, name):
+    await house.endpoint()
+    worker = await house.ready_worker()
+    status, body = await house.report(worker, **{name: -1.0})
+    assert status == 400
+    assert name in body["fields"]
+
+
+async def test_a_finished_request_frees_its_load(house):
+    record = await house.endpoint()
+    worker = await house.ready_worker()
+    reply = await house.route(cost=50.0)
+    before = house.plane.router.worker(worker.id).load
+    message = {
+        "worker_id": worker.id,
+        "mtoken": worker.token,
+        "requests": [{"request_idx": reply["request_idx"], "success": True, "status": "Success"}],
+    }
+    status, _ = await house.post("/delete_requests/", message, key=None)
+    assert status == 200
+    assert house.plane.router.worker(worker.id).load == before - 50.0
+    assert record.id in house.plane.fleet.endpoints
+
+
+async def test_workers_are_listed_as_the_protocol_has_them(house):
+    record = await house.endpoint()
+    worker = await house.ready_worker()
+    status, body = await house.post(
+        "/get_endpoint_workers/",
+        {"id": record.id, "api_key": "an account key of the tests"},
+        key=None,
+    )
+    assert status == 200
+    assert [(w["id"], w["status"], w["measured_perf"]) for w in body] == [
+        (worker.id, "idle", 100.0)
+    ]
+
+
+async def test_the_log_has_a_line_for_each_decision(house):
+    record = await house.endpoint()
+    worker = await house.ready_worker()
+    _, body = await house.post("/get_endpoint_logs/", {"id": record.id, "tail": 50})
+    assert f"create worker {worker.id}" in body["info0"]
+    assert "-> idle" in body["info1"]
+    assert "-> idle" not in body["info0"]
+
+
+async def test_metrics_count_workers_by_state(house):
+    await house.endpoint()
+    await house.ready_worker()
+    _, body = await house.post("/metrics", None, method="GET", key=None, raw=b"")
+    assert b'stoker_workers{endpoint="llm",state="idle"} 1.0' in body
+
+
+async def test_other_paths_go_to_the_console(house):
+    console = HttpServer(
+        lambda exchange: exchange.respond(200, b'{"path": "%s"}' % exchange.target)
+    )
+    await console.listen_unix(str(house.directory / "console.sock"))
+    status, body = await house.post("/api/v0/endptjobs/?x=1", {})
+    await console.drain(0.0)
+    assert (status, body["path"]) == (200, "/api/v0/endptjobs/?x=1")
+
+
+async def test_a_console_that_is_down_is_a_bad_gateway_and_routing_goes_on(house):
+    await house.endpoint()
+    status, _ = await house.post("/api/v0/endptjobs/", {})
+    assert status == 502
+    assert (await house.route())["request_idx"] > 0
