@@ -1,0 +1,291 @@
+"""The whole server in one process: control plane, front door and console app.
+
+The console app listens on a socket file inside a private directory; the front door, which has the
+one port that the world sees, relays to it what is not a hot call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import shutil
+import ssl
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import uvicorn
+
+from stoker.autoscaler.controlplane import ControlPlane
+from stoker.autoscaler.front import FrontDoor
+from stoker.autoscaler.identity import Identity, hash_key, new_api_key
+from stoker.backends import get as get_backend
+from stoker.console.app import create_app
+from stoker.errors import ConfigError, StokerError
+from stoker.http import HttpServer, Limits, Origin, UpstreamPool
+from stoker.logs import get_logger
+from stoker.providers import LocalProvider, Provider
+from stoker.store import EndpointRecord, Store
+from stoker.wire import EndpointParameters
+
+log = get_logger("server")
+
+FRONT_LIMITS = Limits(max_body_bytes=4 * 2**20)
+"""A report of a worker with 100,000 requests working is below 2 MiB."""
+
+MIN_KEY_LENGTH = 16
+
+
+class LocalOptions(Protocol):
+    """How instances on this machine are run."""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether there shall be any."""
+        ...
+
+    @property
+    def max_instances(self) -> int | None:
+        """None: one for each processor core."""
+        ...
+
+    @property
+    def owner_timeout(self) -> float:
+        """Seconds without a control plane after which they stop by themselves."""
+        ...
+
+
+class _QuietUvicorn(uvicorn.Server):
+    """Leaves the signals to the process that it is a part of."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Server:
+    """A running control plane; make it with `start`."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.new_api_key: str | None = None
+        self.state_directory = Path()
+        self.plane: ControlPlane
+        self._store: Store
+        self._front: HttpServer
+        self._pool: UpstreamPool
+        self._uvicorn: _QuietUvicorn
+        self._uvicorn_task: asyncio.Task[None]
+        self._cleanup = contextlib.ExitStack()
+        self._stopped = False
+
+    @classmethod
+    async def start(
+        cls,
+        state_directory: Path,
+        *,
+        host: str,
+        port: int,
+        local: LocalOptions,
+        public_url: str | None = None,
+        certificate: str | None = None,
+        certificate_key: str | None = None,
+        api_key: str | None = None,
+    ) -> Server:
+        """Bring everything up.
+
+        Args:
+            state_directory: made when missing, private to its owner; one server at a time.
+            host: address to listen on.
+            port: 0 for a free one.
+            local: how instances on this machine are run.
+            public_url: under which workers reach us; default: host and port.
+            certificate: PEM file; serves HTTPS together with `certificate_key`.
+            certificate_key: PEM file.
+            api_key: an account key to accept; without one, the first start makes one.
+
+        Raises:
+            ConfigError: a setting cannot work; it is named.
+            StokerError: the state is in use, or the port is taken.
+        """
+        self = cls()
+        self.state_directory = state_directory
+        try:
+            await self._start(host, port, local, public_url, certificate, certificate_key, api_key)
+        except BaseException:
+            self._cleanup.close()
+            raise
+        return self
+
+    async def _start(
+        self,
+        host: str,
+        port: int,
+        local: LocalOptions,
+        public_url: str | None,
+        certificate: str | None,
+        certificate_key: str | None,
+        api_key: str | None,
+    ) -> None:
+        state = self.state_directory
+        tls = _tls(certificate, certificate_key)
+        try:
+            state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise ConfigError("state", f"{state}: {error.strerror}") from None
+        lock = self._lock(state / "lock")
+        identity = Identity.open(state)
+        self._store = await Store.open(state / "stoker.db")
+        await self._take_api_key(api_key)
+
+        socket_directory = Path(tempfile.mkdtemp(prefix="stoker-"))
+        self._cleanup.callback(shutil.rmtree, socket_directory, ignore_errors=True)
+        socket_path = socket_directory / "console.sock"
+        self._pool = UpstreamPool(Origin.unix(str(socket_path)))
+
+        door: FrontDoor | None = None
+
+        def handle(exchange: Any) -> None:
+            assert door is not None
+            door(exchange)
+
+        self._front = HttpServer(handle, FRONT_LIMITS)
+        providers: dict[str, Provider] = {}
+        if local.enabled:
+            providers["local"] = LocalProvider(
+                state / "instances",
+                max_instances=local.max_instances or os.cpu_count() or 1,
+                owner_lock=lock,
+                owner_timeout=local.owner_timeout,
+            )
+        # The port is bound before anything is started that must be told its number, and answers
+        # only once `door` is set below: nothing awaits in between but the console's own start.
+        scheme = "https" if tls else "http"
+        try:
+            bound = await self._front.listen(host, port, ssl=tls)
+        except OSError as error:
+            raise StokerError(
+                f"cannot listen on {host}:{port}: {error.strerror or error}; "
+                "choose another with --port"
+            ) from None
+        shown = f"[{host}]" if ":" in host else host
+        if host in ("0.0.0.0", "::"):  # noqa: S104
+            shown = "127.0.0.1"
+        self.url = f"{scheme}://{shown}:{bound}"
+        self.plane = ControlPlane(
+            self._store, identity, providers, report_addr=public_url or self.url
+        )
+        door = FrontDoor(self.plane, self._pool)
+        self.plane.on_assigned = door.assigned
+        self.plane.on_tick = door.tick
+        self.plane.front_requests = lambda: door.requests
+        app = create_app(self._store, self.plane, state_directory=state)
+        self._uvicorn = _QuietUvicorn(
+            uvicorn.Config(
+                app, uds=str(socket_path), log_config=None, lifespan="off", access_log=False
+            )
+        )
+        self._uvicorn_task = asyncio.get_running_loop().create_task(self._uvicorn.serve())
+        await self.plane.start()
+
+    def _lock(self, path: Path) -> Path:
+        """Held while we live, so that a second server refuses and instances know their owner."""
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._cleanup.callback(os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StokerError(
+                f"another server uses {path.parent}: stop it, or choose another --state"
+            ) from None
+        return path
+
+    async def _take_api_key(self, given: str | None) -> None:
+        if given is not None:
+            if len(given) < MIN_KEY_LENGTH:
+                raise ConfigError(
+                    "STOKER_API_KEY", f"must have at least {MIN_KEY_LENGTH} characters"
+                )
+            await self._store.add_api_key(hash_key(given), "from the environment")
+        elif not await self._store.list_api_keys():
+            self.new_api_key = new_api_key()
+            await self._store.add_api_key(hash_key(self.new_api_key), "made at the first start")
+
+    async def declare(
+        self, name: str, parameters: dict[str, Any], groups: Sequence[dict[str, Any]]
+    ) -> None:
+        """Make an endpoint what a settings file says; what is not said there stays as it is.
+
+        Workergroups that the endpoint has already (the same backend and options) are kept.
+
+        Raises:
+            ConfigError: an unknown backend or option; it is named.
+        """
+        parsed = []
+        for number, group in enumerate(groups):
+            where = f"endpoint {name}: workergroup[{number}]"
+            try:
+                get_backend(group["backend"]).parse(group["options"], where=f"{where}.options")
+            except ConfigError as error:
+                if error.field == "backend":
+                    raise ConfigError(f"{where}.backend", str(error).partition(": ")[2]) from None
+                raise
+            parsed.append({"template_hash": group["backend"], **group})
+        record: EndpointRecord | None = await self._store.find_endpoint(name)
+        if record is None:
+            record = await self._store.create_endpoint(name, EndpointParameters(**parameters))
+        else:
+            merged = {
+                field: getattr(record.parameters, field)
+                for field in EndpointParameters.__struct_fields__
+            }
+            await self._store.update_endpoint(
+                record.id, parameters=EndpointParameters(**(merged | parameters))
+            )
+        present = [g for g in await self._store.list_workergroups() if g.endpoint_id == record.id]
+        for group in parsed:
+            if not any(
+                g.backend == group["backend"] and g.options == group["options"] for g in present
+            ):
+                await self._store.create_workergroup(record.id, **group)
+        await self.plane.changed()
+
+    async def stop(self, *, keep_instances: bool, hurry: asyncio.Event) -> None:
+        """Stop serving.
+
+        Args:
+            keep_instances: leave workers running; the next server finds them again.
+            hurry: when set, drains are cut short.
+        """
+        if self._stopped:
+            return
+        self._stopped = True
+        if not keep_instances:
+            await self.plane.stop_instances(hurry)
+        await self.plane.close()
+        await self._front.drain(2.0)
+        self._uvicorn.should_exit = True
+        await self._uvicorn_task
+        await self._pool.close()
+        for provider in self.plane.providers.values():
+            await provider.close()
+        await self._store.close()
+        self._cleanup.close()
+
+
+def _tls(certificate: str | None, key: str | None) -> ssl.SSLContext | None:
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        missing = "certificate" if certificate is None else "certificate_key"
+        raise ConfigError(f"server.{missing}", "HTTPS needs both certificate and certificate_key")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError("server.certificate", f"cannot be used: {error}") from None
+    return context
