@@ -1,0 +1,161 @@
+"""Every command, thin: parse, call, print. Work is imported when its command is called."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stoker import __version__
+from stoker.cli import endpoints, output
+from stoker.errors import StokerError
+
+app = typer.Typer(
+    name="stoker",
+    help="Serve any model on GPUs that come and go.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(endpoints.endpoint_app, name="endpoint")
+app.command("workers")(endpoints.workers)
+app.command("logs")(endpoints.logs)
+app.command("request")(endpoints.request)
+app.command("attach")(endpoints.attach)
+app.command("detach")(endpoints.detach)
+
+LogLevel = Annotated[str, typer.Option(help="debug, info, warning or error.")]
+
+
+def _version(show: bool) -> None:
+    if show:
+        output.out.print(f"stoker {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version_asked: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_version, is_eager=True),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def up(
+    settings: Annotated[
+        Path | None, typer.Argument(help="Settings file; default: ./stoker.toml if it is there.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)
+    ] = None,
+    state: Annotated[Path | None, typer.Option(help="Directory for state.")] = None,
+    keep_instances: Annotated[
+        bool, typer.Option(help="Leave workers running when the server stops.")
+    ] = False,
+    stop_on_stdin_eof: Annotated[
+        bool, typer.Option(help="Stop when standard input is closed.", hidden=True)
+    ] = False,
+    log_level: LogLevel = "warning",
+) -> None:
+    """Run the control plane: routes requests, starts and stops workers.
+
+    The first start makes an API key and prints it; with STOKER_API_KEY set, that one is taken.
+    """
+    try:
+        from stoker.cli import up as command
+        from stoker.cli.settings import load
+    except ModuleNotFoundError as error:
+        output.fail(f"{error.name} is missing: pip install 'stoker[server]'")
+    default = Path("stoker.toml")
+    loaded = load(settings or (default if default.exists() else None))
+    raise typer.Exit(
+        command.run(
+            loaded,
+            state=state,
+            host=host,
+            port=port,
+            keep_instances=keep_instances,
+            stop_on_stdin_eof=stop_on_stdin_eof,
+            log_level=log_level,
+        )
+    )
+
+
+@app.command()
+def demo(
+    keep: Annotated[
+        bool, typer.Option(help="Keep the demo's directory (logs, database) for a look.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Show the main job on a real language model: from zero workers to two, and back to zero."""
+    try:
+        from stoker.cli.demo import run
+    except ModuleNotFoundError as error:
+        output.fail(f"{error.name} is missing: pip install 'stoker[server,demo]'")
+    raise typer.Exit(run(keep=keep, as_json=as_json))
+
+
+@app.command()
+def launch(
+    directory: Annotated[
+        Path | None, typer.Argument(help="Instance directory; it keeps state and logs.")
+    ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(help="Make the instance for this backend from the environment's identity."),
+    ] = None,
+    options: Annotated[str, typer.Option(help="Options of the backend, as a JSON object.")] = "{}",
+    log_level: LogLevel = "info",
+) -> None:
+    """Bring an instance up and keep it up: model server and worker, until SIGTERM.
+
+    With --backend the identity comes from the environment that `stoker attach` prints.
+    """
+    from stoker.cli.instance import run_launcher
+
+    raise typer.Exit(run_launcher(directory, backend, options, log_level))
+
+
+@app.command()
+def worker(
+    file: Annotated[Path | None, typer.Argument(help="A worker.py.")] = None,
+    backend: Annotated[str | None, typer.Option(help="Run the worker of this backend.")] = None,
+    options: Annotated[str, typer.Option(help="Options of the backend, as a JSON object.")] = "{}",
+) -> None:
+    """Run a worker beside a model server that is running already."""
+    from stoker.cli.instance import run_worker
+
+    raise typer.Exit(run_worker(file, backend, options))
+
+
+@app.command()
+def backends(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the kinds of model server that Stoker knows."""
+    from stoker.backends import get, names
+
+    known = [get(name) for name in names()]
+    if as_json:
+        output.print_json([{"name": b.name, "description": b.description} for b in known])
+    else:
+        rows = [(b.name, b.description) for b in known]
+        output.print_table(["name", "description"], rows, empty="none")
+
+
+def main() -> None:
+    """Entry point of the command `stoker`."""
+    try:
+        app()
+    except StokerError as error:
+        output.err.print(f"[bold red]error:[/] {output.escape(str(error))}", soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

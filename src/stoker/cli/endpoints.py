@@ -1,0 +1,301 @@
+"""Commands that ask a running control plane: endpoints, workers, logs, requests."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import msgspec
+import typer
+
+from stoker.cli import output
+from stoker.errors import ConfigError
+from stoker.wire import EndpointParameters
+
+if TYPE_CHECKING:
+    from stoker.client import Client
+
+T = TypeVar("T")
+
+DEFAULT_URL = "http://127.0.0.1:8700"
+
+endpoint_app = typer.Typer(
+    no_args_is_help=True, help="Create, list, show, update, delete endpoints."
+)
+
+Url = Annotated[str, typer.Option(envvar="STOKER_URL", help="The control plane's address.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Name = Annotated[str, typer.Argument(help="Name or id of the endpoint.")]
+MinLoad = Annotated[float | None, typer.Option(help="Floor of active capacity, load/s.")]
+MinColdLoad = Annotated[float | None, typer.Option(help="Floor of total capacity, load/s.")]
+TargetUtil = Annotated[float | None, typer.Option(help="Load / this = active capacity; 0 to 1.")]
+ColdMult = Annotated[float | None, typer.Option(help="Total capacity = active load x this.")]
+ColdWorkers = Annotated[int | None, typer.Option(help="Workers that always have the model.")]
+MaxWorkers = Annotated[int | None, typer.Option(help="Hard cap on workers.")]
+MaxQueueTime = Annotated[float | None, typer.Option(help="Longest wait at a worker, seconds.")]
+TargetQueueTime = Annotated[
+    float | None, typer.Option(help="Wait above which it scales up hard, seconds.")
+]
+InactivityTimeout = Annotated[
+    float | None, typer.Option(help="Idle seconds before zero workers; negative: never.")
+]
+
+
+def _call(url: str, work: Callable[[Client], Awaitable[T]]) -> T:
+    """Run one conversation with the control plane."""
+    try:
+        from stoker.client import Client
+    except ModuleNotFoundError:
+        output.fail("httpx is missing: pip install 'stoker[server]'")
+    key = os.environ.get("STOKER_API_KEY", "")
+    if not key:
+        raise ConfigError("STOKER_API_KEY", "is not set; `stoker up` printed it at its first start")
+
+    async def talk() -> T:
+        async with Client(url, key) as client:
+            return await work(client)
+
+    return asyncio.run(talk())
+
+
+@endpoint_app.command("create")
+def create(
+    name: Annotated[str, typer.Argument(help="Name of the endpoint.")],
+    backend: Annotated[
+        str | None, typer.Option(help="Also make a workergroup that runs this backend.")
+    ] = None,
+    options: Annotated[str, typer.Option(help="Options of the backend, as JSON.")] = "{}",
+    url: Url = DEFAULT_URL,
+    min_load: MinLoad = None,
+    min_cold_load: MinColdLoad = None,
+    target_util: TargetUtil = None,
+    cold_mult: ColdMult = None,
+    cold_workers: ColdWorkers = None,
+    max_workers: MaxWorkers = None,
+    max_queue_time: MaxQueueTime = None,
+    target_queue_time: TargetQueueTime = None,
+    inactivity_timeout: InactivityTimeout = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create an endpoint; what is not given has the protocol's default."""
+    given = _parameters(locals())
+    try:
+        parsed = msgspec.json.decode(options, type=dict[str, Any])
+    except msgspec.MsgspecError as error:
+        raise ConfigError("--options", f"must be a JSON object: {error}") from None
+
+    async def work(client: Client) -> dict[str, Any]:
+        endpoint_id = await client.create_endpoint(name, **given)
+        made: dict[str, Any] = {"id": endpoint_id}
+        if backend is not None:
+            try:
+                made["workergroup_id"] = await client.create_workergroup(
+                    endpoint_id=endpoint_id, template_hash=backend, options=parsed
+                )
+            except BaseException:
+                await client.delete_endpoint(endpoint_id)  # both, or none
+                raise
+        return made
+
+    made = _call(url, work)
+    if as_json:
+        output.print_json(made)
+    else:
+        group = f" with workergroup {made['workergroup_id']}" if backend else ""
+        output.out.print(f"endpoint {output.escape(name)} is {made['id']}{group}")
+
+
+@endpoint_app.command("list")
+def list_endpoints(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """List endpoints."""
+    records = _call(url, lambda client: client.endpoints())
+    if as_json:
+        output.print_json(records)
+        return
+    columns = ["id", "endpoint_name", "endpoint_state", "min_load", "cold_workers", "max_workers"]
+    rows = [[record.get(column) for column in columns] for record in records]
+    output.print_table(
+        columns, rows, empty="there is no endpoint; make one: stoker endpoint create"
+    )
+
+
+@endpoint_app.command("show")
+def show(name: Name, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """Show an endpoint with its workergroups."""
+
+    async def work(client: Client) -> dict[str, Any]:
+        record = await client.endpoint(name)
+        groups = [g for g in await client.workergroups() if g["endpoint_id"] == record["id"]]
+        return record | {"workergroups": groups}
+
+    record = _call(url, work)
+    if as_json:
+        output.print_json(record)
+        return
+    hidden = {"api_key", "workergroups"}
+    rows = [(key, value) for key, value in record.items() if key not in hidden]
+    rows += [(f"workergroup {g['id']}", g["template_hash"]) for g in record["workergroups"]]
+    output.print_table(["field", "value"], rows, empty="")
+
+
+@endpoint_app.command("update")
+def update(
+    name: Name,
+    url: Url = DEFAULT_URL,
+    min_load: MinLoad = None,
+    min_cold_load: MinColdLoad = None,
+    target_util: TargetUtil = None,
+    cold_mult: ColdMult = None,
+    cold_workers: ColdWorkers = None,
+    max_workers: MaxWorkers = None,
+    max_queue_time: MaxQueueTime = None,
+    target_queue_time: TargetQueueTime = None,
+    inactivity_timeout: InactivityTimeout = None,
+    endpoint_state: Annotated[
+        str | None, typer.Option("--state", help="active, suspended or stopped.")
+    ] = None,
+) -> None:
+    """Change an endpoint; what is not given stays as it is."""
+    changes = _parameters(locals())
+    if not changes:
+        raise ConfigError("", "nothing to change: name at least one parameter")
+
+    async def work(client: Client) -> None:
+        record = await client.endpoint(name)
+        await client.update_endpoint(record["id"], **changes)
+
+    _call(url, work)
+    output.out.print(f"endpoint {output.escape(name)} is updated")
+
+
+@endpoint_app.command("delete")
+def delete(name: Name, url: Url = DEFAULT_URL) -> None:
+    """Delete an endpoint; its workers are drained and destroyed."""
+
+    async def work(client: Client) -> None:
+        record = await client.endpoint(name)
+        await client.delete_endpoint(record["id"])
+
+    _call(url, work)
+    output.out.print(f"endpoint {output.escape(name)} is deleted; its workers are drained")
+
+
+def workers(name: Name, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """List the workers of an endpoint."""
+
+    async def work(client: Client) -> list[dict[str, Any]]:
+        record = await client.endpoint(name)
+        return await client.workers(record["id"])
+
+    records = _call(url, work)
+    if as_json:
+        output.print_json(records)
+        return
+    columns = ["id", "status", "provider", "measured_perf", "cur_load", "reqs_working", "url"]
+    columns.append("error_msg")
+    rows = [[record.get(column) for column in columns] for record in records]
+    output.print_table(columns, rows, empty="no workers")
+
+
+def logs(
+    name: Name,
+    url: Url = DEFAULT_URL,
+    tail: Annotated[int, typer.Option(help="Lines.", min=1, max=10_000)] = 100,
+    level: Annotated[
+        str, typer.Option(help="info0 decisions, info1 also workers' states, trace, debug.")
+    ] = "info1",
+    as_json: AsJson = False,
+) -> None:
+    """Show what was decided about an endpoint, and why."""
+
+    async def work(client: Client) -> dict[str, str]:
+        record = await client.endpoint(name)
+        return await client.logs(record["id"], tail=tail)
+
+    texts = _call(url, work)
+    if as_json:
+        output.print_json(texts)
+        return
+    if level not in texts:
+        raise ConfigError("--level", f"must be one of {', '.join(texts)}")
+    sys.stdout.write(texts[level])
+
+
+def request(
+    name: Name,
+    route: Annotated[str, typer.Argument(help="Path at the model server.")],
+    payload: Annotated[str, typer.Argument(help="JSON; - reads it from standard input.")],
+    url: Url = DEFAULT_URL,
+    cost: Annotated[float, typer.Option(help="Load of the request, load units.")] = 100.0,
+    timeout: Annotated[float, typer.Option(help="Seconds for all of it.")] = 600.0,
+) -> None:
+    """Send one request through the router and print the answer as it comes."""
+    text = sys.stdin.read() if payload == "-" else payload
+    try:
+        body = msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise ConfigError("PAYLOAD", f"is not valid JSON: {error}") from None
+
+    async def work(client: Client) -> int:
+        with output.err.status("asking for a worker") as spinner:
+            answer = client.stream(
+                name,
+                route,
+                body,
+                cost=cost,
+                timeout=timeout,
+                on_status=lambda status: spinner.update(f"waiting: {output.escape(status)}"),
+            )
+            response = await answer.__aenter__()
+        try:
+            async for chunk in response:
+                sys.stdout.buffer.write(chunk)
+                sys.stdout.buffer.flush()
+        finally:
+            await answer.__aexit__(None, None, None)
+        sys.stdout.write("\n")
+        return int(response.status)
+
+    status = _call(url, work)
+    if status >= 400:
+        raise typer.Exit(1)
+
+
+def attach(
+    name: Name,
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Make an identity for a worker on a machine of your own, and print its environment.
+
+    The output holds the worker's secret. Set WORKER_PORT and PUBLIC_IPADDR to what clients reach.
+    """
+
+    async def work(client: Client) -> dict[str, str]:
+        record = await client.endpoint(name)
+        return await client.attach(record["endpoint_name"])
+
+    environment = _call(url, work)
+    if as_json:
+        output.print_json(environment)
+        return
+    for variable, value in environment.items():
+        sys.stdout.write(f"export {variable}={shlex.quote(value)}\n")
+
+
+def detach(
+    worker_id: Annotated[int, typer.Argument(help="CONTAINER_ID of the worker.")],
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Drain an attached worker and forget it; its process is yours to stop."""
+    _call(url, lambda client: client.detach(worker_id))
+    output.out.print(f"worker {worker_id} gets no more requests and is forgotten once it is empty")
+
+
+def _parameters(given: dict[str, Any]) -> dict[str, Any]:
+    names = EndpointParameters.__struct_fields__
+    return {name: given[name] for name in names if given.get(name) is not None}

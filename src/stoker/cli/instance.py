@@ -1,0 +1,57 @@
+"""`stoker launch` and `stoker worker`: one instance, or its worker alone."""
+
+from __future__ import annotations
+
+import os
+import runpy
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from stoker import logs
+from stoker.cli import output
+from stoker.errors import ConfigError
+
+
+def run_launcher(directory: Path | None, backend: str | None, options: str, log_level: str) -> int:
+    """Run the launcher on a directory; with `backend`, write its manifest first."""
+    from stoker.launcher import main, manifest_from_environ, write_manifest
+
+    if directory is None and backend is None:
+        raise ConfigError("DIRECTORY", "name an instance directory, or a --backend")
+    if backend is not None:
+        manifest = manifest_from_environ(os.environ, backend, _options(options))
+        directory = (directory or Path("stoker-instance")).absolute()
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_manifest(directory, manifest)
+    assert directory is not None
+    # The manifest has it now; the launcher gives it to the worker alone.
+    os.environ.pop("MASTER_TOKEN", None)
+    os.environ.setdefault("STOKER_LOG_LEVEL", log_level)
+    return main([str(directory)])
+
+
+def run_worker(file: Path | None, backend: str | None, options: str) -> int:
+    """Run a worker in this process: a worker.py, or that of a backend."""
+    logs.configure(level=os.environ.get("STOKER_LOG_LEVEL", "info"))
+    if (file is None) == (backend is None):
+        raise ConfigError("FILE", "name a worker.py, or a --backend: one of the two")
+    if file is not None:
+        if not file.is_file():
+            raise ConfigError(str(file), "there is no such file")
+        runpy.run_path(str(file), run_name="__main__")
+        return 0
+    assert backend is not None
+    from stoker.backends.__main__ import main
+
+    os.environ["STOKER_BACKEND_OPTIONS"] = msgspec.json.encode(_options(options)).decode()
+    return main([backend])
+
+
+def _options(text: str) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.MsgspecError as error:
+        output.err.print("[dim]example: --options '{\"parallel\": 4}'[/]")
+        raise ConfigError("--options", f"must be a JSON object: {error}") from None

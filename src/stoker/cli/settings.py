@@ -1,0 +1,130 @@
+"""``stoker.toml``: what `stoker up` runs.
+
+[server]
+port = 8700
+
+[provider.local]
+max_instances = 4
+
+[[endpoint]]
+name = "chat"
+max_workers = 2
+cold_workers = 0
+
+[[endpoint.workergroup]]
+backend = "llamacpp"
+options = { parallel = 4 }
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from stoker.config import convert, load_toml
+from stoker.errors import ConfigError
+from stoker.wire import EndpointParameters
+
+DEFAULT_PORT = 8700
+
+
+def default_state_directory() -> Path:
+    """Where the control plane keeps its state, after the XDG base directory specification."""
+    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(base).expanduser() / "stoker"
+
+
+class ServerSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Where the control plane listens and keeps its state."""
+
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    state: str | None = None
+    """A directory; relative to the file that names it."""
+    public_url: str | None = None
+    """Under which workers reach the control plane, where it differs from host and port."""
+    certificate: str | None = None
+    """PEM file of the certificate chain; with `certificate_key`, serves HTTPS."""
+    certificate_key: str | None = None
+
+
+class LocalSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Instances on this machine."""
+
+    enabled: bool = True
+    max_instances: int | None = None
+    """Default: one for each processor core."""
+    owner_timeout: float = 300.0
+    """Seconds after which instances stop by themselves when the control plane does not return."""
+
+
+class ProviderSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Where instances come from."""
+
+    local: LocalSettings = LocalSettings()
+
+
+class WorkergroupSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """What the workers of an endpoint run."""
+
+    backend: str
+    options: dict[str, Any] = {}
+    max_workers: int | None = None
+    min_cold_load: float | None = None
+    search_params: str = ""
+    launch_args: str = ""
+    gpu_ram: float | None = None
+
+
+class EndpointSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """An endpoint with its parameters (see docs/scaling.md) and workergroups."""
+
+    name: str
+    min_load: float | None = None
+    min_cold_load: float | None = None
+    target_util: float | None = None
+    cold_mult: float | None = None
+    cold_workers: int | None = None
+    max_workers: int | None = None
+    max_queue_time: float | None = None
+    target_queue_time: float | None = None
+    inactivity_timeout: float | None = None
+    endpoint_state: str | None = None
+    workergroup: list[WorkergroupSettings] = []
+
+    def given(self) -> dict[str, Any]:
+        """The parameters that the file sets."""
+        values = {name: getattr(self, name) for name in EndpointParameters.__struct_fields__}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+class Settings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The whole file."""
+
+    server: ServerSettings = ServerSettings()
+    provider: ProviderSettings = ProviderSettings()
+    endpoint: list[EndpointSettings] = []
+
+
+def load(path: Path | None) -> Settings:
+    """Read and check a settings file; the defaults without one.
+
+    Raises:
+        ConfigError: names the field that is wrong.
+    """
+    if path is None:
+        return Settings()
+    settings = load_toml(path, Settings)
+    names: set[str] = set()
+    for number, endpoint in enumerate(settings.endpoint):
+        where = f"{path.name}: endpoint[{number}]"
+        if endpoint.name in names:
+            raise ConfigError(f"{where}.name", f"{endpoint.name!r} is there twice")
+        names.add(endpoint.name)
+        parameters = convert(endpoint.given(), EndpointParameters, where=where)
+        for field, problem in parameters.problems().items():
+            raise ConfigError(f"{where}.{field}", problem)
+    return settings

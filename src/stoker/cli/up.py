@@ -1,0 +1,128 @@
+"""`stoker up`: run the control plane."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from pathlib import Path
+
+import uvloop
+
+from stoker import logs
+from stoker.cli import output
+from stoker.cli.settings import Settings, default_state_directory
+from stoker.console.serve import Server
+from stoker.errors import StokerError
+
+
+def run(
+    settings: Settings,
+    *,
+    state: Path | None,
+    host: str | None,
+    port: int | None,
+    keep_instances: bool,
+    stop_on_stdin_eof: bool,
+    log_level: str,
+) -> int:
+    """Serve until a signal; returns the exit code."""
+    logs.configure(level=log_level)
+    configured = Path(settings.server.state).expanduser() if settings.server.state else None
+    options = _Options(
+        state=(state or configured or default_state_directory()).absolute(),
+        host=host or settings.server.host,
+        port=settings.server.port if port is None else port,
+        keep_instances=keep_instances,
+        stop_on_stdin_eof=stop_on_stdin_eof,
+    )
+    try:
+        code: int = uvloop.run(_serve(settings, options))
+    except StokerError as error:
+        output.err.print(f"[bold red]error:[/] {output.escape(str(error))}", soft_wrap=True)
+        return 1
+    return code
+
+
+class _Options:
+    def __init__(
+        self, *, state: Path, host: str, port: int, keep_instances: bool, stop_on_stdin_eof: bool
+    ) -> None:
+        self.state, self.host, self.port = state, host, port
+        self.keep_instances, self.stop_on_stdin_eof = keep_instances, stop_on_stdin_eof
+
+
+async def _serve(settings: Settings, options: _Options) -> int:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopping.set)
+    if options.stop_on_stdin_eof:
+        _watch_stdin(stopping)
+    # Taken out of the environment at once: no child process shall inherit it.
+    given_key = os.environ.pop("STOKER_API_KEY", None)
+    server = await Server.start(
+        options.state,
+        host=options.host,
+        port=options.port,
+        public_url=settings.server.public_url,
+        certificate=settings.server.certificate,
+        certificate_key=settings.server.certificate_key,
+        local=settings.provider.local,
+        api_key=given_key,
+    )
+    try:
+        for endpoint in settings.endpoint:
+            groups = [
+                {
+                    "backend": g.backend,
+                    "options": g.options,
+                    "max_workers": g.max_workers,
+                    "min_cold_load": g.min_cold_load,
+                    "search_params": g.search_params,
+                    "launch_args": g.launch_args,
+                    "gpu_ram": g.gpu_ram,
+                }
+                for g in endpoint.workergroup
+            ]
+            await server.declare(endpoint.name, endpoint.given(), groups)
+        _greet(server, settings)
+        await stopping.wait()
+        output.err.print("stopping: workers are drained (press Ctrl-C again to stop at once)")
+        hurry = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, hurry.set)
+        await server.stop(keep_instances=options.keep_instances, hurry=hurry)
+    except BaseException:
+        with contextlib.suppress(Exception):
+            await server.stop(keep_instances=True, hurry=asyncio.Event())
+        raise
+    return 0
+
+
+def _greet(server: Server, settings: Settings) -> None:
+    out = sys.stdout
+    out.write(f"stoker listens on {server.url}\n")
+    out.write(f"state is in {server.state_directory}\n")
+    if server.new_api_key:
+        out.write("a new API key was made; it is shown this once:\n")
+        out.write(f"  export STOKER_URL={server.url} STOKER_API_KEY={server.new_api_key}\n")
+    for endpoint in settings.endpoint:
+        groups = ", ".join(g.backend for g in endpoint.workergroup) or "no workergroup"
+        out.write(f"endpoint {endpoint.name}: {groups}\n")
+    out.flush()
+
+
+def _watch_stdin(stopping: asyncio.Event) -> None:
+    """Stop when whoever started us is gone, however it ended: its end of the pipe closes."""
+    loop = asyncio.get_running_loop()
+
+    def readable() -> None:
+        if not os.read(0, 4096):
+            loop.remove_reader(0)
+            stopping.set()
+
+    os.set_blocking(0, False)
+    loop.add_reader(0, readable)
