@@ -53,6 +53,8 @@ class Request:
     """When its ticket does."""
     answered: bool = False
     """The client has been told of its worker."""
+    turn: int = 0
+    """Its place in the queue of held requests: when it came there, in turns."""
     avoid: int | None = None
     """A worker that failed it."""
 
@@ -124,7 +126,8 @@ class WorkerBook:
     def _drop_unseen(self, request: Request) -> None:
         if self.unseen.pop(request.idx, None) is not None:
             # Exactly 0 when none is left, so that rounding errors do not add up over months.
-            self.unseen_load = self.unseen_load - request.cost if self.unseen else 0.0
+            left = max(0.0, self.unseen_load - request.cost)
+            self.unseen_load = left if self.unseen else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ Rules:
 * A held request is forgotten at its deadline, or when its client stops polling. A booking that its
   worker never shows is dropped when its ticket expires.
 * A worker that leaves rotation gets nothing new. Requests that were promised to it and whose
-  clients do not know yet go back to the head of the queue. Those whose clients know may still
+  clients do not know yet go back to their place in the queue. Those whose clients know may still
   arrive there, so they stay booked: a drain waits for them.
 """
 
@@ -393,6 +393,11 @@ class Router:
         worker = self._workers.get(worker_id)
         return worker.requests if worker is not None else 0
 
+    @property
+    def known_requests(self) -> int:
+        """Requests in memory: held, at work, or over for less than a ticket's lifetime."""
+        return len(self._requests)
+
     def held(self, endpoint_id: int) -> list[int]:
         """The numbers of the requests that are held, the next one first."""
         return list(self._endpoint(endpoint_id).held)
@@ -438,6 +443,8 @@ class Router:
             raise RouterFullError(
                 f"{len(endpoint.held)} requests wait for a worker already: try again later"
             )
+        self._turn += 1
+        request.turn = self._turn
         self._hold(endpoint, request)
         return Held(request.idx, request.deadline, endpoint.endpoint_id)
 
@@ -467,18 +474,17 @@ class Router:
         self._expiries.append((request.expires, request.idx, request.reqnum))
         return self._answer(request)
 
-    def _hold(self, endpoint: _Endpoint, request: Request, *, first: bool = False) -> None:
+    def _hold(self, endpoint: _Endpoint, request: Request) -> None:
         request.phase, request.worker_id, request.answered = Phase.HELD, None, False
         endpoint.held[request.idx] = request
-        if first:
-            endpoint.held.move_to_end(request.idx, last=False)
         endpoint.held_load += request.cost
         due = min(request.deadline, request.poll_by)
         heapq.heappush(self._polls_due, (due, request.idx))
 
     def _unhold(self, endpoint: _Endpoint, request: Request) -> None:
         if endpoint.held.pop(request.idx, None) is not None:
-            endpoint.held_load = endpoint.held_load - request.cost if endpoint.held else 0.0
+            left = max(0.0, endpoint.held_load - request.cost)
+            endpoint.held_load = left if endpoint.held else 0.0
 
     def _hand_out(
         self, endpoint: _Endpoint, now: float, *, asking: Request | None = None
@@ -523,9 +529,13 @@ class Router:
 
     def _return_promised(self, worker: WorkerBook, endpoint: _Endpoint, now: float) -> None:
         promised = [request for request in worker.unseen.values() if not request.answered]
-        for request in reversed(promised):
+        for request in promised:
             worker.let_go(request, now)
-            self._hold(endpoint, request, first=True)
+            self._hold(endpoint, request)
+        if promised:
+            # Mostly to the head; but one that came before them may have been returned already.
+            in_order = sorted(endpoint.held.values(), key=lambda request: request.turn)
+            endpoint.held = OrderedDict((request.idx, request) for request in in_order)
 
     def _forget(self, request: Request, now: float) -> None:
         """Nobody waits for it any more."""

@@ -157,10 +157,8 @@ class _Planner(Draft):
         while not need.met_by(capacity, count):
             perf = self.create(why)
             if perf is None:
-                self.notes += [
-                    f"needs more workers ({need.why}), but {text}"
-                    for text in self.recruiter.refusals
-                ]
+                # Without the figures, so that the same trouble is the same line each time.
+                self.explain("load needs more workers")
                 return
             capacity += perf
             count += 1
@@ -174,9 +172,8 @@ class _Planner(Draft):
             capacity = sum(self.ready_perf(other) for other in remaining)
             if not needs.kept.met_by(capacity, len(remaining)):
                 return
-            self.drain(
-                worker, f"{needs.kept.why}, the other {len(remaining)} have {capacity:.1f}/s"
-            )
+            others = f", the other {len(remaining)} have {capacity:.1f}/s" if remaining else ""
+            self.drain(worker, needs.kept.why + others)
 
     # 4. The pool.
 
@@ -262,11 +259,16 @@ class _Planner(Draft):
 
     def _why_spare(self, others: list[WorkerSnapshot], needs: Needs) -> str:
         parameters = self.parameters
-        kept = f"cold_workers {parameters.cold_workers} and min_cold_load "
-        kept += f"{parameters.min_cold_load:.1f}/s are met by the other {len(others)}"
-        if needs.zero:
-            return f"{needs.now.why}; {kept}"
-        return f"{kept}, cold_mult {parameters.cold_mult:g} too"
+        wants = [f"cold_workers {parameters.cold_workers}"]
+        if parameters.min_cold_load > 0:
+            wants.append(f"min_cold_load {parameters.min_cold_load:.1f}/s")
+        if not needs.zero:
+            spare = parameters.cold_mult * needs.kept.sustained
+            wants.append(f"cold_mult {parameters.cold_mult:g} ({spare:.1f}/s)")
+        enough = f"{' and '.join(wants)} without it: {len(others)} left"
+        if len(others):
+            enough += f" with {self.known_perf(others):.1f}/s"
+        return f"{needs.now.why}, {enough}" if needs.zero else enough
 
     def _warn(self) -> None:
         """Say what was made of parameters that contradict each other."""
