@@ -1,0 +1,25 @@
+"""The async client: requests to endpoints, and everything that manages them."""
+
+from __future__ import annotations
+
+try:
+    import httpx as _httpx  # noqa: F401
+except ModuleNotFoundError:
+    raise ModuleNotFoundError(
+        "stoker.client needs httpx: pip install 'stoker[client]'", name="httpx"
+    ) from None
+
+from stoker.client.client import Client
+from stoker.client.errors import RequestFailedError, RouteTimeoutError, UnauthorizedError
+from stoker.client.responses import ClientResponse, ClientStream
+from stoker.client.sse import ServerSentEvent
+
+__all__ = [
+    "Client",
+    "ClientResponse",
+    "ClientStream",
+    "RequestFailedError",
+    "RouteTimeoutError",
+    "ServerSentEvent",
+    "UnauthorizedError",
+]

@@ -1,0 +1,353 @@
+"""Requests to endpoints: ask for a worker, hold while none is free, send, and try again if refused.
+
+Rules:
+
+* A request that a worker refused (401, 429, 503) or could not be sent to any (no connection) is
+  routed again under the same ``request_idx``, which books no further load, until `timeout`.
+* Once a worker took the connection and did not refuse, nothing is sent again: it may have been
+  served.
+* A control plane that stops answering is given `PATIENCE` to come back; one that never answered is
+  probably a wrong URL, and gets `FIRST_PATIENCE`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import msgspec
+
+from stoker import wire
+from stoker.client.backoff import Backoff
+from stoker.client.connection import (
+    CONNECT_TIMEOUT,
+    certificate_problem,
+    failure,
+    reason_of,
+)
+from stoker.client.errors import RequestFailedError, RouteTimeoutError
+from stoker.client.manage import ManagingConnection
+from stoker.client.responses import ClientResponse, ClientStream
+from stoker.errors import StokerError
+
+LONG_POLL = 15.0
+"""Seconds for which one call waits for a worker at the control plane."""
+
+PATIENCE = 20.0
+"""Seconds without an answer after which a control plane that had answered is given up."""
+
+FIRST_PATIENCE = 2.0
+"""The same for one that never answered."""
+
+MAX_REFUSED_TICKETS = 4
+"""A ticket can expire or die with its worker's restart; so often in a row, it is something else."""
+
+MAX_ERROR_BODY = 65_536
+"""Bytes of a refusal that are read."""
+
+OnStatus = Callable[[str], None]
+
+_REFUSED = (401, 429, 503)
+_TRY_AGAIN = (429, 500, 502, 503, 504)
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """One request on its way to an endpoint."""
+
+    endpoint: str
+    cost: float
+    timeout: float
+    deadline: float
+    on_status: OnStatus | None
+    request_idx: int = 0
+    backoff: Backoff = field(default_factory=Backoff)
+    last_status: str = ""
+    unheard_since: float | None = None
+
+    def tell(self, text: str) -> None:
+        """Show what is going on, once for each change."""
+        if text != self.last_status:
+            self.last_status = text
+            if self.on_status is not None:
+                self.on_status(text)
+
+    def timed_out(self) -> RouteTimeoutError:
+        """The error for its deadline."""
+        last = f"; last: {self.last_status}" if self.last_status else ""
+        return RouteTimeoutError(
+            f"no worker of endpoint {self.endpoint!r} was free within {self.timeout:g} s{last}"
+        )
+
+
+class Client(ManagingConnection):
+    """A client of a control plane and of the workers behind it; use it with ``async with``.
+
+    Example::
+
+        async with Client("http://127.0.0.1:8585", key) as client:
+            answer = await client.request("llm", "/v1/completions", {"prompt": "Hello"}, cost=100)
+            print(answer.json())
+    """
+
+    async def request(
+        self,
+        endpoint: str,
+        route: str,
+        payload: Any,
+        *,
+        cost: float = wire.DEFAULT_LOAD,
+        timeout: float = 600.0,
+        session_id: str | None = None,
+        on_status: OnStatus | None = None,
+    ) -> ClientResponse:
+        """Send a request to an endpoint and read the whole answer.
+
+        Args:
+            endpoint: its name.
+            route: path at the worker, such as ``/v1/completions``.
+            payload: what the model server gets, as JSON.
+            cost: load units (for a language model: tokens).
+            timeout: seconds for everything, waiting for a worker included.
+            session_id: of a session at a worker.
+            on_status: gets a line of text whenever there is news while waiting.
+
+        Raises:
+            RouteTimeoutError: no worker was free in time.
+            UnauthorizedError: the API key is not good for this endpoint.
+            RequestFailedError: refused by the model server, cut, or unreachable.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout
+        async with self.stream(
+            endpoint,
+            route,
+            payload,
+            cost=cost,
+            timeout=timeout,
+            session_id=session_id,
+            on_status=on_status,
+        ) as stream:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    content = b"".join([chunk async for chunk in stream])
+            except TimeoutError:
+                raise RequestFailedError(
+                    stream.status, f"the answer was not complete within {timeout:g} s"
+                ) from None
+            return ClientResponse(stream.status, stream.headers, content)
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        endpoint: str,
+        route: str,
+        payload: Any,
+        *,
+        cost: float = wire.DEFAULT_LOAD,
+        timeout: float = 600.0,
+        session_id: str | None = None,
+        on_status: OnStatus | None = None,
+    ) -> AsyncIterator[ClientStream]:
+        """Send a request and read the answer as it comes; leaving the block early cancels it.
+
+        `timeout` counts until the answer begins, and then for each pause in it; the rest is as for
+        `request`.
+        """
+        if not route.startswith("/"):
+            raise StokerError(f"route must begin with a slash, not {route!r}")
+        attempt = self._attempt(endpoint, cost, timeout, on_status)
+        response = await self._send(attempt, route, msgspec.Raw(_encode(payload)), session_id)
+        try:
+            if response.status_code >= 400:
+                raise failure(response.status_code, await _read_some(response))
+            yield ClientStream(response)
+        finally:
+            await response.aclose()
+
+    async def route(
+        self,
+        endpoint: str,
+        cost: float = wire.DEFAULT_LOAD,
+        *,
+        request_idx: int = 0,
+        wait: float = LONG_POLL,
+        timeout: float = 600.0,
+        on_status: OnStatus | None = None,
+    ) -> dict[str, Any]:
+        """Ask for a worker until there is one.
+
+        Args:
+            endpoint: its name.
+            cost: load units to book.
+            request_idx: of an earlier answer, when a worker refused; 0: a new request.
+            wait: seconds for which each call may be held at the control plane.
+            timeout: seconds until it is given up.
+            on_status: gets a line of text whenever there is news.
+
+        Returns:
+            The control plane's answer, to be shown to the worker as ``auth_data``; the worker is at
+            its ``url``.
+
+        Raises:
+            RouteTimeoutError: no worker was free in time.
+            UnauthorizedError: the API key is not good for this endpoint.
+            RequestFailedError: refused, or the control plane is not reachable.
+        """
+        attempt = self._attempt(endpoint, cost, timeout, on_status)
+        attempt.request_idx = request_idx
+        return await self._route(attempt, wait)
+
+    def _attempt(
+        self, endpoint: str, cost: float, timeout: float, on_status: OnStatus | None
+    ) -> _Attempt:
+        wire.check_cost(cost)
+        if not 0 < timeout < float("inf"):
+            raise StokerError("timeout must be a finite number of seconds above 0")
+        deadline = asyncio.get_running_loop().time() + timeout
+        return _Attempt(endpoint, cost, timeout, deadline, on_status)
+
+    async def _route(self, attempt: _Attempt, wait: float) -> dict[str, Any]:
+        loop = asyncio.get_running_loop()
+        while (left := attempt.deadline - loop.time()) > 0:
+            began, held = loop.time(), min(wait, left)
+            try:
+                reply = await self.call(
+                    "POST",
+                    "/route/",
+                    {
+                        "endpoint": attempt.endpoint,
+                        "cost": attempt.cost,
+                        "request_idx": attempt.request_idx,
+                        "replay_timeout": min(left, wire.MAX_REPLAY_TIMEOUT),
+                        "wait": held,
+                    },
+                    timeout=held + CONNECT_TIMEOUT,
+                )
+            except RequestFailedError as error:
+                await self._bear(attempt, error)
+                continue
+            attempt.unheard_since = None
+            attempt.request_idx = _request_idx_in(reply)
+            if isinstance(reply.get("url"), str):
+                return dict(reply)
+            attempt.tell(f"waiting for a worker: {reply.get('status') or 'none is ready'}")
+            if loop.time() - began >= held / 2:
+                attempt.backoff.reset()
+            elif not await _pause(attempt):
+                # It did not hold the call, and must not be asked again without a pause.
+                await asyncio.sleep(max(0.0, attempt.deadline - loop.time()))
+        raise attempt.timed_out()
+
+    async def _bear(self, attempt: _Attempt, error: RequestFailedError) -> None:
+        """Wait before the control plane is asked again, or raise when that is of no use."""
+        now = asyncio.get_running_loop().time()
+        if error.status is None:
+            patience = PATIENCE if self.answered else FIRST_PATIENCE
+            if attempt.unheard_since is None:
+                attempt.unheard_since = now
+            elif now - attempt.unheard_since >= patience:
+                raise error
+        elif error.status not in _TRY_AGAIN:
+            raise error
+        attempt.tell(f"{error.message}; trying again")
+        if not await _pause(attempt):
+            raise error
+
+    async def _send(
+        self, attempt: _Attempt, route: str, payload: msgspec.Raw, session_id: str | None
+    ) -> httpx.Response:
+        loop = asyncio.get_running_loop()
+        refused_tickets = 0
+        while True:
+            auth = await self._route(attempt, LONG_POLL)
+            body = {"auth_data": auth, "session_id": session_id, "payload": payload}
+            retry_after = None
+            try:
+                async with asyncio.timeout_at(attempt.deadline):
+                    response = await self._post(auth["url"], route, body, attempt.timeout)
+            except TimeoutError:
+                raise RequestFailedError(
+                    None, f"the worker did not answer within {attempt.timeout:g} s"
+                ) from None
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                if problem := certificate_problem(error):
+                    raise RequestFailedError(
+                        None, f"the worker's certificate is not trusted: {problem}"
+                    ) from None
+                refusal = RequestFailedError(
+                    None, f"worker {auth['url']} cannot be reached: {reason_of(error)}"
+                )
+            except httpx.InvalidURL:
+                raise RequestFailedError(None, "the worker's url is none") from None
+            except httpx.HTTPError as error:
+                raise RequestFailedError(
+                    None, f"the worker broke off before it answered: {reason_of(error)}"
+                ) from None
+            else:
+                if response.status_code not in _REFUSED:
+                    return response
+                retry_after = response.headers.get("retry-after")
+                try:
+                    refusal = failure(response.status_code, await _read_some(response))
+                finally:
+                    await response.aclose()
+                if response.status_code == 401:
+                    refused_tickets += 1
+                    if refused_tickets >= MAX_REFUSED_TICKETS:
+                        raise refusal
+            attempt.tell(f"{refusal.message}; asking for another worker")
+            if not await _pause(attempt, retry_after) or loop.time() >= attempt.deadline:
+                raise refusal
+
+    async def _post(
+        self, url: str, route: str, body: dict[str, Any], timeout: float
+    ) -> httpx.Response:
+        client = await self.worker_client(url)
+        request = client.build_request(
+            "POST",
+            url.rstrip("/") + route,
+            content=msgspec.json.encode(body),
+            headers={"content-type": "application/json"},
+            timeout=httpx.Timeout(timeout, connect=CONNECT_TIMEOUT),
+        )
+        return await client.send(request, stream=True)
+
+
+def _encode(payload: Any) -> bytes:
+    try:
+        return msgspec.json.encode(payload)
+    except (TypeError, ValueError) as error:
+        raise StokerError(f"the payload can't be sent as JSON: {error}") from None
+
+
+def _request_idx_in(reply: Any) -> int:
+    index = reply.get("request_idx") if isinstance(reply, dict) else None
+    if not isinstance(index, int):
+        raise RequestFailedError(200, "what answers /route/ is no control plane")
+    return index
+
+
+async def _pause(attempt: _Attempt, retry_after: str | None = None) -> bool:
+    """Wait before the next try; False, at once, when the deadline is nearer than that."""
+    pause = attempt.backoff.pause(retry_after)
+    if asyncio.get_running_loop().time() + pause >= attempt.deadline:
+        return False
+    await asyncio.sleep(pause)
+    return True
+
+
+async def _read_some(response: httpx.Response) -> bytes:
+    """The beginning of a refusal's body."""
+    read = b""
+    try:
+        async for chunk in response.aiter_bytes():
+            read += chunk
+            if len(read) >= MAX_ERROR_BODY:
+                break
+    except httpx.HTTPError:
+        pass  # the status says enough
+    return read[:MAX_ERROR_BODY]

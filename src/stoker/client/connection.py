@@ -1,0 +1,237 @@
+"""The connections of a client: to its control plane, and to the workers it is sent to."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import msgspec
+
+from stoker.client.errors import RequestFailedError, UnauthorizedError
+from stoker.errors import StokerError
+
+CONNECT_TIMEOUT = 5.0
+"""Seconds to establish a connection."""
+
+CALL_TIMEOUT = 30.0
+"""Seconds for a call to the control plane that need not wait for anything."""
+
+# Our servers close an idle connection after 75 s. Leaving it well before that means that no request
+# is sent on a connection that is being closed, where nobody can tell whether it was served.
+_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=30.0)
+
+Authority = str | os.PathLike[str] | bytes | ssl.SSLContext
+
+
+class Connection:
+    """Calls to the control plane; the API key travels in the Authorization header alone."""
+
+    def __init__(
+        self,
+        url: str,
+        api_key: str,
+        *,
+        worker_ca: Authority | None = None,
+        verify: ssl.SSLContext | bool = True,
+    ) -> None:
+        """Nothing is connected before the first call.
+
+        Args:
+            url: of the control plane, such as ``http://127.0.0.1:8585``.
+            api_key: of the account or of one endpoint.
+            worker_ca: who certifies the workers: a PEM file, PEM bytes, or a whole TLS context.
+                Default: asked of the control plane at the first worker that speaks TLS.
+            verify: how the control plane's own certificate is verified.
+
+        Raises:
+            StokerError: when the URL or the key can't be one.
+        """
+        parsed = _parse(url)
+        if not api_key or not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
+            raise StokerError("the API key is empty, or has characters that no API key has")
+        self.url = str(parsed).rstrip("/")
+        self._authorization = {"authorization": f"Bearer {api_key}"}
+        self._authority = worker_ca
+        # Over plain HTTP no certificate is looked at; loading the system's takes 20 ms.
+        self._verify = verify if parsed.scheme == "https" else _trust_nobody()
+        self._clients: dict[str, httpx.AsyncClient] = {}
+        self._lock = asyncio.Lock()
+        self._closed = False
+        self.answered = False
+        """Whether the control plane ever answered."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        self._closed = True
+        clients, self._clients = list(self._clients.values()), {}
+        for client in clients:
+            await client.aclose()
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        params: dict[str, Any] | None = None,
+        timeout: float = CALL_TIMEOUT,
+    ) -> Any:
+        """One call to the control plane.
+
+        Args:
+            method: of HTTP.
+            path: begins with a slash.
+            body: sent as JSON; None: no body.
+            params: of the query; None values are left out. Never a secret.
+            timeout: seconds for the whole call.
+
+        Returns:
+            The decoded JSON answer.
+
+        Raises:
+            UnauthorizedError: the key is not good.
+            RequestFailedError: with the status of a refusal, or None when there was no answer.
+        """
+        headers = dict(self._authorization)
+        content = None
+        if body is not None:
+            content = msgspec.json.encode(body)
+            headers["content-type"] = "application/json"
+        query = {name: value for name, value in (params or {}).items() if value is not None}
+        client = self._client("control", self._verify)
+        try:
+            async with asyncio.timeout(timeout):
+                response = await client.request(
+                    method,
+                    self.url + path,
+                    content=content,
+                    params=query,
+                    headers=headers,
+                    timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
+                )
+        except (httpx.HTTPError, httpx.StreamError, TimeoutError) as error:
+            raise RequestFailedError(
+                None, f"the control plane at {self.url} cannot be reached: {reason_of(error)}"
+            ) from None
+        self.answered = True
+        if response.status_code >= 400:
+            raise failure(response.status_code, response.content)
+        try:
+            return msgspec.json.decode(response.content)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise RequestFailedError(
+                response.status_code, f"what answers at {self.url} is no Stoker control plane"
+            ) from None
+
+    async def worker_client(self, url: str) -> httpx.AsyncClient:
+        """The pool for requests to a worker at `url`."""
+        if not url.startswith("https:"):
+            return self._client("plain", _trust_nobody())
+        async with self._lock:
+            if "secure" not in self._clients:
+                return self._client("secure", await self._worker_context())
+            return self._clients["secure"]
+
+    async def _worker_context(self) -> ssl.SSLContext:
+        authority = self._authority
+        if isinstance(authority, ssl.SSLContext):
+            return authority
+        if authority is None:
+            pem = await self._fetch_authority()
+        elif isinstance(authority, bytes):
+            pem = authority.decode("ascii", "replace")
+        else:
+            try:
+                pem = await asyncio.to_thread(Path(authority).read_text, "ascii")
+            except (OSError, UnicodeDecodeError) as error:
+                raise StokerError(f"worker_ca cannot be read: {error}") from None
+        context = ssl.create_default_context()
+        if pem is not None:
+            try:
+                context.load_verify_locations(cadata=pem)
+            except ssl.SSLError:
+                raise StokerError("the workers' certificate authority is no PEM") from None
+        return context
+
+    async def _fetch_authority(self) -> str | None:
+        client = self._client("control", self._verify)
+        try:
+            response = await client.get(f"{self.url}/static/stoker_root.cer", timeout=CALL_TIMEOUT)
+        except httpx.HTTPError as error:
+            raise RequestFailedError(
+                None, f"the control plane at {self.url} cannot be reached: {reason_of(error)}"
+            ) from None
+        # A control plane without its own authority: the system's are all that there is.
+        return response.text if response.status_code == 200 else None
+
+    def _client(self, name: str, verify: ssl.SSLContext | bool) -> httpx.AsyncClient:
+        if self._closed:
+            raise StokerError("the client is closed")
+        if name not in self._clients:
+            self._clients[name] = httpx.AsyncClient(
+                verify=verify, limits=_LIMITS, follow_redirects=False
+            )
+        return self._clients[name]
+
+
+def failure(status: int, content: bytes) -> RequestFailedError:
+    """The error for a refusal, with what its JSON body says."""
+    message, fields = "", {}
+    try:
+        body = msgspec.json.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        body = None
+    if isinstance(body, dict):
+        said = body.get("msg") or body.get("error") or body.get("detail") or ""
+        if isinstance(said, dict):
+            said = said.get("message") or ""
+        message = str(said)
+        if isinstance(body.get("fields"), dict):
+            fields = {str(name): str(problem) for name, problem in body["fields"].items()}
+    message = message or content[:200].decode("utf-8", "replace").strip() or "refused"
+    return (UnauthorizedError if status == 401 else RequestFailedError)(status, message, fields)
+
+
+def reason_of(error: Exception) -> str:
+    """A short sentence for a transport error, which often has an empty text."""
+    if isinstance(error, httpx.ConnectTimeout | TimeoutError | httpx.TimeoutException):
+        return "timed out"
+    return str(error) or type(error).__name__
+
+
+def certificate_problem(error: BaseException | None) -> str | None:
+    """Why the other side's certificate was refused, when that is what `error` comes from."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return error.verify_message or str(error)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _trust_nobody() -> ssl.SSLContext:
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def _parse(url: str) -> httpx.URL:
+    try:
+        parsed = httpx.URL(url)
+    except (httpx.InvalidURL, TypeError):
+        raise StokerError(f"{url!r} is not a URL") from None
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise StokerError(f"{url!r} is not a URL such as http://127.0.0.1:8585")
+    if parsed.userinfo or parsed.query or parsed.fragment:
+        raise StokerError("the URL of the control plane has no user, query or fragment")
+    return parsed

@@ -1,0 +1,153 @@
+"""Calls that manage what the control plane keeps; all but the logs need the account's key.
+
+Records come back as the plain dicts of the protocol; the fields are those of
+`stoker.wire.EndpointParameters` and `stoker.wire.WorkerInfo`, beside ids and names.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stoker.client.connection import Connection
+from stoker.client.errors import RequestFailedError
+from stoker.errors import NotFoundError
+
+Record = dict[str, Any]
+
+API = "/api/v0"
+
+
+class ManagingConnection(Connection):
+    """Endpoints, workergroups, templates, workers and logs."""
+
+    async def endpoints(self) -> list[Record]:
+        """All endpoints, each with its own ``api_key``."""
+        return await self._results("/endptjobs/")
+
+    async def endpoint(self, name_or_id: str | int) -> Record:
+        """One endpoint, by its name or its id.
+
+        Raises:
+            NotFoundError: when there is none.
+        """
+        for record in await self.endpoints():
+            if name_or_id in (record["endpoint_name"], record["id"]):
+                return record
+        raise NotFoundError(f"there is no endpoint {name_or_id!r}")
+
+    async def create_endpoint(self, endpoint_name: str, **parameters: Any) -> int:
+        """Add an endpoint; returns its id.
+
+        Args:
+            endpoint_name: free.
+            parameters: fields of `stoker.wire.EndpointParameters`; absent or None: its default.
+        """
+        body = {"endpoint_name": endpoint_name, **parameters}
+        return _id_in(await self.call("POST", f"{API}/endptjobs/", body), "result")
+
+    async def update_endpoint(self, endpoint_id: int, **changes: Any) -> Record:
+        """Change parameters or ``endpoint_name``; None leaves a thing as it is.
+
+        ``unset=["inactivity_timeout"]`` returns parameters to their defaults.
+        """
+        return _record_in(await self.call("PUT", f"{API}/endptjobs/{endpoint_id}/", changes))
+
+    async def delete_endpoint(self, endpoint_id: int) -> None:
+        """Delete it; its workers are drained first."""
+        await self.call("DELETE", f"{API}/endptjobs/{endpoint_id}/")
+
+    async def workergroups(self) -> list[Record]:
+        """All workergroups."""
+        return await self._results("/workergroups/")
+
+    async def create_workergroup(self, **fields: Any) -> int:
+        """Add a workergroup; returns its id.
+
+        Args:
+            fields: ``endpoint_name`` or ``endpoint_id``; ``template_hash`` (a backend or a stored
+                template); and where wanted ``options, search_params, launch_args, gpu_ram,
+                min_cold_load, max_workers``.
+        """
+        return _id_in(await self.call("POST", f"{API}/workergroups/", fields), "id")
+
+    async def update_workergroup(self, workergroup_id: int, **changes: Any) -> Record:
+        """Change fields; None leaves a thing as it is."""
+        path = f"{API}/workergroups/{workergroup_id}/"
+        return _record_in(await self.call("PUT", path, changes))
+
+    async def delete_workergroup(self, workergroup_id: int) -> None:
+        """Delete it; its workers are drained first."""
+        await self.call("DELETE", f"{API}/workergroups/{workergroup_id}/")
+
+    async def templates(self) -> list[Record]:
+        """All stored templates."""
+        return await self._results("/template/")
+
+    async def create_template(
+        self, name: str, backend: str, options: dict[str, Any] | None = None
+    ) -> Record:
+        """Store a template; its ``hash_id`` is what a workergroup names."""
+        body = {"name": name, "backend": backend, "options": options or {}}
+        return _record_in(await self.call("POST", f"{API}/template/", body), "template")
+
+    async def delete_template(self, template_id: int) -> None:
+        """Delete it; workergroups made from it keep what they run."""
+        await self.call("DELETE", f"{API}/template/{template_id}/")
+
+    async def backends(self) -> list[Record]:
+        """What ``template_hash`` can name without a stored template."""
+        return await self._results("/backends/")
+
+    async def workers(self, endpoint_id: int | None = None) -> list[Record]:
+        """The workers of one endpoint, or of all."""
+        return await self._results("/workers/", {"endpoint_id": endpoint_id})
+
+    async def logs(self, endpoint_id: int, *, tail: int = 100) -> dict[str, str]:
+        """The newest lines of an endpoint's log, as one text for each level."""
+        body = {"id": endpoint_id, "tail": tail}
+        return _texts_in(await self.call("POST", "/get_endpoint_logs/", body))
+
+    async def workergroup_logs(self, workergroup_id: int, *, tail: int = 100) -> dict[str, str]:
+        """The same of one workergroup."""
+        body = {"id": workergroup_id, "tail": tail}
+        return _texts_in(await self.call("POST", "/get_autogroup_logs/", body))
+
+    async def attach(self, endpoint_name: str) -> dict[str, str]:
+        """The environment with which a worker of your own serves the endpoint; holds a secret."""
+        answer = await self.call("POST", f"{API}/attached/", {"endpoint": endpoint_name})
+        return _texts_in(answer.get("environment") if isinstance(answer, dict) else None)
+
+    async def detach(self, worker_id: int) -> None:
+        """Drain a worker that was attached, and forget it."""
+        await self.call("DELETE", f"{API}/attached/{worker_id}/")
+
+    async def _results(self, path: str, params: Record | None = None) -> list[Record]:
+        answer = await self.call("GET", API + path, params=params)
+        results = answer.get("results") if isinstance(answer, dict) else None
+        if not isinstance(results, list):
+            raise _unexpected()
+        return results
+
+
+def _record_in(answer: Any, name: str = "result") -> Record:
+    record = answer.get(name) if isinstance(answer, dict) else None
+    if not isinstance(record, dict):
+        raise _unexpected()
+    return record
+
+
+def _id_in(answer: Any, name: str) -> int:
+    number = answer.get(name) if isinstance(answer, dict) else None
+    if not isinstance(number, int):
+        raise _unexpected()
+    return number
+
+
+def _texts_in(answer: Any) -> dict[str, str]:
+    if not isinstance(answer, dict):
+        raise _unexpected()
+    return {str(name): str(text) for name, text in answer.items()}
+
+
+def _unexpected() -> RequestFailedError:
+    return RequestFailedError(200, "the control plane's answer has another form than expected")

@@ -1,0 +1,357 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from stoker.client import (
+    Client,
+    RequestFailedError,
+    RouteTimeoutError,
+    UnauthorizedError,
+)
+from stoker.client import client as module
+from stoker.errors import InvalidMessageError, StokerError
+
+KEY = "stk_client-test-key"
+
+
+@pytest.fixture
+def closed_port() -> str:
+    """A URL at which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+async def test_a_request_is_routed_and_sent_with_the_whole_answer_as_auth_data(
+    client: Client, system: Any
+) -> None:
+    answer = await client.request("llm", "/v1/x", {"prompt": "é"}, cost=7.0, session_id="s")
+    assert (answer.status, answer.json()) == (200, {"payload": {"prompt": "é"}})
+    assert answer.headers["content-type"] == "application/json"
+    asked, sent = system.calls("/route/")[0], system.calls("/v1/x")[0]
+    assert (asked["endpoint"], asked["cost"], asked["request_idx"]) == ("llm", 7.0, 0)
+    assert 0 < asked["wait"] <= 30
+    assert sent["session_id"] == "s"
+    assert sent["auth_data"]["unknown_addition"] == [1]
+    assert sent["auth_data"]["ticket"] == "v1.0.x"
+
+
+async def test_the_key_is_shown_to_the_control_plane_alone_and_in_no_url(
+    client: Client, system: Any
+) -> None:
+    await client.request("llm", "/v1/x", {})
+    (_, route_target, route_body, to_plane), (_, target, body, to_worker) = system.seen
+    assert to_plane["authorization"] == f"Bearer {KEY}"
+    assert "authorization" not in to_worker
+    assert KEY not in f"{route_target}{route_body}{target}{body}{to_worker}{client!r}"
+
+
+async def test_it_polls_with_its_request_idx_until_there_is_a_worker(
+    client: Client, system: Any
+) -> None:
+    system.routes = [system.hold, system.hold, system.assign]
+    told: list[str] = []
+    await client.request("llm", "/x", {}, on_status=told.append)
+    assert [call["request_idx"] for call in system.calls("/route/")] == [0, 41, 41]
+    assert told == ["waiting for a worker: 1 loading"]
+
+
+async def test_route_alone_returns_the_control_planes_answer(client: Client, system: Any) -> None:
+    reply = await client.route("llm", 3.0, request_idx=9, wait=1.5)
+    assert (reply["url"], reply["request_idx"], reply["cost"]) == (system.url, 9, 3.0)
+    assert system.calls("/route/")[0]["wait"] == 1.5
+
+
+async def test_without_a_worker_it_gives_up_at_the_timeout_and_says_why(
+    client: Client, system: Any
+) -> None:
+    system.routes = [system.hold]
+    with pytest.raises(RouteTimeoutError, match=r"'llm'.*0\.3 s.*1 loading"):
+        await client.request("llm", "/x", {}, timeout=0.3)
+    # It paused between its calls, as this control plane does not hold them.
+    assert len(system.calls("/route/")) <= 5
+
+
+@pytest.mark.parametrize("status", [401, 429, 503])
+async def test_a_refused_request_is_routed_again_under_the_same_index(
+    client: Client, system: Any, refuse: Callable[..., Any], status: int
+) -> None:
+    system.answers = [refuse(status, "busy here"), system.echo]
+    told: list[str] = []
+    answer = await client.request("llm", "/x", {"a": 1}, on_status=told.append)
+    assert answer.json() == {"payload": {"a": 1}}
+    assert [call["request_idx"] for call in system.calls("/route/")] == [0, 41]
+    assert len(system.calls("/x")) == 2
+    assert told == ["busy here; asking for another worker"]
+
+
+async def test_a_worker_that_cannot_be_reached_is_left_for_another(
+    client: Client, system: Any, closed_port: str
+) -> None:
+    system.targets = [closed_port]
+    assert (await client.request("llm", "/x", {})).status == 200
+    assert [call["request_idx"] for call in system.calls("/route/")] == [0, 41]
+
+
+async def test_refusals_end_at_the_timeout_with_the_last_of_them(
+    client: Client, system: Any, refuse: Callable[..., Any]
+) -> None:
+    system.answers = [refuse(503, "draining")]
+    with pytest.raises(RequestFailedError, match="draining") as caught:
+        await client.request("llm", "/x", {}, timeout=0.5)
+    assert caught.value.status == 503
+
+
+async def test_a_long_retry_after_beyond_the_timeout_ends_it_at_once(
+    client: Client, system: Any, refuse: Callable[..., Any]
+) -> None:
+    system.answers = [refuse(429, "queue is full", **{"retry-after": "3000"})]
+    with pytest.raises(RequestFailedError, match="queue is full"):
+        await client.request("llm", "/x", {}, timeout=20)
+    assert len(system.calls("/x")) == 1
+
+
+async def test_a_key_that_every_worker_refuses_is_an_error_soon(
+    client: Client, system: Any, refuse: Callable[..., Any]
+) -> None:
+    system.answers = [refuse(401, "forged")]
+    with pytest.raises(UnauthorizedError, match="forged"):
+        await client.request("llm", "/x", {})
+    assert len(system.calls("/x")) == module.MAX_REFUSED_TICKETS
+
+
+@pytest.mark.parametrize("status", [400, 404, 422, 500, 502, 504])
+async def test_an_answer_of_the_model_server_is_never_asked_for_twice(
+    client: Client, system: Any, refuse: Callable[..., Any], status: int
+) -> None:
+    system.answers = [refuse(status, "bad prompt")]
+    with pytest.raises(RequestFailedError, match="bad prompt") as caught:
+        await client.request("llm", "/x", {})
+    assert caught.value.status == status
+    assert len(system.calls("/x")) == 1
+
+
+async def test_a_worker_that_breaks_off_before_answering_is_not_asked_twice(
+    client: Client, system: Any
+) -> None:
+    connections = 0
+
+    async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(cut, "127.0.0.1", 0)
+    async with server:
+        system.targets = [f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"]
+        with pytest.raises(RequestFailedError, match="broke off") as caught:
+            await client.request("llm", "/x", {})
+    assert caught.value.status is None
+    assert connections == 1
+
+
+async def test_a_stream_arrives_piece_by_piece(client: Client, system: Any) -> None:
+    released = asyncio.Event()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b"first"
+        await asyncio.wait_for(released.wait(), 10)
+        yield b"second"
+
+    async def answer(_request: Request, _body: Any) -> Response:
+        return StreamingResponse(slowly())
+
+    system.answers = [answer]
+    async with client.stream("llm", "/x", {}) as stream:
+        pieces = []
+        async for piece in stream:
+            pieces.append(piece)
+            released.set()
+    assert pieces == [b"first", b"second"]
+
+
+async def test_a_stream_of_events_is_parsed(client: Client, system: Any) -> None:
+    async def tokens() -> AsyncIterator[bytes]:
+        yield b'data: {"a"'
+        yield b": 1}\n\nevent: end\nda"
+        yield b"ta: [DONE]\n\n"
+
+    async def answer(_request: Request, _body: Any) -> Response:
+        return StreamingResponse(tokens(), media_type="text/event-stream")
+
+    system.answers = [answer]
+    async with client.stream("llm", "/x", {}) as stream:
+        events = [(event.event, event.data) async for event in stream.events()]
+    assert events == [("message", '{"a": 1}'), ("end", "[DONE]")]
+
+
+async def test_leaving_a_stream_early_ends_it_at_the_worker(client: Client, system: Any) -> None:
+    gone = asyncio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        try:
+            yield b"first"
+            await asyncio.Event().wait()
+        finally:
+            gone.set()
+
+    async def answer(_request: Request, _body: Any) -> Response:
+        return StreamingResponse(endless())
+
+    system.answers = [answer]
+    async with client.stream("llm", "/x", {}) as stream:
+        async for _ in stream:
+            break
+    await asyncio.wait_for(gone.wait(), 10)
+
+
+async def test_a_refused_stream_raises_before_the_block(
+    client: Client, system: Any, refuse: Callable[..., Any]
+) -> None:
+    system.answers = [refuse(422, "bad prompt")]
+    with pytest.raises(RequestFailedError, match="bad prompt"):
+        async with client.stream("llm", "/x", {}):
+            pytest.fail("the block was entered")
+
+
+async def test_a_cut_answer_is_an_error_and_not_a_short_answer(client: Client, system: Any) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        system.targets = [f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"]
+        with pytest.raises(RequestFailedError, match="cut") as caught:
+            await client.request("llm", "/x", {})
+    assert caught.value.status == 200
+
+
+async def test_an_answer_that_never_ends_is_bounded_by_the_timeout(
+    client: Client, system: Any
+) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        yield b"first"
+        await asyncio.Event().wait()
+
+    async def answer(_request: Request, _body: Any) -> Response:
+        return StreamingResponse(endless())
+
+    system.answers = [answer]
+    with pytest.raises(RequestFailedError, match="within|timed out"):
+        await client.request("llm", "/x", {}, timeout=0.5)
+
+
+async def test_a_wrong_key_is_an_error_at_once(
+    client: Client, system: Any, refuse: Callable[..., Any]
+) -> None:
+    system.routes = [refuse(401, "this API key is not known here")]
+    with pytest.raises(UnauthorizedError, match="not known") as caught:
+        await client.request("llm", "/x", {})
+    assert KEY not in str(caught.value)
+    assert len(system.seen) == 1
+
+
+async def test_an_unknown_endpoint_is_an_error_at_once(
+    client: Client, system: Any, refuse: Callable[..., Any]
+) -> None:
+    system.routes = [refuse(404, "there is no endpoint 'llm'")]
+    with pytest.raises(RequestFailedError, match="no endpoint") as caught:
+        await client.request("llm", "/x", {})
+    assert caught.value.status == 404
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503])
+async def test_a_control_plane_in_trouble_is_asked_again(
+    client: Client, system: Any, refuse: Callable[..., Any], status: int
+) -> None:
+    system.routes = [refuse(status, "starting"), system.assign]
+    assert (await client.request("llm", "/x", {})).status == 200
+
+
+async def test_a_control_plane_that_is_not_there_is_an_error_soon(
+    closed_port: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FIRST_PATIENCE", 0.3)
+    told: list[str] = []
+    async with Client(closed_port, KEY) as client:
+        with pytest.raises(RequestFailedError, match="cannot be reached") as caught:
+            await client.request("llm", "/x", {}, on_status=told.append)
+    assert caught.value.status is None
+    assert closed_port in str(caught.value)
+    assert told[0].endswith("trying again")
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"request_idx": "x"}'])
+async def test_something_else_at_the_url_is_an_error(
+    client: Client, system: Any, body: bytes
+) -> None:
+    async def answer(_request: Request, _body: Any) -> Response:
+        return Response(body)
+
+    system.routes = [answer]
+    with pytest.raises(RequestFailedError, match="no Stoker control plane|no control plane"):
+        await client.request("llm", "/x", {})
+
+
+@pytest.mark.parametrize("cost", [-1.0, float("nan"), float("inf"), 1e12])
+async def test_a_bad_cost_is_refused_before_anything_is_sent(
+    client: Client, system: Any, cost: float
+) -> None:
+    with pytest.raises(InvalidMessageError, match="cost"):
+        await client.request("llm", "/x", {}, cost=cost)
+    assert system.seen == []
+
+
+async def test_a_bad_argument_is_refused_before_anything_is_sent(
+    client: Client, system: Any
+) -> None:
+    for call in (
+        client.request("llm", "v1/x", {}),
+        client.request("llm", "/x", object()),
+        client.request("llm", "/x", {}, timeout=0),
+        client.request("llm", "/x", {}, timeout=float("inf")),
+    ):
+        with pytest.raises(StokerError):
+            await call
+    assert system.calls("/x") == []
+
+
+async def test_many_requests_at_once_are_all_answered(client: Client) -> None:
+    answers = await asyncio.gather(
+        *(client.request("llm", "/x", {"n": number}) for number in range(150))
+    )
+    assert [answer.json()["payload"]["n"] for answer in answers] == list(range(150))
+
+
+async def test_a_cancelled_request_leaves_the_client_usable(client: Client, system: Any) -> None:
+    inside = asyncio.Event()
+
+    async def never(_request: Request, _body: Any) -> Response:
+        inside.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    system.answers = [never, system.echo]
+    task = asyncio.create_task(client.request("llm", "/x", {}))
+    await asyncio.wait_for(inside.wait(), 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await client.request("llm", "/x", {})).status == 200
+
+
+async def test_a_closed_client_says_so(system: Any) -> None:
+    client = Client(system.url, KEY)
+    await client.close()
+    with pytest.raises(StokerError, match="closed"):
+        await client.request("llm", "/x", {})

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+import stoker
+from stoker.client import Client, RequestFailedError
+from stoker.errors import StokerError
+
+KEY = "stk_client-test-key"
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate for the loopback, signed by its own key, and that key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    crt, pem = tmp_path / "worker.crt", tmp_path / "worker.key"
+    crt.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    pem.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return crt, pem
+
+
+@pytest.fixture
+async def secure_worker(serve: Any, system: Any, certificate: tuple[Path, Path]) -> str:
+    """A worker that speaks TLS; the control plane sends everybody to it."""
+    app = Starlette(routes=[Route("/{path:path}", system.serve, methods=["POST"])])
+    crt, key = certificate
+    url: str = await serve(app, ssl_certfile=str(crt), ssl_keyfile=str(key))
+    assert url.startswith("https://")
+    system.targets = [url] * 50
+    return url
+
+
+@pytest.mark.usefixtures("secure_worker")
+async def test_the_workers_authority_is_asked_of_the_control_plane_once(
+    client: Client, system: Any, certificate: tuple[Path, Path]
+) -> None:
+    pem = certificate[0].read_text()
+
+    async def authority(_request: Request, _body: Any) -> Response:
+        return Response(pem)
+
+    system.others = [authority]
+    for _ in range(2):
+        assert (await client.request("llm", "/x", {})).status == 200
+    assert len(system.calls("/static/stoker_root.cer")) == 1
+
+
+@pytest.mark.parametrize("form", ["path", "text path", "bytes", "context"])
+@pytest.mark.usefixtures("secure_worker")
+async def test_the_workers_authority_can_be_given(
+    system: Any, certificate: tuple[Path, Path], form: str
+) -> None:
+    path = certificate[0]
+    forms: dict[str, Any] = {
+        "path": path,
+        "text path": str(path),
+        "bytes": path.read_bytes(),
+        "context": ssl.create_default_context(cafile=str(path)),
+    }
+    async with Client(system.url, KEY, worker_ca=forms[form]) as client:
+        assert (await client.request("llm", "/x", {})).status == 200
+    assert system.calls("/static/stoker_root.cer") == []
+
+
+@pytest.mark.usefixtures("secure_worker")
+async def test_a_worker_that_nobody_certified_is_refused_at_once(
+    client: Client, system: Any
+) -> None:
+    async def none(_request: Request, _body: Any) -> Response:
+        return JSONResponse({}, 404)
+
+    system.others = [none]
+    with pytest.raises(RequestFailedError, match="certificate is not trusted"):
+        await client.request("llm", "/x", {})
+    assert system.calls("/x") == []
+    assert len(system.calls("/route/")) == 1
+
+
+@pytest.mark.usefixtures("secure_worker")
+async def test_an_authority_that_is_none_is_an_error(system: Any, tmp_path: Path) -> None:
+    for authority in (b"nonsense", tmp_path / "absent.pem"):
+        async with Client(system.url, KEY, worker_ca=authority) as client:
+            with pytest.raises(StokerError, match=r"no PEM|cannot be read"):
+                await client.request("llm", "/x", {})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "127.0.0.1:80",
+        "ftp://x",
+        "http://",
+        "http://user:pw@x",
+        "http://x?api_key=1",
+        "http://x#a",
+    ],
+)
+def test_what_is_no_url_is_refused(url: str) -> None:
+    with pytest.raises(StokerError, match="URL"):
+        Client(url, KEY)
+
+
+@pytest.mark.parametrize("key", ["", "a b", "k\r\nx: y", "schlüssel"])
+def test_what_is_no_key_is_refused_and_not_repeated(key: str) -> None:
+    with pytest.raises(StokerError, match="API key") as caught:
+        Client("http://127.0.0.1:1", key)
+    assert not key or key not in str(caught.value)
+
+
+def test_the_client_is_a_public_name_of_the_package() -> None:
+    assert stoker.Client is Client
+
+
+def test_importing_the_package_does_not_import_the_client() -> None:
+    code = "import sys, stoker; sys.exit('httpx' in sys.modules or 'stoker.client' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_without_httpx_the_import_says_what_to_install() -> None:
+    code = "import sys; sys.modules['httpx'] = None; import stoker; stoker.Client"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "pip install 'stoker[client]'" in done.stderr.splitlines()[-1]
