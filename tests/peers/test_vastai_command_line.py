@@ -1,0 +1,70 @@
+"""The command line of the PyPI package `vastai`, unmodified, with `--url` pointing at us."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+def vastai(stoker, tmp_path):
+    program = Path(sys.executable).with_name("vastai")
+
+    def run(*arguments):
+        done = subprocess.run(
+            [program, "--url", stoker.url, "--api-key", stoker.key, *arguments],
+            env=os.environ | {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def endpoint(vastai, stoker):
+    figures = ("--min_load", "0", "--cold_workers", "0")
+    vastai("create", "endpoint", "--endpoint_name", "by-hand", *figures)
+    record = stoker.endpoint("by-hand")
+    yield record
+    vastai("delete", "endpoint", str(record["id"]))
+
+
+def test_it_creates_an_endpoint_with_its_figures(endpoint):
+    assert (endpoint["min_load"], endpoint["cold_workers"], endpoint["cold_mult"]) == (0, 0, 2.5)
+
+
+def test_it_shows_endpoints(vastai, endpoint):
+    shown = json.loads(vastai("show", "endpoints", "--raw"))
+    assert endpoint["id"] in [one["id"] for one in shown]
+
+
+def test_it_updates_an_endpoint_and_leaves_the_rest_as_it_was(vastai, endpoint, stoker):
+    vastai("update", "endpoint", str(endpoint["id"]), "--max_workers", "3")
+    after = stoker.endpoint("by-hand")
+    assert after == endpoint | {"max_workers": 3}
+
+
+def test_it_creates_a_workergroup(vastai, endpoint, stoker):
+    vastai("create", "workergroup", "--endpoint_name", "by-hand", "--template_hash", "llamacpp")
+    (group,) = [
+        g
+        for g in stoker.call("GET", "/api/v0/workergroups/")["results"]
+        if g["endpoint_id"] == endpoint["id"]
+    ]
+    assert group["template_hash"] == "llamacpp"
+
+
+def test_it_gets_the_log_of_an_endpoint(vastai, stoker):
+    stoker.wait_for_worker("chat")
+    said = vastai("get", "endpt-logs", str(stoker.endpoint("chat")["id"]))
+    assert "create worker" in said
+    assert "-> idle" in said
