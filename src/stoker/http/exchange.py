@@ -131,7 +131,8 @@ class Exchange:
         connection = self._connection
         last = connection.server.date_line
         if status >= 200 and status not in (204, 304):
-            last = b"content-type: %b\r\ncontent-length: %d\r\n%b" % (content_type, len(body), last)
+            last = b"content-length: %d\r\n%b" % (len(body), last)
+            headers = [(b"content-type", content_type), *headers]
         else:
             body = b""
         head = build_head(status_line(status), headers, last + self._connection_line())

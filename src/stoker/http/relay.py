@@ -163,15 +163,15 @@ def relay(
     if exchange.disconnected:
         running._finish(Outcome.CLIENT_GONE, 0, "the client had left")
         return running
-    if method is None:
+    if method is None and target is None:
         method = exchange.method
+        line = b"%b %b HTTP/1.1\r\n" % (method.encode(), exchange.target)  # parsed, so trusted
+    else:
+        method = method or exchange.method
+        line = request_line(method, exchange.target if target is None else target)
     if body is None:
         body = exchange.body
     own_lines = pool.own_lines(method, body)
-    if target is None:
-        line = b"%b %b HTTP/1.1\r\n" % (method.encode(), exchange.target)
-    else:
-        line = request_line(method, target)
     if headers is None:
         hop = exchange.hop_headers
         dropped = NOT_FORWARDED if hop is None else NOT_FORWARDED | hop

@@ -329,7 +329,6 @@ class UpstreamConnection(asyncio.Protocol):
             if self._has_head or status < 100 or self._interims > UPSTREAM_INTERIM:
                 raise UpstreamError("malformed", "its status line is out of place")
             return
-        self._has_head = True
         self._status = status
         self._keep = self._parser.should_keep_alive()
         chunked = False
@@ -347,6 +346,7 @@ class UpstreamConnection(asyncio.Protocol):
                 named |= named_by_connection(value)
         if named:
             self._headers = [header for header in self._headers if header[0] not in named]
+        self._has_head = True
         if self._request.method == "HEAD":
             self._complete = True
         elif self._content_length is None and not chunked:
