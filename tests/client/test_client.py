@@ -62,6 +62,25 @@ async def test_it_polls_with_its_request_idx_until_there_is_a_worker(
     assert told == ["waiting for a worker: 1 loading"]
 
 
+async def test_who_watches_is_told_of_the_wait_at_once(client: Client, system: Any) -> None:
+    system.routes = [system.hold, system.assign]
+    await client.request("llm", "/x", {}, on_status=lambda _: None)
+    assert [call["wait"] for call in system.calls("/route/")] == [0.0, module.SHOWN_POLL]
+
+
+async def test_who_does_not_watch_is_held_at_the_control_plane(client: Client, system: Any) -> None:
+    await client.request("llm", "/x", {})
+    assert [call["wait"] for call in system.calls("/route/")] == [module.LONG_POLL]
+
+
+async def test_without_long_polls_it_pauses_between_its_calls(client: Client, system: Any) -> None:
+    system.routes = [system.hold]
+    with pytest.raises(RouteTimeoutError):
+        await client.route("llm", wait=0, timeout=0.3)
+    assert {call["wait"] for call in system.calls("/route/")} == {0.0}
+    assert len(system.calls("/route/")) <= 5
+
+
 async def test_route_alone_returns_the_control_planes_answer(client: Client, system: Any) -> None:
     reply = await client.route("llm", 3.0, request_idx=9, wait=1.5)
     assert (reply["url"], reply["request_idx"], reply["cost"]) == (system.url, 9, 3.0)

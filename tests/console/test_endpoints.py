@@ -111,6 +111,8 @@ async def test_an_update_keeps_what_is_null_or_absent(
         },
     )
     assert reply.status_code == 200
+    assert reply.json()["result"]["max_workers"] == 4
+    assert "api_key" not in reply.json()["result"]
     record = await store.get_endpoint(number)
     assert record.endpoint_name == "renamed"
     assert (record.parameters.min_load, record.parameters.inactivity_timeout) == (7.0, 60.0)

@@ -37,6 +37,9 @@ from stoker.errors import StokerError
 LONG_POLL = 15.0
 """Seconds for which one call waits for a worker at the control plane."""
 
+SHOWN_POLL = 2.0
+"""The same when somebody watches: the state of the workers comes with each answer."""
+
 PATIENCE = 20.0
 """Seconds without an answer after which a control plane that had answered is given up."""
 
@@ -174,7 +177,7 @@ class Client(ManagingConnection):
         cost: float = wire.DEFAULT_LOAD,
         *,
         request_idx: int = 0,
-        wait: float = LONG_POLL,
+        wait: float | None = None,
         timeout: float = 600.0,
         on_status: OnStatus | None = None,
     ) -> dict[str, Any]:
@@ -184,7 +187,8 @@ class Client(ManagingConnection):
             endpoint: its name.
             cost: load units to book.
             request_idx: of an earlier answer, when a worker refused; 0: a new request.
-            wait: seconds for which each call may be held at the control plane.
+            wait: seconds for which each call may be held at the control plane; default: `LONG_POLL`
+                or, with `on_status`, `SHOWN_POLL`.
             timeout: seconds until it is given up.
             on_status: gets a line of text whenever there is news.
 
@@ -210,10 +214,14 @@ class Client(ManagingConnection):
         deadline = asyncio.get_running_loop().time() + timeout
         return _Attempt(endpoint, cost, timeout, deadline, on_status)
 
-    async def _route(self, attempt: _Attempt, wait: float) -> dict[str, Any]:
+    async def _route(self, attempt: _Attempt, wait: float | None = None) -> dict[str, Any]:
         loop = asyncio.get_running_loop()
+        # Who watches is told at once that there is a wait: their first call is not held.
+        at_once = wait is None and attempt.on_status is not None
+        if wait is None:
+            wait = LONG_POLL if attempt.on_status is None else SHOWN_POLL
         while (left := attempt.deadline - loop.time()) > 0:
-            began, held = loop.time(), min(wait, left)
+            began, held = loop.time(), 0.0 if at_once else min(wait, left)
             try:
                 reply = await self.call(
                     "POST",
@@ -235,7 +243,9 @@ class Client(ManagingConnection):
             if isinstance(reply.get("url"), str):
                 return dict(reply)
             attempt.tell(f"waiting for a worker: {reply.get('status') or 'none is ready'}")
-            if loop.time() - began >= held / 2:
+            if at_once:
+                at_once = False
+            elif held > 0 and loop.time() - began >= held / 2:
                 attempt.backoff.reset()
             elif not await _pause(attempt):
                 # It did not hold the call, and must not be asked again without a pause.
@@ -263,7 +273,7 @@ class Client(ManagingConnection):
         loop = asyncio.get_running_loop()
         refused_tickets = 0
         while True:
-            auth = await self._route(attempt, LONG_POLL)
+            auth = await self._route(attempt)
             body = {"auth_data": auth, "session_id": session_id, "payload": payload}
             retry_after = None
             try:

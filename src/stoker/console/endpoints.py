@@ -47,7 +47,10 @@ async def show_endpoint(call: Call) -> Response:
 
 
 async def update_endpoint(call: Call) -> Response:
-    """Change what is given, and nothing else."""
+    """Change what is given, and nothing else.
+
+    The answer leaves the endpoint's key out: the existing command line prints it all.
+    """
     fields = call.fields()
     call.require_account(fields)
     async with call.house.updating:
@@ -60,7 +63,9 @@ async def update_endpoint(call: Call) -> Response:
             record.id, endpoint_name=name, parameters=parameters
         )
     await call.house.changed()
-    return done(result=_shown(call, record))
+    shown = _shown(call, record)
+    del shown["api_key"]
+    return done(result=shown)
 
 
 async def delete_endpoint(call: Call) -> Response:

@@ -133,8 +133,8 @@ async def _resolve(call: Call, found: dict[str, Any], problems: Problems) -> Non
                 problems["template_id"] = f"there is no template {given_id}"
             else:
                 problems["template_hash"] = (
-                    f"{given_hash!r} is no backend and no stored template"
-                    f"{_nearest(given_hash, known)}; known: {', '.join(known)}"
+                    f"{given_hash[:200]!r} is no backend and no stored template (known: "
+                    f"{', '.join(known)}){_nearest(given_hash, known)}"
                 )
             return
         if given_id not in (None, template.id):
