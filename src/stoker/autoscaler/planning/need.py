@@ -85,10 +85,8 @@ def needs_of(snapshot: EndpointSnapshot, now: float, settings: PlannerSettings) 
     burst = max(recent, clearing)
 
     if burst > sustained and clearing >= recent:
-        why = (
-            f"{backlog:.1f} load waits or works and is to end in {patience:g} s "
-            f"(target_queue_time): needs {clearing:.1f}/s"
-        )
+        why = f"{backlog:.1f} load waits or works and is to end in {patience:g} s "
+        why += "(target_queue_time)" + (f": needs {clearing:.1f}/s" if patience > 0 else "")
     elif burst > sustained:
         why = (
             f"load {demand.recent_rate:.1f}/s in these 5 s / target_util {util:.2f} "

@@ -178,7 +178,7 @@ class _Planner(Draft):
     # 4. The pool.
 
     def _fill_pool(self, needs: Needs) -> None:
-        parameters, demand = self.parameters, self.snapshot.demand
+        parameters = self.parameters
         pool = self.pool()
         count = len(pool) + len(self.created)
         while count < min(parameters.cold_workers, parameters.max_workers):
@@ -190,8 +190,7 @@ class _Planner(Draft):
         for group in self.snapshot.groups:
             self._fill_capacity(pool, group.min_cold_load, group)
         self._fill_capacity(pool, parameters.min_cold_load, None)
-        # The reserve is for calm times: what a held request waits for is created above.
-        if not needs.zero and not demand.held_count and parameters.cold_mult > 1:
+        if not needs.zero and parameters.cold_mult > 1:
             self._fill_capacity(pool, parameters.cold_mult * needs.now.sustained, None, spare=True)
 
     def _fill_capacity(

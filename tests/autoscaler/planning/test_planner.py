@@ -1,0 +1,473 @@
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from stoker.autoscaler.arrivals import Demand
+from stoker.autoscaler.planning import (
+    Action,
+    ActionKind,
+    EndpointSnapshot,
+    GroupSnapshot,
+    OfferSnapshot,
+    Plan,
+    WorkerSnapshot,
+    plan,
+)
+from stoker.autoscaler.states import WorkerState
+from stoker.wire import EndpointParameters
+
+NOW = 1000.0
+
+# Everything off: each test turns on what it is about.
+BARE = EndpointParameters(
+    min_load=0, cold_workers=0, cold_mult=1, max_workers=8, inactivity_timeout=5, target_util=0.9
+)
+
+
+def parameters(**changes: Any) -> EndpointParameters:
+    return msgspec.structs.replace(BARE, **changes)
+
+
+def worker(worker_id: int, state: WorkerState = WorkerState.READY, **more: Any) -> WorkerSnapshot:
+    figures: dict[str, Any] = {"workergroup_id": 1, "state_since": 0.0, "perf": 50.0} | more
+    return WorkerSnapshot(id=worker_id, state=state, **figures)
+
+
+def group(**more: Any) -> GroupSnapshot:
+    figures: dict[str, Any] = {
+        "id": 1,
+        "perf": 50.0,
+        "offers": (OfferSnapshot(id="cpu", provider="local", available=8),),
+    } | more
+    return GroupSnapshot(**figures)
+
+
+def steady(rate: float) -> Demand:
+    """An endpoint that has been asked for `rate` load/s for a while, and keeps up with it."""
+    return Demand(
+        arrival_rate=rate,
+        recent_rate=rate,
+        peak_rate=rate,
+        booked_load=rate,
+        booked_count=4,
+        last_request_at=NOW,
+    )
+
+
+def held(count: int, load: float = 100.0) -> Demand:
+    rate = count * load / 5
+    return Demand(
+        arrival_rate=rate / 12,
+        recent_rate=rate,
+        peak_rate=rate,
+        held_load=count * load,
+        held_count=count,
+        last_request_at=NOW,
+    )
+
+
+def quiet(seconds: float) -> Demand:
+    if seconds >= 60:
+        return Demand(last_request_at=NOW - seconds)
+    return Demand(arrival_rate=20.0, peak_rate=200.0, last_request_at=NOW - seconds)
+
+
+def decide(
+    demand: Demand,
+    *workers: WorkerSnapshot,
+    scaling: EndpointParameters = BARE,
+    groups: tuple[GroupSnapshot, ...] | None = None,
+) -> Plan:
+    snapshot = EndpointSnapshot(
+        endpoint_id=1,
+        name="chat",
+        parameters=scaling,
+        demand=demand,
+        workers=workers,
+        groups=(group(),) if groups is None else groups,
+    )
+    return plan(snapshot, NOW)
+
+
+def kinds(decided: Plan) -> list[tuple[str, int | None]]:
+    return [(action.kind.value, action.worker_id) for action in decided.actions]
+
+
+def only(decided: Plan) -> Action:
+    (action,) = decided.actions
+    return action
+
+
+# Up.
+
+
+def test_a_held_request_creates_a_worker_from_zero() -> None:
+    action = only(decide(held(1)))
+    assert action.kind is ActionKind.CREATE
+    assert (action.group_id, action.offer_id, action.provider) == (1, "cpu", "local")
+    assert action.reason == (
+        "create worker: load 20.0/s in these 5 s / target_util 0.90 needs 22.2/s, "
+        "active capacity 0.0/s"
+    )
+
+
+def test_a_stopped_worker_is_started_rather_than_one_created() -> None:
+    assert kinds(decide(held(1), worker(3, WorkerState.STOPPED))) == [("start", 3)]
+
+
+def test_the_reason_names_load_need_and_capacity() -> None:
+    action = only(decide(steady(42.0), worker(3, WorkerState.STOPPED)))
+    assert action.reason == (
+        "start worker 3: load 42.0/s / target_util 0.90 needs 46.7/s, active capacity 0.0/s"
+    )
+
+
+def test_a_draining_worker_goes_back_to_work_first() -> None:
+    decided = decide(
+        held(1),
+        worker(3, WorkerState.STOPPED, state_since=NOW),
+        worker(4, WorkerState.DRAINING, requests=1),
+    )
+    assert kinds(decided) == [("start", 4)]
+
+
+def test_a_worker_that_is_stopping_is_waited_for_rather_than_one_created() -> None:
+    stopping = worker(3, WorkerState.STOPPING, state_since=NOW - 2)
+    decided = decide(held(1), stopping)
+    assert kinds(decided) == []
+    assert "waits for worker 3" in decided.notes[0]
+
+
+def test_a_worker_that_does_not_end_stopping_is_not_waited_for() -> None:
+    stuck = worker(3, WorkerState.STOPPING, state_since=NOW - 100)
+    assert kinds(decide(held(1), stuck)) == [("create", None)]
+
+
+def test_what_is_on_its_way_is_not_ordered_twice() -> None:
+    coming = worker(3, WorkerState.CREATING, perf=0.0, state_since=NOW)
+    assert kinds(decide(held(1), coming)) == []
+
+
+def test_target_util_leaves_room() -> None:
+    scaling = parameters(target_util=0.5)
+    # 60 / 0.5 = 120/s: three workers of 50/s.
+    decided = decide(steady(60.0), worker(1), scaling=scaling)
+    assert kinds(decided) == [("create", None), ("create", None)]
+
+
+def test_a_queue_over_target_queue_time_scales_up_hard() -> None:
+    scaling = parameters(target_queue_time=10.0)
+    waiting = Demand(booked_load=1900.0, booked_count=32, last_request_at=NOW)
+    # 1,900 load in 10 s needs 190/s: four workers of 50/s, three more than there are.
+    decided = decide(waiting, worker(1, requests=32), scaling=scaling)
+    assert kinds(decided) == [("create", None)] * 3
+    assert "1900.0 load waits or works" in decided.actions[0].reason
+
+
+def test_one_large_request_does_not_ask_for_more_workers_than_it_can_use() -> None:
+    one = Demand(
+        recent_rate=200.0,
+        peak_rate=200.0,
+        booked_load=1000.0,
+        booked_count=1,
+        last_request_at=NOW,
+    )
+    assert kinds(decide(one, worker(1, requests=1))) == []
+
+
+def test_min_load_is_a_floor_of_active_capacity() -> None:
+    decided = decide(Demand(), scaling=parameters(min_load=80.0))
+    assert kinds(decided) == [("create", None), ("create", None)]
+
+
+def test_a_first_worker_is_measured_before_more_are_created() -> None:
+    decided = decide(held(30), groups=(group(perf=0.0),))
+    assert kinds(decided) == [("create", None)]
+
+
+def test_the_best_perf_per_price_is_recruited_first() -> None:
+    offers = (
+        OfferSnapshot(id="slow", price=1.0, perf=50.0, available=1),
+        OfferSnapshot(id="fast", price=3.0, perf=300.0, available=1),
+        OfferSnapshot(id="dear", price=9.0, perf=300.0, available=1),
+    )
+    decided = decide(steady(300.0), groups=(group(offers=offers),))
+    assert [action.offer_id for action in decided.actions] == ["fast", "slow"]
+
+
+# Attached workers.
+
+
+def test_an_attached_worker_is_capacity() -> None:
+    attached = worker(9, workergroup_id=None, attached=True)
+    assert kinds(decide(steady(40.0), attached)) == []
+
+
+def test_nothing_is_done_to_an_attached_worker() -> None:
+    decided = decide(
+        quiet(600),
+        worker(8, WorkerState.ERROR, workergroup_id=None, attached=True),
+        worker(9, workergroup_id=None, attached=True),
+        scaling=parameters(max_workers=0),
+    )
+    assert kinds(decided) == []
+
+
+# Down.
+
+
+def test_load_that_has_only_just_fallen_keeps_its_workers() -> None:
+    lower = Demand(
+        arrival_rate=30.0, recent_rate=10.0, peak_rate=80.0, booked_count=1, last_request_at=NOW
+    )
+    assert kinds(decide(lower, worker(1), worker(2))) == []
+
+
+def test_when_the_peak_of_a_minute_is_lower_the_worst_worker_is_drained() -> None:
+    lower = Demand(
+        arrival_rate=10.0, recent_rate=10.0, peak_rate=20.0, booked_count=1, last_request_at=NOW
+    )
+    decided = decide(lower, worker(1, perf=60.0), worker(2, perf=50.0), worker(3, perf=40.0))
+    assert kinds(decided) == [("drain", 3), ("drain", 2)]
+    assert "the other 2 have 110.0/s" in decided.actions[0].reason
+
+
+def test_a_busy_worker_is_drained_and_not_stopped() -> None:
+    lower = Demand(arrival_rate=1.0, recent_rate=1.0, peak_rate=1.0, last_request_at=NOW)
+    draining = worker(2, WorkerState.DRAINING, requests=1)
+    assert kinds(decide(lower, worker(1), draining)) == []
+
+
+def test_a_drained_worker_is_stopped_while_there_is_traffic() -> None:
+    lower = Demand(
+        arrival_rate=1.0, recent_rate=1.0, peak_rate=1.0, booked_count=1, last_request_at=NOW
+    )
+    assert kinds(decide(lower, worker(1), worker(2, WorkerState.DRAINING))) == [("stop", 2)]
+
+
+def test_a_stopped_worker_beyond_the_pool_is_destroyed_after_a_while() -> None:
+    lower = Demand(
+        arrival_rate=1.0, recent_rate=1.0, peak_rate=1.0, booked_count=1, last_request_at=NOW
+    )
+    fresh = worker(2, WorkerState.STOPPED, state_since=NOW - 59)
+    old = worker(3, WorkerState.STOPPED, state_since=NOW - 60)
+    assert kinds(decide(lower, worker(1), fresh, old)) == [("destroy", 3)]
+
+
+# Zero.
+
+
+def test_before_the_inactivity_timeout_one_worker_stays() -> None:
+    assert kinds(decide(quiet(4.9), worker(1), scaling=parameters(inactivity_timeout=5))) == []
+
+
+def test_after_the_inactivity_timeout_all_are_drained() -> None:
+    decided = decide(quiet(5), worker(1), worker(2), scaling=parameters(inactivity_timeout=5))
+    assert kinds(decided) == [("drain", 2), ("drain", 1)]
+    assert "quiet for 5 s, inactivity_timeout 5" in decided.actions[0].reason
+
+
+def test_drained_workers_are_destroyed_when_nothing_is_to_be_kept() -> None:
+    decided = decide(
+        quiet(6), worker(1, WorkerState.DRAINING), worker(2, WorkerState.STOPPED, state_since=NOW)
+    )
+    assert sorted(kinds(decided)) == [("destroy", 1), ("destroy", 2)]
+
+
+def test_what_still_loads_is_destroyed_when_nobody_waits_for_it() -> None:
+    assert kinds(decide(quiet(6), worker(1, WorkerState.LOADING))) == [("destroy", 1)]
+
+
+def test_after_everything_is_gone_nothing_is_done() -> None:
+    assert kinds(decide(quiet(6))) == []
+
+
+def test_the_quiet_time_counts_from_the_end_of_the_last_request() -> None:
+    ended = worker(1, idle_since=NOW - 2)
+    assert kinds(decide(quiet(300), ended)) == []
+
+
+def test_a_request_at_work_is_not_quiet_however_long_it_takes() -> None:
+    assert kinds(decide(quiet(300), worker(1, requests=1))) == []
+
+
+def test_without_an_inactivity_timeout_the_last_worker_goes_after_a_minute() -> None:
+    scaling = parameters(inactivity_timeout=None)
+    assert kinds(decide(quiet(59), worker(1), scaling=scaling)) == []
+    assert kinds(decide(quiet(60), worker(1), scaling=scaling)) == [("drain", 1)]
+
+
+def test_an_inactivity_timeout_of_zero_lets_the_last_worker_go_at_once() -> None:
+    assert kinds(decide(quiet(0), worker(1), scaling=parameters(inactivity_timeout=0))) == [
+        ("drain", 1)
+    ]
+
+
+def test_a_negative_inactivity_timeout_keeps_one_active_for_ever() -> None:
+    scaling = parameters(inactivity_timeout=-1)
+    assert kinds(decide(quiet(1e6), worker(1), worker(2), scaling=scaling)) == [("drain", 2)]
+    assert kinds(decide(quiet(1e6), scaling=scaling)) == [("create", None)]
+
+
+def test_min_load_keeps_one_active_whatever_the_timeout() -> None:
+    scaling = parameters(min_load=1.0, inactivity_timeout=5)
+    assert kinds(decide(quiet(1e6), worker(1), scaling=scaling)) == []
+
+
+# The pool.
+
+
+def test_cold_workers_are_created_before_any_request_came() -> None:
+    decided = decide(Demand(), worker(1, WorkerState.STOPPED), scaling=parameters(cold_workers=3))
+    assert kinds(decided) == [("create", None), ("create", None)]
+    assert "cold_workers 3: 1 have the model" in decided.actions[0].reason
+
+
+def test_cold_workers_are_stopped_and_kept_when_it_is_quiet() -> None:
+    scaling = parameters(cold_workers=2)
+    decided = decide(
+        quiet(600), worker(1, WorkerState.DRAINING), worker(2, WorkerState.STOPPED), scaling=scaling
+    )
+    assert kinds(decided) == [("stop", 1)]
+
+
+def test_cold_mult_keeps_a_reserve_of_stopped_workers() -> None:
+    decided = decide(
+        steady(40.0), worker(1), scaling=parameters(cold_mult=3)
+    )  # 3 x 44.4 = 133.3/s: two more of 50/s
+    assert kinds(decided) == [("create", None), ("create", None)]
+    assert "cold_mult: total capacity 50.0/s, needs 133.3/s" in decided.actions[0].reason
+
+
+def test_a_reserve_for_which_there_is_no_room_is_no_complaint() -> None:
+    decided = decide(
+        steady(40.0), worker(1), scaling=parameters(cold_mult=3), groups=(group(offers=()),)
+    )
+    assert kinds(decided) == []
+    assert decided.notes == ()
+
+
+def test_min_cold_load_is_a_floor_of_total_capacity() -> None:
+    scaling = parameters(min_cold_load=120.0)
+    assert kinds(decide(Demand(), worker(1, WorkerState.STOPPED), scaling=scaling)) == [
+        ("create", None),
+        ("create", None),
+    ]
+    stopped = [worker(n, WorkerState.STOPPED) for n in range(1, 5)]
+    assert kinds(decide(quiet(600), *stopped, scaling=scaling)) == [("destroy", 4)]
+
+
+def test_min_cold_load_of_a_workergroup_is_met_in_that_group() -> None:
+    groups = (group(), group(id=2, min_cold_load=60.0))
+    decided = decide(Demand(), worker(1, WorkerState.STOPPED), groups=groups)
+    assert [action.group_id for action in decided.actions if action.kind == "create"] == [2, 2]
+
+
+# Caps and contradictions.
+
+
+def test_max_workers_is_never_exceeded_and_says_so() -> None:
+    decided = decide(held(50), worker(1), scaling=parameters(max_workers=2))
+    assert kinds(decided) == [("create", None)]
+    assert decided.notes == ("load needs more workers, but max_workers 2 is reached",)
+
+
+def test_max_workers_of_a_workergroup_is_never_exceeded() -> None:
+    decided = decide(held(50), worker(1), groups=(group(max_workers=2),))
+    assert kinds(decided) == [("create", None)]
+    assert "workergroup 1: its max_workers 2 is reached" in decided.notes[0]
+
+
+def test_a_lowered_max_workers_lets_idle_workers_go_first() -> None:
+    workers = [worker(1), worker(2), worker(3, WorkerState.STOPPED)]
+    decided = decide(steady(90.0), *workers, scaling=parameters(max_workers=1))
+    assert kinds(decided) == [("destroy", 3), ("drain", 2)]
+
+
+def test_cold_workers_above_max_workers_are_clamped_and_noted() -> None:
+    decided = decide(Demand(), scaling=parameters(cold_workers=5, max_workers=2))
+    assert kinds(decided) == [("create", None)] * 2
+    assert "cold_workers 5 is above max_workers 2: taken as 2" in decided.notes
+
+
+def test_an_endpoint_without_workergroups_says_why_nothing_is_created() -> None:
+    decided = decide(held(1), groups=())
+    assert decided.notes == (
+        "load needs more workers, but the endpoint has no workergroup to create workers in",
+    )
+
+
+# Trouble.
+
+
+def test_a_worker_with_an_error_is_given_a_moment_then_replaced() -> None:
+    fresh = worker(1, WorkerState.ERROR, state_since=NOW - 2)
+    assert kinds(decide(held(1), fresh)) == []
+    lasting = worker(1, WorkerState.ERROR, state_since=NOW - 5)
+    assert kinds(decide(held(1), lasting)) == [("destroy", 1), ("create", None)]
+
+
+def test_a_worker_whose_instance_failed_is_replaced_at_once() -> None:
+    lost = worker(1, WorkerState.ERROR, state_since=NOW, lost=True)
+    assert kinds(decide(held(1), lost)) == [("destroy", 1), ("create", None)]
+
+
+def test_a_worker_from_before_a_restart_is_waited_for_then_replaced() -> None:
+    fresh = worker(1, WorkerState.PENDING, state_since=NOW - 5)
+    assert kinds(decide(Demand(), fresh, scaling=parameters(min_load=1.0))) == []
+    silent = worker(1, WorkerState.PENDING, state_since=NOW - 30)
+    assert kinds(decide(Demand(), silent, scaling=parameters(min_load=1.0))) == [
+        ("destroy", 1),
+        ("create", None),
+    ]
+
+
+def test_a_failing_workergroup_rests_longer_each_time() -> None:
+    resting = group(failures=4, last_failure_at=NOW - 7)  # rests 8 s
+    decided = decide(held(1), groups=(resting,))
+    assert kinds(decided) == []
+    assert "waits 8 s after 4 failures in a row" in decided.notes[0]
+    rested = group(failures=4, last_failure_at=NOW - 8)
+    assert kinds(decide(held(1), groups=(rested,))) == [("create", None)]
+
+
+def test_a_workergroup_that_keeps_failing_creates_no_more() -> None:
+    hopeless = group(failures=10, last_failure_at=0.0)
+    decided = decide(held(1), groups=(hopeless,))
+    assert kinds(decided) == []
+    assert "10 workers failed in a row" in decided.notes[0]
+
+
+def test_another_workergroup_helps_out_while_one_rests() -> None:
+    resting = group(failures=4, last_failure_at=NOW)
+    other = group(id=2)
+    assert [a.group_id for a in decide(held(1), groups=(resting, other)).actions] == [2]
+
+
+def test_a_worker_whose_workergroup_is_gone_is_drained_then_destroyed() -> None:
+    assert kinds(decide(steady(10.0), worker(1, workergroup_id=7), worker(2))) == [("drain", 1)]
+    drained = worker(1, WorkerState.DRAINING, workergroup_id=7)
+    assert kinds(decide(steady(10.0), drained, worker(2))) == [("destroy", 1)]
+
+
+# States of the endpoint.
+
+
+def test_a_suspended_endpoint_is_left_alone() -> None:
+    scaling = parameters(endpoint_state="suspended", cold_workers=3)
+    assert kinds(decide(held(9), worker(1, WorkerState.STOPPED), scaling=scaling)) == []
+
+
+def test_a_stopped_endpoint_becomes_inactive_and_keeps_its_models() -> None:
+    scaling = parameters(endpoint_state="stopped", min_load=100.0, cold_workers=5)
+    decided = decide(
+        held(9),
+        worker(1),
+        worker(2, WorkerState.DRAINING),
+        worker(3, WorkerState.STOPPED),
+        worker(4, WorkerState.LOADING),
+        scaling=scaling,
+    )
+    assert sorted(kinds(decided)) == [("destroy", 4), ("drain", 1), ("stop", 2)]
