@@ -479,3 +479,23 @@ def test_demand_sums_up_what_is_held_and_booked() -> None:
     assert (demand.booked_count, demand.booked_load) == (1, 20.0)
     assert demand.last_request_at == 2.0
     assert demand.recent_rate == 70.0 / 5
+
+
+def test_a_finish_after_most_tokens_were_streamed_takes_off_no_more_than_is_left() -> None:
+    router = a_router(1)
+    answer = assigned(router, 40.0)
+    report(router, 1, 1.0, answer.request_idx, load=5.0)
+    finish(router, answer)
+    assert load(router, 1) == 0.0
+    assert assigned(router, 10.0).worker_id == 1
+    assert load(router, 1) == 10.0
+
+
+def test_requests_that_return_from_two_workers_keep_the_order_in_which_they_came() -> None:
+    router = a_router(max_queue_time=1.0)
+    first, second = held(router, 100.0), held(router, 100.0)
+    add(router, 1, now=1.0)
+    add(router, 2, now=1.0)
+    router.set_available(1, False, 2.0)  # the first returns
+    router.set_available(2, False, 3.0)  # the second returns, and does not overtake it
+    assert router.held(ENDPOINT) == [first.request_idx, second.request_idx]

@@ -23,52 +23,17 @@ Rules:
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 
-from stoker.autoscaler.arrivals import ArrivalWindow, Demand
+from stoker.autoscaler.answers import Assigned, Held, RouterFullError
+from stoker.autoscaler.arrivals import Demand
 from stoker.autoscaler.booking import Phase, Request, WorkerBook, WorkerView
-from stoker.errors import NotFoundError, StokerError
+from stoker.autoscaler.choosing import EndpointBook
+from stoker.errors import NotFoundError
 from stoker.wire import FinishedRequest, WorkerStatus
 
-
-class RouterFullError(StokerError):
-    """So many requests are held for the endpoint already that this one is refused."""
-
-
-@dataclass(frozen=True, slots=True)
-class Assigned:
-    """A request has a worker."""
-
-    worker_id: int
-    url: str
-    cost: float
-    reqnum: int
-    request_idx: int
-    assigned_at: float
-    """When it was booked; its ticket lives for `ticket_lifetime` from then."""
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A request waits for a worker; its client is to ask again with `request_idx`."""
-
-    request_idx: int
-    deadline: float
-    """When it is given up."""
-    endpoint_id: int
-
-
-@dataclass(slots=True)
-class _Endpoint:
-    endpoint_id: int
-    max_queue_time: float
-    workers: dict[int, WorkerBook] = field(default_factory=dict)
-    held: OrderedDict[int, Request] = field(default_factory=OrderedDict)
-    held_load: float = 0.0
-    arrivals: ArrivalWindow = field(default_factory=ArrivalWindow)
-    last_request_at: float | None = None
+__all__ = ["Assigned", "Held", "Router", "RouterFullError"]
 
 
 class Router:
@@ -102,7 +67,7 @@ class Router:
         self._max_held = max_held
         self._default_perf = default_perf
         self.on_assigned = on_assigned
-        self._endpoints: dict[int, _Endpoint] = {}
+        self._endpoints: dict[int, EndpointBook] = {}
         self._workers: dict[int, WorkerBook] = {}
         self._requests: dict[int, Request] = {}
         self._expiries: deque[tuple[float, int, int]] = deque()  # (when, idx, reqnum)
@@ -116,7 +81,7 @@ class Router:
         if endpoint_id in self._endpoints:
             self.update_endpoint(endpoint_id, max_queue_time=max_queue_time)
         else:
-            self._endpoints[endpoint_id] = _Endpoint(endpoint_id, max_queue_time)
+            self._endpoints[endpoint_id] = EndpointBook(endpoint_id, max_queue_time)
 
     def update_endpoint(self, endpoint_id: int, *, max_queue_time: float) -> None:
         """Change the expected wait, in seconds, above which a worker gets no more.
@@ -365,7 +330,7 @@ class Router:
             arrival_rate=mean,
             recent_rate=recent,
             peak_rate=peak,
-            held_load=endpoint.held_load,
+            held_load=endpoint.held.load,
             held_count=len(endpoint.held),
             booked_load=sum(worker.load for worker in workers),
             booked_count=sum(worker.requests for worker in workers),
@@ -400,11 +365,11 @@ class Router:
 
     def held(self, endpoint_id: int) -> list[int]:
         """The numbers of the requests that are held, the next one first."""
-        return list(self._endpoint(endpoint_id).held)
+        return self._endpoint(endpoint_id).held.numbers()
 
     # Inside.
 
-    def _endpoint(self, endpoint_id: int) -> _Endpoint:
+    def _endpoint(self, endpoint_id: int) -> EndpointBook:
         endpoint = self._endpoints.get(endpoint_id)
         if endpoint is None:
             raise NotFoundError(f"there is no endpoint {endpoint_id}")
@@ -414,27 +379,10 @@ class Router:
         self._next_idx += 1
         return self._next_idx - 1
 
-    def _choose(self, endpoint: _Endpoint, request: Request) -> WorkerBook | None:
-        """The one place that decides; it looks at each worker of the endpoint once."""
-        best: WorkerBook | None = None
-        best_rank: tuple[bool, float, int, int] | None = None
-        for worker in endpoint.workers.values():
-            if not (worker.available and worker.url):
-                continue
-            wait = worker.wait_after(request.cost)
-            if wait > endpoint.max_queue_time and not worker.idle:
-                continue
-            # Equal waits happen (requests of no cost): then to the one with fewer requests, then
-            # in turn, so that no worker gets them all.
-            rank = (worker.worker_id == request.avoid, wait, worker.requests, worker.last_turn)
-            if best_rank is None or rank < best_rank:
-                best, best_rank = worker, rank
-        return best
-
-    def _place(self, endpoint: _Endpoint, request: Request, now: float) -> Assigned | Held:
+    def _place(self, endpoint: EndpointBook, request: Request, now: float) -> Assigned | Held:
         if endpoint.held:
             self._hand_out(endpoint, now)
-        worker = None if endpoint.held else self._choose(endpoint, request)
+        worker = None if endpoint.held else endpoint.choose(request)
         if worker is not None:
             request.answered = True
             return self._book(request, worker, now)
@@ -449,7 +397,7 @@ class Router:
         return Held(request.idx, request.deadline, endpoint.endpoint_id)
 
     def _poll(
-        self, endpoint: _Endpoint, request: Request, poll_by: float, now: float
+        self, endpoint: EndpointBook, request: Request, poll_by: float, now: float
     ) -> Assigned | Held:
         request.poll_by = poll_by
         if request.phase is Phase.HELD:
@@ -474,20 +422,14 @@ class Router:
         self._expiries.append((request.expires, request.idx, request.reqnum))
         return self._answer(request)
 
-    def _hold(self, endpoint: _Endpoint, request: Request) -> None:
+    def _hold(self, endpoint: EndpointBook, request: Request) -> None:
         request.phase, request.worker_id, request.answered = Phase.HELD, None, False
-        endpoint.held[request.idx] = request
-        endpoint.held_load += request.cost
+        endpoint.held.append(request)
         due = min(request.deadline, request.poll_by)
         heapq.heappush(self._polls_due, (due, request.idx))
 
-    def _unhold(self, endpoint: _Endpoint, request: Request) -> None:
-        if endpoint.held.pop(request.idx, None) is not None:
-            left = max(0.0, endpoint.held_load - request.cost)
-            endpoint.held_load = left if endpoint.held else 0.0
-
     def _hand_out(
-        self, endpoint: _Endpoint, now: float, *, asking: Request | None = None
+        self, endpoint: EndpointBook, now: float, *, asking: Request | None = None
     ) -> list[Assigned]:
         """Give workers to held requests, first come first served, until the first that finds none.
 
@@ -495,14 +437,14 @@ class Router:
         """
         given: list[Assigned] = []
         while endpoint.held:
-            request = next(iter(endpoint.held.values()))
+            request = endpoint.held.first
             if min(request.deadline, request.poll_by) <= now:
                 self._forget(request, now)
                 continue
-            worker = self._choose(endpoint, request)
+            worker = endpoint.choose(request)
             if worker is None:
                 break
-            self._unhold(endpoint, request)
+            endpoint.held.remove(request)
             given.append(self._book(request, worker, now))
         if self.on_assigned is not None:
             for assigned in given:
@@ -527,21 +469,19 @@ class Router:
         request.avoid = request.worker_id
         request.answered = False
 
-    def _return_promised(self, worker: WorkerBook, endpoint: _Endpoint, now: float) -> None:
+    def _return_promised(self, worker: WorkerBook, endpoint: EndpointBook, now: float) -> None:
         promised = [request for request in worker.unseen.values() if not request.answered]
         for request in promised:
             worker.let_go(request, now)
             self._hold(endpoint, request)
         if promised:
-            # Mostly to the head; but one that came before them may have been returned already.
-            in_order = sorted(endpoint.held.values(), key=lambda request: request.turn)
-            endpoint.held = OrderedDict((request.idx, request) for request in in_order)
+            endpoint.held.sort()
 
     def _forget(self, request: Request, now: float) -> None:
         """Nobody waits for it any more."""
         endpoint = self._endpoints[request.endpoint_id]
         if request.phase is Phase.HELD:
-            self._unhold(endpoint, request)
+            endpoint.held.remove(request)
             endpoint.arrivals.take_back(request.cost, request.arrived, now)
         elif request.worker_id in self._workers and request.phase is not Phase.OVER:
             self._workers[request.worker_id].let_go(request, now)
