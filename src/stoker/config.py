@@ -10,7 +10,7 @@ import difflib
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -69,6 +69,9 @@ def _explain(error: msgspec.ValidationError, type_: type[Any], where: str) -> Co
         problem, dotted = f"unknown setting; {hint}", _join(dotted, name)
     elif missing := _MISSING.search(problem):
         problem, dotted = "is required", _join(dotted, missing["name"])
+    elif "nvalid enum value" in problem:
+        choices = ", ".join(repr(c) for c in _choices(_type_at(type_, path)))
+        problem = f"must be one of {choices}"
     else:
         problem = problem[:1].lower() + problem[1:].replace("`", "")
     return ConfigError(_join(where, dotted, ": ") if where else dotted, problem)
@@ -78,22 +81,37 @@ def _join(left: str, right: str, separator: str = ".") -> str:
     return f"{left}{separator}{right}" if left and right else left or right
 
 
-def _fields_at(type_: Any, path: str) -> list[str]:
-    """Names of the fields of the struct at a msgspec path such as ``.endpoint[0].options``."""
-    for step in re.findall(r"\.([^.\[]+)|\[([^\]]*)\]", path):
-        candidates = [type_, *get_args(type_)]
-        if step[0]:
-            holders = [
-                c for c in candidates if isinstance(c, type) and hasattr(c, "__struct_fields__")
-            ]
-            if not holders:
-                return []
-            wanted = {f.encode_name: f.name for f in msgspec.structs.fields(holders[0])}
-            type_ = get_type_hints(holders[0]).get(wanted.get(step[0], step[0]))
-        else:
+def _type_at(type_: Any, path: str) -> Any:
+    """The annotation at a msgspec path such as ``.endpoint[0].options``; None when it is lost."""
+    for name, item in re.findall(r"\.([^.\[]+)|(\[)", path):
+        if name:
+            struct = _struct_in(type_)
+            if struct is None:
+                return None
+            fields = {f.encode_name: f.name for f in msgspec.structs.fields(struct)}
+            type_ = get_type_hints(struct).get(fields.get(name, name))
+        elif item:
             args = get_args(type_)
             type_ = args[-1] if args else None
-    for candidate in [type_, *get_args(type_)]:
+    return type_
+
+
+def _struct_in(type_: Any) -> type[msgspec.Struct] | None:
+    for candidate in (type_, *get_args(type_)):
         if isinstance(candidate, type) and issubclass(candidate, msgspec.Struct):
-            return [f.encode_name for f in msgspec.structs.fields(candidate)]
-    return []
+            return candidate
+    return None
+
+
+def _fields_at(type_: Any, path: str) -> list[str]:
+    struct = _struct_in(_type_at(type_, path))
+    return [f.encode_name for f in msgspec.structs.fields(struct)] if struct else []
+
+
+def _choices(type_: Any) -> list[Any]:
+    """The values of a Literal, or of an optional one."""
+    found: list[Any] = []
+    for candidate in (type_, *get_args(type_)):
+        if get_origin(candidate) is Literal:
+            found += get_args(candidate)
+    return found

@@ -26,7 +26,7 @@ import msgspec
 
 from stoker.config import convert, load_toml
 from stoker.errors import ConfigError
-from stoker.wire import EndpointParameters
+from stoker.wire import EndpointParameters, EndpointState
 
 DEFAULT_PORT = 8700
 
@@ -92,7 +92,7 @@ class EndpointSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     max_queue_time: float | None = None
     target_queue_time: float | None = None
     inactivity_timeout: float | None = None
-    endpoint_state: str | None = None
+    endpoint_state: EndpointState | None = None
     workergroup: list[WorkergroupSettings] = []
 
     def given(self) -> dict[str, Any]:

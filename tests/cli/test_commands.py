@@ -1,0 +1,169 @@
+"""The command line as a person uses it: real processes, a real control plane."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.real
+
+
+def stoker_alone(*arguments, env=None, cwd=None):
+    """The command without a control plane to talk to."""
+    return subprocess.run(
+        [sys.executable, "-m", "stoker.cli", *arguments],
+        env=os.environ | (env or {}),
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def assert_mistake(done, *texts, code=1):
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("error:")
+    for text in texts:
+        assert text in done.stderr
+
+
+def test_help_lists_every_command():
+    done = stoker_alone("--help")
+    assert done.returncode == 0
+    for name in ("up", "demo", "launch", "worker", "endpoint", "request", "attach", "detach"):
+        assert name in done.stdout
+
+
+def test_without_a_key_it_says_which_variable_to_set():
+    done = stoker_alone("endpoint", "list", env={"STOKER_API_KEY": ""})
+    assert_mistake(done, "STOKER_API_KEY")
+
+
+def test_a_control_plane_that_is_not_there_is_one_line():
+    done = stoker_alone(
+        "endpoint", "list", "--url", "http://127.0.0.1:9", env={"STOKER_API_KEY": "k" * 20}
+    )
+    assert_mistake(done, "127.0.0.1:9")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("worker",), "name a worker.py, or a --backend"),
+        (("worker", "none.py"), "there is no such file"),
+        (("launch",), "name an instance directory"),
+        (("launch", "--backend", "llamacpp"), "CONTAINER_ID"),
+        (("up", "none.toml"), "none.toml: No such file"),
+    ],
+)
+def test_a_missing_thing_is_named(arguments, said, tmp_path):
+    environment = {"CONTAINER_ID": "", "STOKER_API_KEY": "k" * 20}
+    assert_mistake(stoker_alone(*arguments, env=environment, cwd=tmp_path), said)
+
+
+def test_an_unknown_backend_in_the_settings_stops_the_server_with_a_suggestion(tmp_path):
+    (tmp_path / "stoker.toml").write_text(
+        '[[endpoint]]\nname = "a"\n[[endpoint.workergroup]]\nbackend = "llamacp"\n'
+    )
+    done = stoker_alone("up", "--port", "0", "--state", "state", cwd=tmp_path)
+    assert_mistake(done, "workergroup[0].backend", "did you mean 'llamacpp'?")
+
+
+def test_a_taken_port_is_one_line(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = stoker_alone("up", "--port", port, "--state", "state", cwd=tmp_path)
+    assert_mistake(done, port, "--port")
+
+
+def test_a_second_server_on_the_same_state_is_refused(stoker):
+    done = stoker_alone("up", "--port", "0", "--state", str(stoker.state))
+    assert_mistake(done, "another server uses")
+
+
+def test_the_first_start_makes_a_key_and_no_later_one_does(tmp_path, start):
+    command = [sys.executable, "-m", "stoker.cli", "up", "--port", "0", "--state", "state"]
+    environment = {k: v for k, v in os.environ.items() if k != "STOKER_API_KEY"}
+    first = start(command, "first", cwd=tmp_path, env=environment)
+    key = first.wait_for(r"STOKER_API_KEY=(\S+)")[1]
+    assert first.end() == 0
+    second = start(command, "second", cwd=tmp_path, env=environment)
+    url = second.wait_for(r"stoker listens on (\S+)")[1]
+    second.wait_for(r"state is in")
+    assert "STOKER_API_KEY" not in second.said
+    done = stoker_alone("endpoint", "list", "--json", "--url", url, env={"STOKER_API_KEY": key})
+    assert json.loads(done.stdout) == []
+
+
+@pytest.fixture
+def endpoint(stoker):
+    done = stoker.cli(
+        "endpoint", "create", "cli", "--min-load", "0", "--cold-workers", "0", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    yield json.loads(done.stdout)["id"]
+    assert stoker.cli("endpoint", "delete", "cli").returncode == 0
+
+
+def test_an_endpoint_is_created_listed_shown_and_updated(stoker, endpoint):
+    listed = json.loads(stoker.cli("endpoint", "list", "--json").stdout)
+    assert endpoint in [one["id"] for one in listed]
+    assert stoker.cli("endpoint", "update", "cli", "--max-workers", "3").returncode == 0
+    shown = json.loads(stoker.cli("endpoint", "show", "cli", "--json").stdout)
+    assert (shown["max_workers"], shown["cold_workers"]) == (3, 0)
+    assert "cli" in stoker.cli("endpoint", "list").stdout
+
+
+def test_a_taken_name_is_refused(stoker, endpoint):
+    assert_mistake(stoker.cli("endpoint", "create", "cli"), "cli")
+
+
+def test_a_bad_parameter_is_named(stoker, endpoint):
+    assert_mistake(stoker.cli("endpoint", "update", "cli", "--target-util", "7"), "target_util")
+
+
+def test_an_endpoint_with_an_unknown_backend_is_not_half_made(stoker):
+    assert_mistake(stoker.cli("endpoint", "create", "half", "--backend", "llamacp"), "llamacpp")
+    listed = json.loads(stoker.cli("endpoint", "list", "--json").stdout)
+    assert "half" not in [one["endpoint_name"] for one in listed]
+
+
+def test_an_unknown_endpoint_is_one_line(stoker):
+    assert_mistake(stoker.cli("workers", "nowhere"), "nowhere")
+
+
+def test_a_request_prints_what_the_model_says(stoker):
+    payload = json.dumps({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4})
+    done = stoker.cli("request", "chat", "/v1/chat/completions", payload, "--cost", "4")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["usage"]["completion_tokens"] > 0
+
+
+def test_workers_and_logs_are_shown(stoker):
+    worker = stoker.wait_for_worker("chat")
+    assert str(worker["id"]) in stoker.cli("workers", "chat").stdout
+    assert "create worker" in stoker.cli("logs", "chat", "--level", "info0").stdout
+    assert_mistake(stoker.cli("logs", "chat", "--level", "loud"), "info0")
+
+
+def test_attach_prints_an_environment_for_a_shell(stoker):
+    done = stoker.cli("attach", "brought")
+    lines = dict(line.removeprefix("export ").split("=", 1) for line in done.stdout.splitlines())
+    assert lines["REPORT_ADDR"] == stoker.url
+    assert stoker.cli("detach", lines["CONTAINER_ID"]).returncode == 0
+
+
+def test_no_secret_is_in_the_servers_log_or_command_line(stoker):
+    import psutil
+
+    for process in psutil.process_iter(["cmdline"]):
+        assert stoker.key not in " ".join(process.info["cmdline"] or [])
+    for file in [stoker.state.parent / "server.log", *stoker.state.rglob("*.log")]:
+        assert stoker.key not in file.read_text(errors="replace")
