@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from stoker.http.server import HttpServer
 
 _log = logs.get_logger("http")
+_REQUEST_LINE_BYTES = 64
+"""Method, version and blanks, which `check_size` does not count (the target it does)."""
+
 _RESET = struct.pack("ii", 1, 0)
 
 
@@ -143,7 +146,7 @@ class ServerConnection(asyncio.Protocol):
         self._fed = len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if not self._deaf:
                 self._give_up(_refusal_of(error))
             return
@@ -186,7 +189,7 @@ class ServerConnection(asyncio.Protocol):
         try:
             if not self._head_complete:
                 check_size(incoming, limits)
-            if self._head_bytes > limits.max_header_bytes:
+            if self._head_bytes > limits.max_header_bytes + _REQUEST_LINE_BYTES:
                 raise Refusal(431, "header_too_large", "the header lines are too large")
         except Refusal as refusal:
             self._give_up(refusal)
@@ -474,7 +477,7 @@ class ServerConnection(asyncio.Protocol):
             active.lost()
 
 
-def _refusal_of(error: httptools.HttpParserError) -> Refusal:
+def _refusal_of(error: Exception) -> Refusal:
     cause = error.__context__
     if isinstance(cause, Refusal):
         return cause
