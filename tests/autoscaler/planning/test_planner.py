@@ -231,7 +231,7 @@ def test_when_the_peak_of_a_minute_is_lower_the_worst_worker_is_drained() -> Non
     )
     decided = decide(lower, worker(1, perf=60.0), worker(2, perf=50.0), worker(3, perf=40.0))
     assert kinds(decided) == [("drain", 3), ("drain", 2)]
-    assert "the other 2 have 110.0/s" in decided.actions[0].reason
+    assert "leaves 2 active with 110.0/s" in decided.actions[0].reason
 
 
 def test_a_busy_worker_is_drained_and_not_stopped() -> None:

@@ -172,8 +172,8 @@ class _Planner(Draft):
             capacity = sum(self.ready_perf(other) for other in remaining)
             if not needs.kept.met_by(capacity, len(remaining)):
                 return
-            others = f", the other {len(remaining)} have {capacity:.1f}/s" if remaining else ""
-            self.drain(worker, needs.kept.why + others)
+            left = f"leaves {len(remaining)} active with {capacity:.1f}/s"
+            self.drain(worker, f"{needs.kept.why}, {left}")
 
     # 4. The pool.
 
@@ -264,9 +264,8 @@ class _Planner(Draft):
         if not needs.zero:
             spare = parameters.cold_mult * needs.kept.sustained
             wants.append(f"cold_mult {parameters.cold_mult:g} ({spare:.1f}/s)")
-        enough = f"{' and '.join(wants)} without it: {len(others)} left"
-        if len(others):
-            enough += f" with {self.known_perf(others):.1f}/s"
+        enough = f"{' and '.join(wants)} met without it: "
+        enough += f"leaves {len(others)} with {self.known_perf(others):.1f}/s"
         return f"{needs.now.why}, {enough}" if needs.zero else enough
 
     def _warn(self) -> None:
