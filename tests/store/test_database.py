@@ -130,6 +130,27 @@ async def test_a_cancelled_write_leaves_nothing_and_the_store_usable(store: Stor
     assert (await store.get_endpoint(endpoint.id)).endpoint_name == "new"
 
 
+async def test_a_full_disk_is_a_clear_error_and_loses_nothing(store: Store) -> None:
+    endpoint = await store.create_endpoint("llm")
+    async with store._engine.connect() as connection:
+        pages = (await connection.exec_driver_sql("PRAGMA page_count")).scalar()
+    # SQLite says the same at its own limit as on a full disk. Each connection has its own limit.
+    connections = [await store._engine.connect() for _ in range(4)]
+    for connection in connections:
+        await connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+        await connection.close()
+    for _ in range(40):
+        try:
+            await store.append_log(endpoint.id, "x" * 4000)
+        except StokerError as error:
+            assert "full" in str(error)
+            assert "xxx" not in str(error)
+            break
+    else:
+        pytest.fail("the disk never filled up")
+    assert await store.list_endpoints() == [endpoint]
+
+
 async def test_a_newer_database_is_refused_and_left_alone(path: Path) -> None:
     await (await Store.open(path)).close()
     with sqlite3.connect(path) as connection:

@@ -15,8 +15,8 @@ import asyncio
 import fcntl
 import os
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -77,14 +77,25 @@ class Database:
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[AsyncConnection]:
         """A consistent view for as long as the block lasts."""
-        async with self._engine.connect() as connection:
-            yield connection
+        with _named():
+            async with self._engine.connect() as connection:
+                yield connection
 
     @asynccontextmanager
     async def _writing(self) -> AsyncIterator[AsyncConnection]:
         """All of the block's statements, or none."""
-        async with self._writer.begin() as connection:
-            yield connection
+        with _named():
+            async with self._writer.begin() as connection:
+                yield connection
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    """Turn what the disk does to us (full, read-only, gone) into an error that says so."""
+    try:
+        yield
+    except sa.exc.OperationalError as error:
+        raise StokerError(f"the database cannot be used: {error.orig}") from error
 
 
 def _path_of(url_or_path: str | os.PathLike[str]) -> Path:
@@ -111,6 +122,8 @@ def _make_private(path: Path) -> None:
             # locks that SQLite holds on it in this process (POSIX locks know no descriptors).
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         except FileExistsError:
+            if not path.is_file():
+                raise StokerError(f"cannot open the database {path}: it is no file") from None
             path.chmod(0o600)
     except OSError as error:
         raise StokerError(f"cannot open the database {path}: {error.strerror or error}") from None
@@ -156,6 +169,7 @@ def _engine(path: Path, *, foreign_keys: bool) -> AsyncEngine:
     engine = create_async_engine(
         sa.URL.create("sqlite+aiosqlite", database=str(path)),
         connect_args={"timeout": BUSY_TIMEOUT},
+        hide_parameters=True,  # in errors, and so in logs
         **pool,
     )
 
@@ -164,11 +178,16 @@ def _engine(path: Path, *, foreign_keys: bool) -> AsyncEngine:
         # The driver shall not begin transactions by itself: it would begin them late (at the
         # first write, where they can fail) and never for CREATE TABLE.
         dbapi_connection.isolation_level = None
-        cursor = dbapi_connection.cursor()
-        cursor.execute("PRAGMA journal_mode = WAL")
-        cursor.execute("PRAGMA synchronous = FULL")
-        cursor.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
-        cursor.close()
+        try:
+            cursor = dbapi_connection.cursor()
+            cursor.execute("PRAGMA journal_mode = WAL")
+            cursor.execute("PRAGMA synchronous = FULL")
+            cursor.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
+            cursor.close()
+        except BaseException:
+            # The pool forgets a connection that fails here, and its thread would stay.
+            dbapi_connection.close()
+            raise
 
     @sa.event.listens_for(engine.sync_engine, "begin")
     def _begun(connection: sa.Connection) -> None:
