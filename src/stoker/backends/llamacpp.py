@@ -122,6 +122,14 @@ def command(options: LlamaCppOptions, host: str, port: int) -> list[str]:
     ]
 
 
+def environment(options: LlamaCppOptions) -> dict[str, str]:
+    """What the model server needs besides its arguments."""
+    # A thread that waits for the others sleeps and does not spin. Measured on two cores, tokens/s
+    # of 4 requests: one server alone 100 (spinning: 105); two servers at once 85 and 81 (spinning:
+    # 19 and 20, because each burns the time that the other needs).
+    return {"OMP_WAIT_POLICY": "passive"}
+
+
 def _benchmark_payload() -> dict[str, Any]:
     return {
         "messages": [{"role": "user", "content": "Tell me about the sea, in a few sentences."}],
@@ -173,11 +181,10 @@ def worker_config(options: LlamaCppOptions, port: int, model_log: Path) -> Worke
             for route, calculator in routes
         ],
         log_action_config=LogActionConfig(
-            # "model loaded" comes a moment before the port listens; the health check that follows
-            # makes up for it.
-            on_load=["model loaded"],
+            # Not "model loaded": that comes a moment before the port takes connections.
+            on_load=["listening on http"],
             on_error=["exiting due to", "failed to load model", "llamacpp_server: error:"],
-            on_info=["listening on"],
+            on_info=["model loaded"],
         ),
     )
 
@@ -187,6 +194,7 @@ BACKEND = Backend(
     description="llama.cpp: any GGUF model, on CPU or GPU (default: SmolLM2-135M-Instruct)",
     options=LlamaCppOptions,
     command=command,
+    environment=environment,
     worker_config=worker_config,
     health_path="/health",
 )
