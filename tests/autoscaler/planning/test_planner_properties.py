@@ -80,20 +80,22 @@ groups_of: st.SearchStrategy[list[dict[str, Any]]] = st.lists(
         perf=perfs,
         failures=st.sampled_from([0, 0, 3, 50]),
         last_failure_at=st.sampled_from([NOW - 1.0, NOW - 1000.0]),
-        offers=st.lists(
-            st.builds(
-                OfferSnapshot,
-                id=st.sampled_from(["a", "b", "c"]),
-                provider=st.just("local"),
-                price=st.sampled_from([0.0, 0.5, 2.0]),
-                available=st.integers(0, 4),
-                perf=perfs,
-            ),
-            max_size=3,
-            unique_by=lambda offer: offer.id,
-        ).map(tuple),
+        sees=st.sets(st.sampled_from([0, 1, 2])),
     ),
     max_size=2,
+)
+
+offers_of = st.lists(
+    st.builds(
+        OfferSnapshot,
+        id=st.sampled_from(["a", "b", "c"]),
+        provider=st.just("local"),
+        price=st.sampled_from([0.0, 0.5, 2.0]),
+        available=st.integers(0, 4),
+        perf=perfs,
+    ),
+    max_size=3,
+    unique_by=lambda offer: offer.id,
 )
 
 workers_of: st.SearchStrategy[list[dict[str, Any]]] = st.lists(
@@ -119,6 +121,10 @@ workers_of: st.SearchStrategy[list[dict[str, Any]]] = st.lists(
 def snapshots(draw: st.DrawFn) -> EndpointSnapshot:
     workers: list[dict[str, Any]] = draw(workers_of)
     groups: list[dict[str, Any]] = draw(groups_of)
+    offers = draw(offers_of)
+    for one in groups:
+        seen = one.pop("sees")
+        one["offers"] = tuple(offer for n, offer in enumerate(offers) if n in seen)
     return EndpointSnapshot(
         endpoint_id=1,
         name="e",
