@@ -93,6 +93,24 @@ async def test_a_large_body_in_many_reads_is_no_large_head(net: Harness) -> None
     assert (await client.answer()).body == b"0"
 
 
+async def test_bodies_of_all_connections_together_have_a_bound(net: Harness) -> None:
+    desk, server, port = await net.desk(Limits(max_buffered_bytes=3_000_000))
+    request = POST + b"Content-Length: 2000000\r\n\r\n" + b"a" * 2_000_000
+    first, second = await net.dial(port), await net.dial(port)
+    first.send(request)
+    exchange = await desk.next()
+    second.send(request)
+    assert (await second.answer()).status == 503
+    assert net.refused == ["too_many_bytes"]
+    exchange.respond(200)
+    assert (await first.answer()).status == 200
+    second.leave()
+    await net.until(lambda: server.buffered == 0)
+    first.send(request)
+    (await desk.next()).respond(200)
+    assert (await first.answer()).status == 200
+
+
 async def test_connections_above_the_bound_get_503(net: Harness) -> None:
     _, server, port = await net.desk(Limits(max_connections=2))
     held = [await net.dial(port) for _ in range(2)]

@@ -301,6 +301,13 @@ async def test_a_connection_that_cannot_be_opened_in_time_is_a_timeout(net: Harn
         each.close()
 
 
+@pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 99_999), ("\0", 80), ("a" * 300, 80)])
+async def test_a_place_that_cannot_be_is_refused(net: Harness, host: str, port: int) -> None:
+    pool = UpstreamPool(Origin(host=host, port=port))
+    net.pools.append(pool)
+    assert await ask(pool).result() == "refused"
+
+
 async def test_pausing_stops_reading_and_resuming_goes_on(net: Harness) -> None:
     desk, _, port = await net.desk()
     pool = net.pool(port, idle_read_timeout=20)

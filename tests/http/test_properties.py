@@ -8,9 +8,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stoker.http import Exchange, HttpServer, Limits, Origin, UpstreamError, UpstreamPool, relay
-from stoker.http.connection import Phase, ServerConnection
+from stoker.http.connection import ServerConnection
 from stoker.http.messages import Headers
-from stoker.http.upstream import UpstreamConnection, UpstreamRequest
+from stoker.http.phase import Phase
+from stoker.http.request import UpstreamRequest
+from stoker.http.upstream import UpstreamConnection
 
 
 class Memory(asyncio.Transport):

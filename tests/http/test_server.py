@@ -248,6 +248,36 @@ async def test_an_aborted_answer_is_seen_to_be_cut(net: Harness, version: bytes)
         await client.reader.readuntil(b"0\r\n\r\n") if version == b"1.1" else await client.rest()
 
 
+async def test_nothing_is_served_behind_an_aborted_answer(net: Harness) -> None:
+    seen: list[str] = []
+
+    def handler(exchange: Exchange) -> None:
+        seen.append(exchange.path)
+        exchange.abort()
+
+    _, port = await net.serve(handler)
+    client = await net.dial(port)
+    client.send(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n")
+    await client.closed()
+    assert seen == ["/1"]
+
+
+async def test_an_application_that_fails_when_told_of_a_leaving_client_leaks_nothing(
+    net: Harness,
+) -> None:
+    desk, server, port = await net.desk()
+    client = await net.dial(port)
+    client.send(GET)
+    exchange = await desk.next()
+
+    def fail() -> None:
+        raise LookupError
+
+    exchange.on_disconnect = fail
+    client.leave()
+    await net.until(lambda: server.connections == 0)
+
+
 async def test_an_answer_shorter_than_announced_is_cut(net: Harness) -> None:
     desk, _, port = await net.desk()
     client = await net.dial(port)
@@ -402,6 +432,8 @@ async def test_a_unix_socket_is_served_to_its_owner_alone(net: Harness, tmp_path
     net.pools.append(pool)
     answer = await fetch("http://localhost/x", pool=pool)
     assert answer.body == b"/x"
+    await server.drain(0)
+    assert not path.exists()
 
 
 async def test_tls_is_served(

@@ -7,8 +7,8 @@ from stoker.http.fetch import Response, fetch
 from stoker.http.limits import Limits
 from stoker.http.pool import Origin, UpstreamPool
 from stoker.http.relay import Outcome, Relay, RelayObserver, relay
+from stoker.http.request import ResponseSink, UpstreamError, UpstreamRequest
 from stoker.http.server import Handler, HttpServer
-from stoker.http.upstream import ResponseSink, UpstreamError, UpstreamRequest
 
 __all__ = [
     "Exchange",

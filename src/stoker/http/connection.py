@@ -17,15 +17,15 @@ import secrets
 import socket
 import struct
 from collections import deque
-from enum import IntEnum
 from typing import TYPE_CHECKING
 
 import httptools
 
 from stoker import logs
 from stoker.http.exchange import Exchange
-from stoker.http.limits import LINGER_SECONDS, MIN_BODY_RATE, PIPELINE_BYTES
+from stoker.http.limits import PIPELINE_BYTES
 from stoker.http.messages import CLOSE, CONTINUE, Headers, build_head, status_line
+from stoker.http.phase import Phase, patience
 from stoker.http.strict import Refusal, check_head, check_size
 from stoker.wire import error_body
 
@@ -39,22 +39,6 @@ _REQUEST_LINE_BYTES = 64
 _RESET = struct.pack("ii", 1, 0)
 
 
-class Phase(IntEnum):
-    """What a connection waits for while no request is being answered."""
-
-    IDLE = 0
-    """the first byte of a request"""
-    HEAD = 1
-    """the rest of a head"""
-    BODY = 2
-    """the rest of a body"""
-    LINGER = 3
-    """the client to read a refusal; input is thrown away"""
-    CLOSING = 4
-    """the rest of the output to go out"""
-    CLOSED = 5
-
-
 class ServerConnection(asyncio.Protocol):
     """The Protocol of the server side."""
 
@@ -64,6 +48,7 @@ class ServerConnection(asyncio.Protocol):
         "_body",
         "_body_seen",
         "_body_size",
+        "_budget",
         "_completed",
         "_deaf",
         "_fed",
@@ -106,6 +91,7 @@ class ServerConnection(asyncio.Protocol):
         self._body: bytearray | None = None  # from the second piece on
         self._body_size = 0
         self._body_seen = 0
+        self._budget = 0  # bytes taken of the server's max_buffered_bytes
         self._ahead = 0  # bytes read ahead of the active exchange
         self._read_paused = False
         self._stuck_at = 0  # output waiting at the last sweep
@@ -238,11 +224,14 @@ class ServerConnection(asyncio.Protocol):
             raise Refusal(413, "body_too_large", "the body is too large")
         if not incoming.body:
             incoming.body = data
-        elif self._body is None:
+            return
+        # A body in several pieces: those of all connections together have a bound.
+        self._budget += len(data)
+        if not self.server.take(len(data)):
+            raise Refusal(503, "too_many_bytes", "too many large requests at once")
+        if self._body is None:
             self._body = bytearray(incoming.body)
-            self._body += data
-        else:
-            self._body += data
+        self._body += data
 
     def on_message_complete(self) -> None:
         """The request is in: answer it, or let it wait for those before it."""
@@ -250,6 +239,8 @@ class ServerConnection(asyncio.Protocol):
         assert incoming is not None
         self._incoming = None
         self._owes_continue = False  # the client did not wait for it
+        if self._deaf:
+            return  # closed by the answer to a request before it, in this same read
         self._completed += 1
         if self._body is not None:
             incoming.body = bytes(self._body)
@@ -263,6 +254,7 @@ class ServerConnection(asyncio.Protocol):
         if len(self._queue) > self.server.limits.max_pipelined:
             incoming.keep_alive = False  # the last one; the client may send the others again
             self._deaf = True
+            self.server.refused("too_many_pipelined")
             raise Refusal(503, "too_many_pipelined", "too many requests at once")
 
     # --- answer
@@ -314,6 +306,8 @@ class ServerConnection(asyncio.Protocol):
         self._ahead = 0
         self.since = self.server.now
         incoming = self._incoming
+        if self._budget:
+            self._give_back(0 if incoming is None else min(self._budget, self._body_size))
         if incoming is None:
             self.phase = Phase.IDLE
             if self.server.draining:
@@ -400,35 +394,30 @@ class ServerConnection(asyncio.Protocol):
 
     def expire(self, now: float, slack: float) -> None:
         """End what has waited for too long; `slack` is the coarseness of the clock."""
-        limits = self.server.limits
-        waited = now - self.since - slack
-        if self.phase is Phase.LINGER:
-            if waited > LINGER_SECONDS:
-                self._transport.abort()
-        elif self.phase is Phase.CLOSING:
-            if waited > limits.write_timeout:
-                self._transport.abort()
-        elif self.write_paused:
-            waiting = self._transport.get_write_buffer_size()
-            if waiting < self._stuck_at:
-                self._stuck_since = now
-            elif now - self._stuck_since - slack > limits.write_timeout:
-                self.server.refused("write_timeout")
-                self._transport.abort()
-            self._stuck_at = waiting
-        elif self._active is not None:
+        if self.write_paused and self.phase < Phase.LINGER:
+            self._expire_output(now, slack)
             return
-        elif self.phase is Phase.IDLE:
-            if waited > limits.idle_timeout:
-                self.close()
-        elif self.phase is Phase.HEAD:
-            if waited > limits.header_timeout:
-                self._give_up(Refusal(408, "timeout", "the request did not arrive in time"))
-        elif (
-            self.phase is Phase.BODY
-            and waited > limits.body_timeout + self._body_size / MIN_BODY_RATE
+        limits = self.server.limits
+        if self._active is not None or now - self.since - slack <= patience(
+            self.phase, limits, self._body_size
         ):
-            self._give_up(Refusal(408, "timeout", "the body did not arrive in time"))
+            return
+        if self.phase >= Phase.LINGER:
+            self._transport.abort()
+        elif self.phase is Phase.IDLE:
+            self.close()
+        else:
+            self._give_up(Refusal(408, "timeout", "the request did not arrive in time"))
+
+    def _expire_output(self, now: float, slack: float) -> None:
+        """Cut a client that has taken nothing since the last look, for the write time-out."""
+        waiting = self._transport.get_write_buffer_size()
+        if waiting < self._stuck_at:
+            self._stuck_since = now
+        elif now - self._stuck_since - slack > self.server.limits.write_timeout:
+            self.server.refused("write_timeout")
+            self._transport.abort()
+        self._stuck_at = waiting
 
     def close(self) -> None:
         """Close once all output has gone out."""
@@ -468,13 +457,21 @@ class ServerConnection(asyncio.Protocol):
         self._parser = None  # it holds us, and we hold it
         self.server.lost(self)
 
+    def _give_back(self, kept: int = 0) -> None:
+        self.server.buffered -= self._budget - kept
+        self._budget = kept
+
     def _leave(self) -> None:
+        self._give_back()
         active, self._active = self._active, None
         self._incoming = None
         self._queue.clear()
         self._wake()
         if active is not None:
-            active.lost()
+            try:
+                active.lost()
+            except Exception:
+                _log.exception("on_disconnect failed", path=active.path)
 
 
 def _refusal_of(error: Exception) -> Refusal:

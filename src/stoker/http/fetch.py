@@ -14,7 +14,7 @@ import msgspec
 from stoker.errors import InvalidMessageError
 from stoker.http.messages import Headers
 from stoker.http.pool import Origin, UpstreamPool
-from stoker.http.upstream import UpstreamError
+from stoker.http.request import UpstreamError
 
 
 @dataclass(frozen=True, slots=True)

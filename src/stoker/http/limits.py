@@ -37,6 +37,8 @@ class Limits:
         idle_timeout: a connection without a request.
         write_timeout: an answer of which the client takes nothing.
         max_connections: open at once (503 above it).
+        max_buffered_bytes: request bodies of all connections together (503 above it); those that
+            came in one read are not counted.
         max_pipelined: requests read ahead of the one being answered on a connection.
     """
 
@@ -49,4 +51,5 @@ class Limits:
     idle_timeout: float = 75.0
     write_timeout: float = 60.0
     max_connections: int = 10_000
+    max_buffered_bytes: int = 2**30
     max_pipelined: int = 16

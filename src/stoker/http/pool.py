@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from stoker.http.messages import build_head
+from stoker.http.request import ResponseSink, UpstreamError, UpstreamRequest
 from stoker.http.sweep import Sweep
-from stoker.http.upstream import ResponseSink, UpstreamConnection, UpstreamError, UpstreamRequest
+from stoker.http.upstream import UpstreamConnection
 
 _TARGET = re.compile(rb"[!-~\x80-\xff]+")
 _METHOD = re.compile(r"[A-Z]+")
@@ -210,7 +211,7 @@ class UpstreamPool:
                 request, UpstreamError("timeout", "the upstream cannot be reached")
             )
             return
-        except (OSError, UnicodeError):
+        except (OSError, ValueError, OverflowError):  # also of a host or port that cannot be
             self._opening_failed(
                 request, UpstreamError("refused", "the upstream refused the connection")
             )

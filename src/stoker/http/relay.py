@@ -8,7 +8,7 @@ from enum import Enum
 from stoker.http.exchange import Exchange
 from stoker.http.messages import NOT_FORWARDED, Headers, build_head, end_to_end, join_head
 from stoker.http.pool import UpstreamPool, request_line
-from stoker.http.upstream import UpstreamError, UpstreamRequest
+from stoker.http.request import UpstreamError, UpstreamRequest
 from stoker.wire import error_body
 
 
@@ -69,7 +69,7 @@ class Relay:
     def on_head(
         self, status: int, reason: bytes, headers: Headers, content_length: int | None
     ) -> None:
-        """See `stoker.http.upstream.ResponseSink`."""
+        """See `stoker.http.request.ResponseSink`."""
         if self._observer is not None:
             self._observer.on_head(status, headers)
         del reason  # the status says it
@@ -79,20 +79,20 @@ class Relay:
             exchange.flush()
 
     def on_data(self, data: bytes) -> None:
-        """See `stoker.http.upstream.ResponseSink`."""
+        """See `stoker.http.request.ResponseSink`."""
         self._exchange.write(data)
         if self._observer is not None:
             self._observer.on_data(data)
 
     def on_complete(self) -> None:
-        """See `stoker.http.upstream.ResponseSink`."""
+        """See `stoker.http.request.ResponseSink`."""
         exchange = self._exchange
         exchange.on_disconnect = exchange.on_pause = exchange.on_resume = None
         exchange.finish()
         self._finish(Outcome.COMPLETE, exchange.status, "")
 
     def on_error(self, error: UpstreamError) -> None:
-        """See `stoker.http.upstream.ResponseSink`."""
+        """See `stoker.http.request.ResponseSink`."""
         exchange = self._exchange
         exchange.on_disconnect = exchange.on_pause = exchange.on_resume = None
         if exchange.started:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import ssl as ssl_module
 from collections.abc import Callable
@@ -31,7 +32,7 @@ class HttpServer:
         on_refused: called with a short reason for each request or connection that is refused
             before the handler sees it: ``bad_request``, ``header_too_large``,
             ``target_too_long``, ``body_too_large``, ``timeout``, ``write_timeout``,
-            ``unsupported``, ``too_many_connections``.
+            ``unsupported``, ``too_many_connections``, ``too_many_pipelined``, ``too_many_bytes``.
     """
 
     def __init__(
@@ -45,10 +46,12 @@ class HttpServer:
         self.limits = limits or Limits()
         self.open: set[ServerConnection] = set()
         self.draining = False
+        self.buffered = 0
         self.now = 0.0
         self.date_line = b""
         self._on_refused = on_refused
         self._listeners: list[asyncio.Server] = []
+        self._paths: list[str] = []
         self._all_closed: asyncio.Event = asyncio.Event()
         shortest = min(
             self.limits.header_timeout,
@@ -104,6 +107,7 @@ class HttpServer:
         )
         os.chmod(path, 0o600)  # noqa: PTH101 -- neither blocks worth a thread
         self._listeners.append(listener)
+        self._paths.append(str(path))
 
     def _begin(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.get_running_loop()
@@ -120,6 +124,11 @@ class HttpServer:
         self._tell_time(now)
         for connection in tuple(self.open):
             connection.expire(now, self._sweep.period)
+
+    def take(self, size: int) -> bool:
+        """A connection holds `size` bytes more of a body; False: above the bound."""
+        self.buffered += size
+        return self.buffered <= self.limits.max_buffered_bytes
 
     def refused(self, reason: str) -> None:
         """A request or connection was refused (called by the connections)."""
@@ -141,6 +150,9 @@ class HttpServer:
         self.draining = True
         for listener in self._listeners:
             listener.close()
+        for path in self._paths:
+            with contextlib.suppress(OSError):
+                os.unlink(path)  # noqa: PTH108
         for connection in tuple(self.open):
             connection.drain()
         for wait, act in ((timeout, ServerConnection.reset), (1.0, None)):
