@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -308,6 +309,34 @@ async def test_a_control_plane_that_is_not_there_is_an_error_soon(
     assert caught.value.status is None
     assert closed_port in str(caught.value)
     assert told[0].endswith("trying again")
+
+
+async def test_a_control_plane_that_comes_back_is_asked_again_under_the_same_index(
+    system: Any,
+) -> None:
+    bodies: list[dict[str, Any]] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+        bodies.append(json.loads(await reader.readexactly(length)))
+        if len(bodies) not in (2, 3):  # then it is "killed": it closes without an answer
+            reply: dict[str, Any] = {"endpoint": "llm", "request_idx": 41}
+            if len(bodies) == 4:
+                reply["url"] = system.url
+            text = json.dumps(reply).encode()
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(text) + text)
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    told: list[str] = []
+    async with server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with Client(url, KEY) as client:
+            assert (await client.request("llm", "/x", {}, on_status=told.append)).status == 200
+    assert [body["request_idx"] for body in bodies] == [0, 41, 41, 41]
+    assert any("cannot be reached" in text for text in told)
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"request_idx": "x"}'])

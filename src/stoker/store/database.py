@@ -96,6 +96,8 @@ def _named() -> Iterator[None]:
         yield
     except sa.exc.OperationalError as error:
         raise StokerError(f"the database cannot be used: {error.orig}") from error
+    except sa.exc.TimeoutError as error:
+        raise StokerError("the database is too busy: no connection became free") from error
 
 
 def _path_of(url_or_path: str | os.PathLike[str]) -> Path:
