@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import signal
 import socket
 import stat
 import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import psutil
 import pytest
+
+from stoker.http import Exchange, HttpServer
 
 pytestmark = pytest.mark.real
 
@@ -133,6 +138,28 @@ def test_a_model_server_that_cannot_start_is_given_up_with_the_reason(
     assert launcher.wait(20) == 0
 
 
+async def test_an_instance_that_failed_tells_the_control_plane_why(instance: Launched) -> None:
+    told: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+
+    def answer(exchange: Exchange) -> None:
+        body = json.loads(exchange.body)
+        if body["error_msg"] and not told.done():
+            told.set_result(body)
+        exchange.respond(200, b"{}")
+
+    plane = HttpServer(answer)
+    port = await plane.listen()
+    instance.change(
+        env={"CANNOT_START": "1"}, max_restarts=0, report_addr=f"http://127.0.0.1:{port}"
+    )
+    instance.launch()
+    body = await asyncio.wait_for(told, 20)
+    assert (body["id"], body["mtoken"], body["draining"]) == (7, "secret-mtoken", True)
+    assert "no weights here" in body["error_msg"]
+    assert "hunter2" not in body["error_msg"]
+    await plane.drain(0.0)
+
+
 def test_an_unknown_backend_is_given_up_at_once(instance: Launched) -> None:
     instance.change(command=[], backend="lamacpp")
     instance.launch()
@@ -220,14 +247,20 @@ def test_an_instance_without_an_owner_stops_by_itself(instance: Launched) -> Non
 
 def test_a_directory_without_a_manifest_is_a_mistake(instance: Launched) -> None:
     done = subprocess.run(
-        [*instance_command(), str(instance.directory)], capture_output=True, text=True
+        [sys.executable, "-m", "stoker.launcher", str(instance.directory)],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 2
     assert "manifest.json: No such file" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def instance_command() -> list[str]:
-    import sys
-
-    return [sys.executable, "-m", "stoker.launcher"]
+def test_a_log_that_cannot_be_written_harms_nothing_and_is_told(instance: Launched) -> None:
+    for name in ("model.log", "model.log.1", "model.log.2"):
+        # A directory cannot be opened for writing, nor replaced while something is in it.
+        (instance.directory / name / "inside").mkdir(parents=True)
+    instance.up()
+    instance.until(lambda: instance.state.log_dropped > 0, "lines are dropped")
+    assert "a log cannot be written" in instance.log()
+    assert instance.state.restarts == 0

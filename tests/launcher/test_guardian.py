@@ -1,0 +1,133 @@
+"""The guardian's eye and hand, with real processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import psutil
+import pytest
+
+from stoker.launcher.guardian import ROLE, TAG, find, same_process, sweep
+
+pytestmark = pytest.mark.real
+
+THIS = f"guardian-test@{os.getpid()}"
+SLEEP = "import time; print('up', flush=True); time.sleep(600)"
+Spawn = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def spawn() -> Iterator[Spawn]:
+    made: list[subprocess.Popen[str]] = []
+
+    def start(code: str = SLEEP, *, session: bool = True, **env: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            env={"PATH": os.environ["PATH"], **env},
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=session,
+        )
+        made.append(process)
+        assert process.stdout is not None
+        process.stdout.readline()
+        return process
+
+    try:
+        yield start
+    finally:
+        for process in made:
+            process.kill()
+            process.communicate()
+
+
+def test_it_finds_by_the_tag_and_by_nothing_like_it(spawn: Spawn) -> None:
+    mine = spawn(**{TAG: THIS})
+    spawn(**{TAG: THIS + "0"})
+    spawn(**{TAG + "S": THIS})
+    assert set(find(THIS)) == {mine.pid}
+
+
+def test_it_finds_one_role_alone(spawn: Spawn) -> None:
+    spawn(**{TAG: THIS, ROLE: "model"})
+    worker = spawn(**{TAG: THIS, ROLE: "worker"})
+    assert set(find(THIS, role="worker")) == {worker.pid}
+
+
+# Starts a child without the tag, in the same session, and tells its pid.
+UNTAGGED_CHILD = """
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env={})
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_root_brings_its_descendants_though_they_carry_no_tag(spawn: Spawn) -> None:
+    root = spawn(UNTAGGED_CHILD)
+    (child,) = psutil.Process(root.pid).children()
+    roots = [(root.pid, psutil.Process(root.pid).create_time())]
+    assert set(find("no such tag", roots)) == {root.pid, child.pid}
+    sweep("no such tag", roots)
+    assert same_process(child.pid, child.create_time()) is None
+
+
+def test_a_pid_that_was_used_again_is_spared(spawn: Spawn) -> None:
+    process = spawn()
+    created = psutil.Process(process.pid).create_time()
+    assert same_process(process.pid, created - 100.0) is None
+    assert sweep("no such tag", [(process.pid, created - 100.0)]) == 0
+    assert process.poll() is None
+
+
+def test_who_sweeps_is_spared(spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A process with the tag that sweeps: it and its parents must survive, its sibling not.
+    sibling = spawn(**{TAG: THIS})
+    code = f"from stoker.launcher.guardian import sweep; print(sweep({THIS!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {TAG: THIS},
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert (done.returncode, done.stdout) == (0, "1\n")
+    assert sibling.wait(10) == -9
+
+
+# Forks as fast as it can.
+FORKING = """
+import os, time
+print("up", flush=True)
+while True:
+    if os.fork() == 0:
+        time.sleep(600)
+        os._exit(0)
+    time.sleep(0.002)
+"""
+
+
+def test_a_process_that_goes_on_forking_does_not_escape(spawn: Spawn) -> None:
+    spawn(FORKING, **{TAG: THIS})
+    assert sweep(THIS) >= 1
+    assert find(THIS) == {}
+
+
+def test_as_a_program_it_kills_when_its_input_ends(spawn: Spawn) -> None:
+    import stoker.launcher.guardian as module
+
+    tagged, root = spawn(**{TAG: THIS}), spawn()
+    created = psutil.Process(root.pid).create_time()
+    spared = spawn()
+    done = subprocess.run(
+        [sys.executable, "-I", module.__file__, THIS],
+        input=f"watch {root.pid} {created!r}\nwatch {spared.pid} 1.0\nnonsense\nwatch x\n",
+        text=True,
+        timeout=20,
+    )
+    assert done.returncode == 0
+    assert tagged.wait(10) == root.wait(10) == -9
+    assert spared.poll() is None

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import pytest
+
+from stoker.launcher.backoff import Backoff
+from stoker.launcher.lifecycle import _TABLE, Event, Lifecycle, Phase
+
+
+@pytest.fixture
+def life() -> Lifecycle:
+    return Lifecycle(Backoff(initial=1.0, maximum=8.0, healthy_after=10.0), max_restarts=2)
+
+
+def test_it_runs_once_it_is_healthy(life: Lifecycle) -> None:
+    assert life.phase == "starting"
+    life.healthy(1.0)
+    assert life.phase == "running"
+
+
+def test_a_fault_is_followed_by_a_wait_and_a_restart(life: Lifecycle) -> None:
+    life.fault("it ended", 10.0)
+    assert (life.phase, life.error, life.retry_at) == ("backoff", "it ended", 11.0)
+    assert not life.retry(10.9)
+    assert life.retry(11.0)
+    assert (life.phase, life.restarts) == ("starting", 1)
+
+
+def test_an_error_is_forgotten_when_all_is_well_again(life: Lifecycle) -> None:
+    life.fault("it ended", 10.0)
+    life.retry(11.0)
+    life.healthy(12.0)
+    assert life.error == ""
+
+
+def test_too_many_faults_in_a_row_are_the_end(life: Lifecycle) -> None:
+    for now in (10.0, 20.0):
+        life.fault("again", now)
+        assert life.retry(now + 5.0)
+    life.fault("once more", 30.0)
+    assert (life.phase, life.error) == ("failed", "once more")
+    assert not life.retry(1e9)
+
+
+def test_faults_far_apart_are_not(life: Lifecycle) -> None:
+    now = 0.0
+    for _ in range(10):
+        life.healthy(now)
+        life.healthy(now + 10.0)
+        life.fault("now and then", now + 20.0)
+        assert life.retry(now + 21.0)
+        now += 30.0
+    assert life.restarts == 10
+
+
+def test_a_hopeless_fault_is_the_end_at_once(life: Lifecycle) -> None:
+    life.fault("no such backend", 1.0, hopeless=True)
+    assert (life.phase, life.restarts) == ("failed", 0)
+
+
+def test_a_second_fault_while_waiting_waits_longer(life: Lifecycle) -> None:
+    life.fault("the worker ended", 10.0)
+    life.fault("the model server ended", 10.5)
+    assert (life.phase, life.retry_at) == ("backoff", 12.5)
+
+
+@pytest.mark.parametrize("phase", [p for p in Phase if p not in (Phase.DRAINING, Phase.STOPPED)])
+def test_it_can_be_stopped_from_everywhere(life: Lifecycle, phase: Phase) -> None:
+    life.phase = phase
+    assert life.stop()
+    assert not life.stop()
+    life.fault("too late", 1.0)
+    life.healthy(2.0)
+    assert life.phase == "draining"
+    life.ended()
+    assert life.phase == "stopped"
+
+
+def test_there_is_no_way_out_of_stopped() -> None:
+    assert not [event for (phase, event) in _TABLE if phase is Phase.STOPPED]
+    assert {event for _, event in _TABLE} == set(Event)

@@ -1,0 +1,81 @@
+"""What the launcher says over HTTP, to a real server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from stoker.http import Exchange, HttpServer
+from stoker.launcher import probe
+
+
+class Plane:
+    """A control plane that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.got: list[tuple[str, str, Any]] = []
+        self.server = HttpServer(self.answer)
+
+    def answer(self, exchange: Exchange) -> None:
+        body = json.loads(exchange.body) if exchange.body else None
+        self.got.append((exchange.method, exchange.path, body))
+        exchange.respond(self.status, b"{}")
+
+
+@pytest.fixture
+async def plane() -> AsyncIterator[tuple[Plane, str]]:
+    made = Plane()
+    port = await made.server.listen()
+    yield made, f"http://127.0.0.1:{port}"
+    await made.server.drain(0.0)
+
+
+STATUS = probe.trouble(7, "secret-mtoken", "http://127.0.0.1:1", "boom")
+
+
+async def test_an_error_is_reported_as_a_worker_would(plane: tuple[Plane, str]) -> None:
+    control, url = plane
+    assert await probe.report(url + "/", STATUS)
+    ((method, path, body),) = control.got
+    assert (method, path) == ("POST", "/worker_status/")
+    assert (body["id"], body["mtoken"], body["error_msg"]) == (7, "secret-mtoken", "boom")
+    assert body["draining"] is True
+    assert body["loadtime"] == 0.0
+
+
+async def test_the_next_control_plane_is_told_when_the_first_is_gone(
+    plane: tuple[Plane, str],
+) -> None:
+    control, url = plane
+    assert await probe.report(f"http://127.0.0.1:9, not a url,{url}", STATUS)
+    assert len(control.got) == 1
+
+
+async def test_a_refusal_is_no_success(plane: tuple[Plane, str]) -> None:
+    control, url = plane
+    control.status = 401
+    assert not await probe.report(url, STATUS)
+
+
+@pytest.mark.parametrize(("status", "seen"), [(200, "ok"), (503, "refused"), (404, "refused")])
+async def test_only_a_good_status_is_health(
+    plane: tuple[Plane, str], status: int, seen: str
+) -> None:
+    control, url = plane
+    control.status = status
+    assert await probe.check_health(url + "/health", 5.0) == seen
+
+
+async def test_nobody_there_is_a_refusal() -> None:
+    assert await probe.check_health("http://127.0.0.1:9/health", 5.0) == "refused"
+
+
+async def test_no_answer_is_a_timeout() -> None:
+    silent = HttpServer(lambda _exchange: None)
+    port = await silent.listen()
+    assert await probe.check_health(f"http://127.0.0.1:{port}/health", 0.05) == "timeout"
+    await silent.drain(0.0)
