@@ -62,29 +62,43 @@ def mint(key: bytes, claims: Claims) -> str:
 
     The other claims travel beside it, in the fields of the ``/route/`` reply that they have anyway.
     """
-    return f"{VERSION}.{claims.expires_ms}.{_mac(key, claims)}"
-
-
-def _mac(key: bytes, claims: Claims) -> str:
-    boot, endpoint = claims.boot_id.encode(), claims.endpoint.encode()
-    message = b"".join(
-        (
-            b"stoker-ticket-v1\0",
-            _FIELDS.pack(
-                claims.worker_id,
-                claims.request_idx,
-                claims.reqnum,
-                claims.cost,
-                claims.expires_ms,
-            ),
-            # The length keeps (boot, endpoint) pairs apart: ("a", "bc") is not ("ab", "c").
-            len(boot).to_bytes(4, "big"),
-            boot,
-            endpoint,
-        )
+    mac = _Mac(key).of(
+        claims.worker_id,
+        claims.request_idx,
+        claims.reqnum,
+        claims.cost,
+        claims.expires_ms,
+        _bound_to(claims.boot_id, claims.endpoint),
     )
-    digest = hmac.digest(key, message, sha256().name)
-    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+    return f"{VERSION}.{claims.expires_ms}.{mac}"
+
+
+def _bound_to(boot_id: str, endpoint: str) -> bytes:
+    boot = boot_id.encode()
+    # The length keeps (boot, endpoint) pairs apart: ("a", "bc") is not ("ab", "c").
+    return len(boot).to_bytes(4, "big") + boot + endpoint.encode()
+
+
+class _Mac:
+    """The mac under one key, whose beginning is computed once (2 us saved for each)."""
+
+    __slots__ = ("_begun",)
+
+    def __init__(self, key: bytes) -> None:
+        self._begun = hmac.new(key, b"stoker-ticket-v1\0", sha256)
+
+    def of(
+        self,
+        worker_id: int,
+        request_idx: int,
+        reqnum: int,
+        cost: float,
+        expires_ms: int,
+        bound_to: bytes,
+    ) -> str:
+        mac = self._begun.copy()
+        mac.update(_FIELDS.pack(worker_id, request_idx, reqnum, cost, expires_ms) + bound_to)
+        return base64.urlsafe_b64encode(mac.digest())[:-1].decode()  # 32 bytes: one "="
 
 
 class ReplayWindow:
@@ -123,10 +137,13 @@ class TicketVerifier:
     """Checks tickets for one boot of one worker."""
 
     def __init__(self, key: bytes, worker_id: int, boot_id: str, *, window: int = 4096) -> None:
-        self._key = key
+        self._mac = _Mac(key)
         self._worker_id = worker_id
         self._boot_id = boot_id
         self._window = ReplayWindow(window)
+        # A worker serves one endpoint, so the last one is nearly always the next.
+        self._endpoint = ""
+        self._bound_to = _bound_to(boot_id, "")
 
     def verify(self, auth: AuthData, now: float) -> None:
         """Accept the request once.
@@ -147,24 +164,24 @@ class TicketVerifier:
             raise TicketError("malformed", "the ticket is malformed")
         if not (0 <= auth.request_idx < _MAX_INT and 0 <= auth.reqnum < _MAX_INT):
             raise TicketError("malformed", "request_idx or reqnum is out of range")
-        try:
-            expected = _mac(
-                self._key,
-                Claims(
-                    self._worker_id,
-                    self._boot_id,
-                    auth.endpoint,
-                    auth.request_idx,
-                    auth.reqnum,
-                    auth.cost,
-                    int(expiry),
-                ),
-            )
-        except UnicodeEncodeError:
-            raise TicketError("malformed", "endpoint is not valid text") from None
-        if not hmac.compare_digest(expected.encode(), mac.encode("utf-8", "replace")):
+        expires_ms = int(expiry)
+        if auth.endpoint != self._endpoint:
+            try:
+                self._bound_to = _bound_to(self._boot_id, auth.endpoint)
+            except UnicodeEncodeError:
+                raise TicketError("malformed", "endpoint is not valid text") from None
+            self._endpoint = auth.endpoint
+        expected = self._mac.of(
+            self._worker_id,
+            auth.request_idx,
+            auth.reqnum,
+            auth.cost,
+            expires_ms,
+            self._bound_to,
+        )
+        if not (mac.isascii() and hmac.compare_digest(expected, mac)):
             raise TicketError("forged", "the ticket is not valid for this worker and request")
-        if now * 1000.0 > int(expiry):
+        if now * 1000.0 > expires_ms:
             raise TicketError("expired", "the ticket has expired: ask /route/ for a new one")
         if self._window.seen(auth.reqnum):
             raise TicketError("replayed", "the ticket was used before: ask /route/ for a new one")

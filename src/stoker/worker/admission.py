@@ -20,11 +20,9 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from enum import Enum
-from typing import Generic, TypeVar
-
-T = TypeVar("T")
+from typing import Any, Generic, TypeVar
 
 MAX_QUEUED = 10_000
 """Requests in the queue of a lane, whatever their expected wait."""
@@ -38,58 +36,76 @@ class Verdict(Enum):
     REFUSE = "refuse"
 
 
-@dataclass(slots=True, eq=False)
-class Lane(Generic[T]):
+class Place:
+    """A request's place in a lane; derive what waits from it.
+
+    Attributes:
+        lane: where it is.
+        load: its load units.
+        working: it is at the model server.
+        gone: it has left.
+    """
+
+    __slots__ = ("gone", "lane", "load", "working")
+
+    def __init__(self, lane: Lane[Any], load: float) -> None:
+        self.lane = lane
+        self.load = load
+        self.working = False
+        self.gone = False
+
+
+P = TypeVar("P", bound=Place)
+
+
+class Lane(Generic[P]):
     """Places at work and a queue.
 
     Attributes:
         limit: requests at work at a time; None: no limit.
+        working: requests at work.
+        queue: those that wait, in order of arrival.
     """
 
-    limit: int | None
-    working: int = 0
-    queue: OrderedDict[int, Place[T]] = field(default_factory=OrderedDict)
+    __slots__ = ("limit", "queue", "working")
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit = limit
+        self.working = 0
+        self.queue: OrderedDict[P, None] = OrderedDict()
 
 
-@dataclass(slots=True, eq=False)
-class Place(Generic[T]):
-    """A request's place in a lane; `item` is the caller's."""
-
-    lane: Lane[T]
-    load: float
-    item: T
-    working: bool = False
-    gone: bool = False
-
-
-@dataclass(slots=True)
-class Admission(Generic[T]):
+class Admission(Generic[P]):
     """The lanes of one worker, and the load in them.
 
     Attributes:
         perf: capacity of the model server, load units per second; 0: not known.
         load: queued and working, load units.
+        max_queued: bound on the queue of a lane.
+        retry_after: seconds to come back after, for the request that was refused last.
     """
 
-    perf: float = 0.0
-    load: float = 0.0
-    max_queued: int = MAX_QUEUED
-    _present: int = 0
-    retry_after: float = 0.0
-    """Seconds to come back after, for the request that was refused last."""
+    __slots__ = ("_present", "load", "max_queued", "perf", "retry_after")
+
+    def __init__(self, perf: float = 0.0, *, max_queued: int = MAX_QUEUED) -> None:
+        self.perf = perf
+        self.load = 0.0
+        self.max_queued = max_queued
+        self.retry_after = 0.0
+        self._present = 0
 
     def expected_wait(self) -> float:
         """Seconds until all that is here now is served."""
         return self.load / self.perf if self.perf > 0.0 else 0.0
 
-    def enter(self, place: Place[T], max_queue_time: float | None) -> Verdict:
+    def enter(self, place: P, max_queue_time: float | None) -> Verdict:
         """Let a request in, if it may.
 
         Args:
             place: a new one.
             max_queue_time: seconds of expected wait above which it is refused; None: no limit.
         """
-        lane = place.lane
+        lane: Lane[P] = place.lane
         free = lane.limit is None or lane.working < lane.limit
         if not free or lane.limit is None:
             wait = self.expected_wait()
@@ -105,29 +121,31 @@ class Admission(Generic[T]):
             place.working = True
             lane.working += 1
             return Verdict.START
-        lane.queue[id(place)] = place
+        lane.queue[place] = None
         return Verdict.WAIT
 
-    def leave(self, place: Place[T]) -> list[Place[T]]:
+    def leave(self, place: P) -> Sequence[P]:
         """A request is done, or was given up; calling it again changes nothing.
 
         Returns:
             those that go to work now, in order of arrival.
         """
         if place.gone:
-            return []
+            return ()
         place.gone = True
-        lane = place.lane
+        lane: Lane[P] = place.lane
         if place.working:
             lane.working -= 1
         else:
-            del lane.queue[id(place)]
+            del lane.queue[place]
         self._present -= 1
         # Sums of floats drift; with nobody here the truth is known.
         self.load = max(0.0, self.load - place.load) if self._present else 0.0
-        started = []
+        if not lane.queue:
+            return ()
+        started: list[P] = []
         while lane.queue and (lane.limit is None or lane.working < lane.limit):
-            _, first = lane.queue.popitem(last=False)
+            first, _ = lane.queue.popitem(last=False)
             first.working = True
             lane.working += 1
             started.append(first)

@@ -19,8 +19,8 @@ from stoker.http import Exchange, Outcome, RelayObserver, UpstreamPool, relay
 from stoker.wire import encode, error_body
 from stoker.worker.admission import Admission, Lane, Place, Verdict, retry_after_header
 from stoker.worker.auth import Gate, UndecidedError
-from stoker.worker.config import HandlerConfig, WorkerConfig
-from stoker.worker.metering import Meter, Metered
+from stoker.worker.config import HandlerConfig, RequestParser, WorkerConfig
+from stoker.worker.metering import Meter
 from stoker.worker.metrics import CONTENT_TYPE, WorkerMetrics
 from stoker.worker.workload import Workload
 
@@ -29,6 +29,8 @@ CLIENT_LEFT = 499
 
 NOT_READY_RETRY = b"5"
 """``Retry-After`` of a worker that is not ready or is draining, seconds."""
+
+Headers = list[tuple[bytes, bytes]]
 
 _MAX_ACCEPT = 256
 _NOT_FOUND = error_body("no such route")
@@ -52,6 +54,13 @@ _STATUS_OF = {
 }
 
 
+def _upstream_headers(accept: bytes | None) -> Headers:
+    """What the model server is told: nothing of the caller's but what it accepts."""
+    if accept is None or len(accept) > _MAX_ACCEPT:
+        accept = b"*/*"
+    return [(b"content-type", b"application/json"), (b"accept", accept)]
+
+
 class Route:
     """A handler, with what its requests need at hand."""
 
@@ -67,20 +76,43 @@ class Route:
         self.figures = metrics.route(handler.route)
 
 
-class Job(RelayObserver):
-    """One admitted request, from its arrival to its end."""
+class Job(Place, RelayObserver):
+    """One request from its arrival to its end: its place in the lane, and what is counted of it.
 
-    __slots__ = ("app", "arrived", "body", "exchange", "metered", "place", "route", "started")
+    Attributes:
+        request_idx: the router's number for it.
+        entered_queue_at: Unix time.
+        work_started_at: Unix time; None: it has not started.
+        arrived: when it came, by the monotonic clock.
+        started: when it went to the model server, by the monotonic clock.
+    """
 
-    def __init__(self, app: WorkerApp, route: Route, exchange: Exchange, body: bytes) -> None:
+    __slots__ = (
+        "app",
+        "arrived",
+        "body",
+        "entered_queue_at",
+        "exchange",
+        "request_idx",
+        "route",
+        "started",
+        "work_started_at",
+    )
+
+    def __init__(
+        self, app: WorkerApp, route: Route, exchange: Exchange, index: int, load: float, now: float
+    ) -> None:
+        self.lane = route.lane
+        self.load = load
+        self.working = self.gone = False
         self.app = app
         self.route = route
         self.exchange = exchange
-        self.body = body
-        self.arrived = monotonic()
-        self.started = self.arrived
-        self.metered: Metered
-        self.place: Place[Job]
+        self.body = b""
+        self.request_idx = index
+        self.entered_queue_at = now
+        self.work_started_at: float | None = None
+        self.arrived = self.started = monotonic()
 
     def on_done(self, outcome: Outcome, status: int, detail: str) -> None:
         """The relay ended (see `stoker.http.RelayObserver`)."""
@@ -197,68 +229,60 @@ class WorkerApp:
         except UndecidedError:
             self._refuse(exchange, 503, _UNDECIDED, "undecided", retry_after=NOT_READY_RETRY)
             return
-        exchange_body = envelope.payload
-        load = route.workload.of(exchange_body)
-        index = envelope.auth_data.request_idx
+        payload = envelope.payload
+        load = route.workload.of(payload)
+        job = Job(self, route, exchange, envelope.auth_data.request_idx, load, now)
         if route.parser is None:
-            payload = bytes(exchange_body)
-        else:
-            parsed = self._parse(exchange, route, exchange_body)
-            if parsed is None:
-                self._meter.ended(self._meter.accepted(index, load, now), "Error", now)
-                return
-            payload = parsed
+            job.body = bytes(payload)
+        elif not self._parse(job, route.parser, payload):
+            return
         exchange.body = b""  # the envelope is not needed any more; it may be large
-        self._admit(Job(self, route, exchange, payload), load, index, now)
+        self._admit(job)
 
-    def _parse(self, exchange: Exchange, route: Route, payload: msgspec.Raw) -> bytes | None:
-        """What the handler's own parser makes of a payload; None when it failed (answered)."""
-        assert route.parser is not None
+    def _parse(self, job: Job, parser: RequestParser, payload: msgspec.Raw) -> bool:
+        """Let the handler's own parser make the body; whether it could (else it is answered)."""
         try:
-            return encode(route.parser(_decode_payload(payload)))
+            job.body = encode(parser(_decode_payload(payload)))
         except Exception:
             number = secrets.token_hex(6)
-            _log.exception("request_parser failed", route=route.path, error_id=number)
-            route.figures.answered(500)
-            exchange.respond(500, error_body("request_parser failed", error_id=number))
-            return None
+            _log.exception("request_parser failed", route=job.route.path, error_id=number)
+            job.route.figures.answered(500)
+            self._meter.accepted(job)
+            self._meter.ended(job, "Error", job.entered_queue_at)
+            job.exchange.respond(500, error_body("request_parser failed", error_id=number))
+            return False
+        return True
 
     # --- admission
 
-    def _admit(self, job: Job, load: float, index: int, now: float) -> None:
-        route, exchange = job.route, job.exchange
-        place = job.place = Place(route.lane, load, job)
-        verdict = self._admission.enter(place, route.max_queue_time)
+    def _admit(self, job: Job) -> None:
+        route = job.route
+        verdict = self._admission.enter(job, route.max_queue_time)
         if verdict is Verdict.REFUSE:
-            self._meter.refused(index, load, now)
+            self._meter.refused(job.request_idx, job.load, job.entered_queue_at)
             route.figures.answered(429)
             after = retry_after_header(self._admission.retry_after)
-            exchange.respond(429, _TOO_BUSY, headers=((b"retry-after", after),))
+            job.exchange.respond(429, _TOO_BUSY, headers=((b"retry-after", after),))
             return
-        job.metered = self._meter.accepted(index, load, now)
-        route.figures.load += load
+        self._meter.accepted(job)
+        route.figures.load += job.load
         if verdict is Verdict.START:
-            self._start(job, now)
+            self._start(job, job.entered_queue_at)
         else:
-            exchange.on_disconnect = job.left_the_queue
+            job.exchange.on_disconnect = job.left_the_queue
 
     def _start(self, job: Job, now: float) -> None:
-        job.metered.work_started_at = now
-        job.route.figures.queue.add(job.started - job.arrived)
-        exchange = job.exchange
-        accept = exchange.header(b"accept") or b"*/*"
-        headers = (
-            (b"content-type", b"application/json"),
-            (b"accept", accept if len(accept) <= _MAX_ACCEPT else b"*/*"),
-        )
+        job.work_started_at = now
+        route, exchange = job.route, job.exchange
+        route.figures.queue.add(job.started - job.arrived)
         body, job.body = job.body, b""
         try:
             relay(
                 exchange,
                 self._pool,
                 method="POST",
-                target=job.route.target,
-                headers=headers,
+                target=route.target,
+                headers=_upstream_headers(exchange.header(b"accept")),
                 body=body,
                 observer=job,
             )
@@ -271,14 +295,14 @@ class WorkerApp:
         now = time()
         figures = job.route.figures
         figures.answered(http_status)
-        if job.place.working:
+        if job.working:
             figures.work.add(monotonic() - job.started)
         if status == "Success":
-            figures.served += job.place.load
-        self._meter.ended(job.metered, status, now)
-        for place in self._admission.leave(job.place):
-            place.item.started = monotonic()
-            self._start(place.item, now)
+            figures.served += job.load
+        self._meter.ended(job, status, now)
+        for following in self._admission.leave(job):
+            following.started = monotonic()
+            self._start(following, now)
 
     # --- the worker's own routes, and refusals
 

@@ -18,7 +18,7 @@ import msgspec
 
 from stoker.errors import InvalidMessageError, TicketError
 from stoker.tickets import SignatureVerifier, TicketVerifier
-from stoker.wire import AuthData, Envelope, check_cost, decode
+from stoker.wire import MAX_COST, AuthData, Envelope, check_cost, decode
 
 _MAX_INT = 2**63
 _OPENING_BRACE = ord("{")
@@ -66,6 +66,7 @@ class Gate:
         self._envelopes: msgspec.json.Decoder[Envelope | OpenEnvelope] = msgspec.json.Decoder(
             self._type
         )
+        self._decode = self._envelopes.decode
 
     @property
     def url(self) -> str:
@@ -98,13 +99,19 @@ class Gate:
             InvalidMessageError: names each field that is wrong; ``body`` where it is not JSON.
         """
         try:
-            envelope = decode(self._envelopes, body)
-        except InvalidMessageError as error:
-            if "body" not in error.fields:
-                # The decoder stops at the first mistake; the caller is told of all of them.
-                error.fields |= _every_problem(msgspec.json.decode(body), self._type)
-            raise
+            envelope = self._decode(body)
+        except msgspec.DecodeError:  # also a ValidationError
+            raise self._unreadable(body) from None
+        except (UnicodeDecodeError, RecursionError):
+            raise self._unreadable(body) from None
         auth = envelope.auth_data
+        if (
+            0.0 <= auth.cost <= MAX_COST
+            and 0 <= auth.request_idx < _MAX_INT
+            and 0 <= auth.reqnum < _MAX_INT
+            and memoryview(envelope.payload)[0] == _OPENING_BRACE
+        ):
+            return envelope
         problems: dict[str, str] = {}
         try:
             check_cost(auth.cost)
@@ -115,9 +122,18 @@ class Gate:
                 problems[f"auth_data.{name}"] = "must be from 0 to 2^63 - 1"
         if memoryview(envelope.payload)[0] != _OPENING_BRACE:
             problems["payload"] = "must be an object"
-        if problems:
-            raise InvalidMessageError(problems)
-        return envelope
+        raise InvalidMessageError(problems)
+
+    def _unreadable(self, body: bytes) -> InvalidMessageError:
+        """Why a body is no envelope."""
+        try:
+            decode(self._envelopes, body)
+        except InvalidMessageError as error:
+            if "body" not in error.fields:
+                # The decoder stops at the first mistake; the caller is told of all of them.
+                error.fields |= _every_problem(msgspec.json.decode(body), self._type)
+            return error
+        raise AssertionError("it was unreadable a moment ago")
 
     def check(self, auth: AuthData, now: float) -> None:
         """Let the request in; a ticket is used up by that.

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from stoker.wire import FinishedRequest
 
@@ -42,14 +43,22 @@ class Figures:
     received: int = 0
 
 
-@dataclass(slots=True, eq=False)
-class Metered:
-    """One request as it is counted, from its admission to its end. Times are Unix seconds."""
+class Metered(Protocol):
+    """One request as it is counted, from its admission to its end.
+
+    Attributes:
+        request_idx: the router's number for it.
+        load: load units.
+        entered_queue_at: Unix time.
+        work_started_at: Unix time; None: it did not start.
+    """
 
     request_idx: int
     load: float
     entered_queue_at: float
-    work_started_at: float | None = None
+    work_started_at: float | None
+
+    def __hash__(self) -> int: ...
 
 
 @dataclass(slots=True)
@@ -68,24 +77,17 @@ class Meter:
     _rej_load: float = 0.0
     _cur_perf: float = 0.0
     _received: int = 0
-    _live: dict[int, Metered] = field(default_factory=dict)
+    _live: dict[Metered, None] = field(default_factory=dict)
     _finished: deque[FinishedRequest] = field(default_factory=deque)
 
-    def accepted(self, request_idx: int, load: float, now: float) -> Metered:
-        """A request was let in, to the queue or to work.
-
-        Args:
-            request_idx: the router's number for it.
-            load: load units.
-            now: Unix time.
-        """
-        request = Metered(request_idx, load, now)
-        self._live[id(request)] = request
+    def accepted(self, request: Metered) -> None:
+        """A request was let in, to the queue or to work."""
+        load = request.load
+        self._live[request] = None
         self.cur_load += load
         self._new_load += load
         self._received += 1
         self.changes += 1
-        return request
 
     def refused(self, request_idx: int, load: float, now: float) -> None:
         """A request was turned away for want of capacity."""
@@ -98,14 +100,16 @@ class Meter:
         """An accepted request left, once.
 
         Args:
-            request: as `accepted` returned it.
+            request: the one that was `accepted`.
             status: ``Success``, ``Error`` or ``Cancelled``.
             now: Unix time.
         """
-        if self._live.pop(id(request), None) is None:
+        live = self._live
+        if request not in live:
             return
+        del live[request]
         # Sums of floats drift; with nothing at work the truth is known.
-        self.cur_load = self.cur_load - request.load if self._live else 0.0
+        self.cur_load = self.cur_load - request.load if live else 0.0
         if status == "Success":
             self._cur_perf += request.load
         elif status == "Cancelled":
@@ -136,7 +140,7 @@ class Meter:
     def working_request_idxs(self) -> list[int]:
         """The router's numbers of the requests queued or working, the oldest first."""
         found: list[int] = []
-        for request in self._live.values():
+        for request in self._live:
             if len(found) == MAX_WORKING_IDXS:
                 break
             found.append(request.request_idx)

@@ -200,7 +200,7 @@ class Reporter:
         except (UpstreamError, ValueError) as error:
             _log.warning("the control plane's public key cannot be had", problem=str(error))
         else:
-            _log.info("requests are authorised by signature: this control plane has no tickets")
+            _log.info("requests are authorised by signature, as this control plane has no tickets")
 
     async def _send_finished(self, address: str) -> None:
         while batch := self._meter.take_finished():
