@@ -233,6 +233,23 @@ async def test_a_client_that_reads_nothing_cannot_make_answers_pile_up(net: Harn
     assert served == 900
 
 
+async def test_reading_stops_while_the_client_takes_no_answers(net: Harness) -> None:
+    server, port = await net.serve(lambda exchange: exchange.respond(200, b"x" * 100_000))
+    client = await net.dial(port)
+    await net.until(lambda: server.connections == 1)
+    (connection,) = server.open
+    sent = 0
+    while not connection._read_paused:
+        client.send(GET)
+        sent += 1
+        await net.until(lambda: connection._completed == sent)  # noqa: B023
+    assert len(connection._queue) == Limits().max_pipelined
+    for _ in range(sent):
+        assert len((await client.answer()).body) == 100_000
+    client.send(GET)
+    assert (await client.answer()).status == 200
+
+
 async def test_a_refused_client_that_lingers_is_cut(net: Harness) -> None:
     _, server, port = await net.desk()
     client = await net.dial(port)

@@ -286,6 +286,26 @@ async def test_a_connection_is_not_kept_when_the_server_closes_it(net: Harness) 
     assert pool.connections == 0
 
 
+async def test_an_early_answer_drops_a_connection_that_takes_no_body(net: Harness) -> None:
+    async def script(reader: Reader, writer: Writer) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(OK)
+        await gone.wait()
+
+    gone = asyncio.Event()
+    pool = net.pool(await net.upstream(script))
+    sink = Sink()
+    request = pool.request("POST", b"/", [], b"x" * 32 * 2**20, sink)
+    await net.until(lambda: request.connection is not None)
+    connection = request.connection
+    assert connection is not None
+    assert await sink.result() == b"ok"
+    assert pool.connections == 0
+    await net.until(lambda: connection._parser is None)  # lost, not waiting
+    gone.set()
+
+
 async def test_a_connection_that_cannot_be_opened_in_time_is_a_timeout(net: Harness) -> None:
     # A listener that never accepts: once its backlog is full, connecting takes for ever.
     listener = socket.socket()

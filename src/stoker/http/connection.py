@@ -137,7 +137,7 @@ class ServerConnection(asyncio.Protocol):
                 self._give_up(_refusal_of(error))
             return
         incoming = self._incoming
-        if self._active is not None:
+        if self._active is not None or self._queue:
             if incoming is not None or self._queue:
                 self._bound_ahead()
         elif incoming is not None:

@@ -198,6 +198,8 @@ class Exchange:
         self._left = content_length or 0
         self.status = status
         self.started = True
+        if self.keep_alive and not self.version_1_0 and not self._connection.server.draining:
+            return last  # what nearly every answer comes to
         return last + self._connection_line()
 
     def flush(self) -> None:

@@ -89,7 +89,11 @@ class Relay:
         exchange = self._exchange
         exchange.on_disconnect = exchange.on_pause = exchange.on_resume = None
         exchange.finish()
-        self._finish(Outcome.COMPLETE, exchange.status, "")
+        if self._observer is None:
+            self._done = True
+            self._request = None
+        else:
+            self._finish(Outcome.COMPLETE, exchange.status, "")
 
     def on_error(self, error: UpstreamError) -> None:
         """See `stoker.http.request.ResponseSink`."""

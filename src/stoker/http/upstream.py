@@ -208,8 +208,8 @@ class UpstreamConnection(asyncio.Protocol):
         if self._keep and not self._transport.get_write_buffer_size():
             self._pool.release(self)
         else:
-            self._transport.close()
-            self._pool.closed(self)
+            # Not an orderly close: that would wait for a server that does not take our body.
+            self.drop()
 
     # --- parser callbacks, in their order
 
