@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from stoker.errors import ConfigError, NotFoundError, StokerError
+from stoker.version import __version__
 
 if TYPE_CHECKING:
     from stoker.client import Client
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
         Worker,
         WorkerConfig,
     )
-
-__version__ = "0.1.0"
 
 __all__ = [
     "BenchmarkConfig",

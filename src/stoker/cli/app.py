@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from stoker import __version__
 from stoker.cli import endpoints, output
 from stoker.errors import StokerError
+from stoker.version import __version__
 
 app = typer.Typer(
     name="stoker",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from stoker import __version__
 from stoker.http import UpstreamError, fetch
 from stoker.launcher.watch import Observation
+from stoker.version import __version__
 from stoker.wire import WorkerStatus, encode
 
 

@@ -17,10 +17,10 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import stoker
 from stoker import logs
 from stoker.errors import ConfigError, StokerError
 from stoker.http import HttpServer, Origin, UpstreamPool
+from stoker.version import __version__
 from stoker.wire import WorkerStatus
 from stoker.worker.admission import Admission
 from stoker.worker.app import Job, WorkerApp
@@ -316,7 +316,7 @@ class RunningWorker:
             "state": self._state(),
             "queued": self._app.queued,
             "working": self._app.working,
-            "version": stoker.__version__,
+            "version": __version__,
         }
 
     def _describe(self, figures: Figures) -> WorkerStatus:
@@ -325,7 +325,7 @@ class RunningWorker:
             id=self.settings.worker_id,
             mtoken=self.settings.mtoken,
             url=self.url,
-            version=f"stoker {stoker.__version__}",
+            version=f"stoker {__version__}",
             loadtime=self._loadtime,
             cur_load=self._meter.cur_load,
             new_load=figures.new_load,
