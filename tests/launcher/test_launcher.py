@@ -64,6 +64,16 @@ def test_the_worker_gets_the_environment_of_the_protocol(
     assert worker["STOKER_TICKETS"] == "required"
 
 
+def test_a_model_log_can_be_kept_where_a_worker_file_looks_for_it(
+    instance: Launched, environment_of: Callable[[str], dict[str, str]]
+) -> None:
+    path = instance.directory.parent / "elsewhere.log"
+    instance.change(model_log=str(path))
+    instance.up()
+    assert environment_of("worker")["MODEL_LOG"] == str(path)
+    assert "model loaded" in path.read_text()
+
+
 def test_the_directory_and_its_files_are_private(instance: Launched) -> None:
     instance.up()
     assert stat.S_IMODE(instance.directory.stat().st_mode) == 0o700

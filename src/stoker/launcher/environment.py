@@ -18,6 +18,7 @@ from stoker.launcher.guardian import ROLE, TAG
 from stoker.launcher.manifest import InstanceManifest, tag
 
 MODEL_HOST = "127.0.0.1"
+LOG_LEVEL = "STOKER_LOG_LEVEL"
 MODEL_LOG = "model.log"
 WORKER_LOG = "worker.log"
 LOGS = ("launcher.log", MODEL_LOG, WORKER_LOG)
@@ -29,9 +30,14 @@ _OURS = re.compile(
 )
 
 
+def model_log(manifest: InstanceManifest, directory: Path) -> Path:
+    """Where the model server's log is kept."""
+    return Path(manifest.model_log).expanduser() if manifest.model_log else directory / MODEL_LOG
+
+
 def inherited(environ: Mapping[str, str]) -> dict[str, str]:
     """`environ` without secrets of the control plane and what we set ourselves."""
-    return {name: value for name, value in environ.items() if not _OURS.fullmatch(name)}
+    return {n: v for n, v in environ.items() if n == LOG_LEVEL or not _OURS.fullmatch(n)}
 
 
 def resolve(manifest: InstanceManifest) -> tuple[Backend | None, Any]:
@@ -125,7 +131,7 @@ def worker_environment(
         f"VAST_TCP_PORT_{worker_port}": str(manifest.public_port or worker_port),
         "PUBLIC_IPADDR": manifest.public_host,
         "USE_SSL": "true" if manifest.use_ssl else "false",
-        "MODEL_LOG": str(directory / MODEL_LOG),
+        "MODEL_LOG": str(model_log(manifest, directory)),
         "MODEL_PORT": str(model_port),
         "BACKEND": manifest.backend,
         "WORKSPACE_DIR": str(directory),

@@ -64,6 +64,9 @@ class InstanceManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     """Argument vector of a worker of your own, in place of the backend's."""
     worker_file: str = ""
     """A ``worker.py``, in place of the backend's worker."""
+    model_log: str = ""
+    """Where the model server's log is kept, for a ``worker.py`` that names a place of its own;
+    empty: ``model.log`` in the instance's directory."""
     health_path: str | None = None
     """None: the backend's; empty: the model server has none, and is healthy while it runs."""
     host: str = "127.0.0.1"
@@ -151,13 +154,14 @@ def read_manifest(directory: Path) -> InstanceManifest:
 
 
 def write_manifest(directory: Path, manifest: InstanceManifest) -> None:
-    """Write the manifest into an instance directory, readable by its owner alone.
+    """Write the manifest into an instance directory, which is made; its owner alone may read it.
 
     Raises:
         ConfigError: when it could not be read again.
         OSError: when it cannot be written.
     """
     manifest.check()
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_atomic(directory / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
 
 

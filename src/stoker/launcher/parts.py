@@ -42,7 +42,7 @@ class Parts:
         self._tag = tag(manifest.instance_id, directory)
         size = manifest.supervision.log_bytes
         self._logs: dict[Role, RotatingLog] = {
-            "model": RotatingLog(directory / environment.MODEL_LOG, max_bytes=size),
+            "model": RotatingLog(environment.model_log(manifest, directory), max_bytes=size),
             "worker": RotatingLog(directory / environment.WORKER_LOG, max_bytes=size),
         }
         self._children: dict[Role, Child] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ import msgspec
 
 from stoker import logs
 from stoker.errors import ConfigError
+from stoker.launcher.environment import LOG_LEVEL
 from stoker.launcher.files import FileLock
 from stoker.launcher.manifest import MANIFEST, InstanceManifest, read_manifest
 from stoker.launcher.state import LOCK, launcher_of, myself
@@ -24,6 +26,7 @@ EXIT_MISTAKE = 2
 EXIT_TAKEN = 75
 """Another launcher runs this instance (EX_TEMPFAIL of sysexits.h)."""
 
+_LEVELS = ("debug", "info", "warning", "error")
 _LOCK_TRIES = 20
 _LOCK_PAUSE = 0.05
 
@@ -91,7 +94,8 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_MISTAKE
     stream: TextIO = _ForgivingStream(sys.stderr)  # type: ignore[assignment]
     sys.stderr = stream
-    logs.configure(stream=stream)
+    level = os.environ.get(LOG_LEVEL, "").lower()
+    logs.configure(stream=stream, level=level if level in _LEVELS else "info")
     try:
         return launch(Path(arguments[0]))
     except ConfigError as error:

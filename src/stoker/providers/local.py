@@ -45,8 +45,8 @@ SPARE_GRACE = 10.0
 
 _ID = re.compile(r"local-\d{1,19}")
 _SECRET = re.compile(r"STOKER_.*|.*(?:API_?KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS)", re.I)
-_NEEDED = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"}
-"""Secrets that a model server has a use for: its weights may be behind them."""
+_NEEDED = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "STOKER_LOG_LEVEL"}
+"""What is passed on all the same; a model server's weights may be behind the first two."""
 
 
 class LocalProvider:
@@ -379,7 +379,7 @@ def _grace(folder: Folder) -> float:
 
 
 def _environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """`environ` without secrets, but for those that a model server needs."""
+    """`environ` without the control plane's secrets and settings."""
     return {n: v for n, v in environ.items() if n in _NEEDED or not _SECRET.fullmatch(n)}
 
 
