@@ -365,6 +365,35 @@ def test_min_cold_load_of_a_workergroup_is_met_in_that_group() -> None:
     assert [action.group_id for action in decided.actions if action.kind == "create"] == [2, 2]
 
 
+def test_the_reserve_for_the_peak_of_a_minute_is_not_destroyed() -> None:
+    lower = Demand(
+        arrival_rate=10.0, recent_rate=10.0, peak_rate=40.0, booked_count=1, last_request_at=NOW
+    )
+    workers = [worker(1), worker(2, WorkerState.STOPPED), worker(3, WorkerState.STOPPED)]
+    # 3 x 44.4 = 133.3/s: all three of 50/s, although 3 x 11.1 = 33.3/s would do for now.
+    assert kinds(decide(lower, *workers, scaling=parameters(cold_mult=3))) == []
+
+
+def test_workers_are_let_go_in_order_up_to_the_first_that_is_needed() -> None:
+    lower = Demand(
+        arrival_rate=50.0, recent_rate=50.0, peak_rate=50.0, booked_count=9, last_request_at=NOW
+    )
+    slow = worker(1, perf=40.0)
+    quick = [worker(n, perf=50.0) for n in (2, 3)]
+    # 55.6/s are needed. Without the slow one there are 100/s; without a second, 50/s.
+    assert kinds(decide(lower, slow, *quick)) == [("drain", 1)]
+    # The worst of these is needed; to let go of the small one instead might fit, but then more
+    # demand could leave fewer workers.
+    dear = worker(1, perf=50.0, price=10.0)
+    small = worker(2, perf=10.0, price=1.0)
+    assert kinds(decide(lower, dear, small)) == []
+
+
+def test_a_starting_worker_of_unknown_perf_is_waited_for() -> None:
+    coming = worker(3, WorkerState.MODEL_LOADING, perf=0.0, state_since=NOW)
+    assert kinds(decide(held(30), coming, groups=(group(perf=0.0),))) == []
+
+
 # Caps and contradictions.
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stoker.autoscaler.arrivals import Demand
@@ -31,6 +31,8 @@ from stoker.wire import EndpointParameters
 
 NOW = 1000.0
 
+many = settings(max_examples=120, deadline=None)
+
 EVENTS = {
     ActionKind.START: Event.PLAN_START,
     ActionKind.DRAIN: Event.PLAN_DRAIN,
@@ -39,7 +41,7 @@ EVENTS = {
 }
 
 loads = st.sampled_from([0.0, 0.0, 1.0, 10.0, 42.0, 100.0, 1000.0])
-perfs = st.sampled_from([0.0, 5.0, 50.0, 50.0, 200.0])
+perfs = st.sampled_from([50.0, 5.0, 20.0, 50.0, 200.0, 0.0])
 
 parameters = st.builds(
     EndpointParameters,
@@ -48,11 +50,11 @@ parameters = st.builds(
     target_util=st.sampled_from([0.5, 0.9, 1.0]),
     cold_mult=st.sampled_from([1.0, 2.5]),
     cold_workers=st.integers(0, 4),
-    max_workers=st.integers(0, 10),
+    max_workers=st.integers(0, 12),
     max_queue_time=st.sampled_from([0.0, 5.0, 30.0]),
     target_queue_time=st.sampled_from([0.0, 1.0, 10.0]),
     inactivity_timeout=st.sampled_from([None, -1.0, 0.0, 5.0]),
-    endpoint_state=st.sampled_from(["active", "active", "active", "suspended", "stopped"]),
+    endpoint_state=st.sampled_from(["active"] * 10 + ["suspended", "stopped"]),
 )
 
 
@@ -75,13 +77,14 @@ def demands(draw: st.DrawFn) -> Demand:
 groups_of: st.SearchStrategy[list[dict[str, Any]]] = st.lists(
     st.builds(
         dict,
-        max_workers=st.sampled_from([None, None, 0, 3]),
+        max_workers=st.sampled_from([None, None, None, None, 0, 3]),
         min_cold_load=st.sampled_from([0.0, 0.0, 100.0]),
         perf=perfs,
-        failures=st.sampled_from([0, 0, 3, 50]),
+        failures=st.sampled_from([0, 0, 0, 0, 3, 50]),
         last_failure_at=st.sampled_from([NOW - 1.0, NOW - 1000.0]),
-        sees=st.sets(st.sampled_from([0, 1, 2])),
+        sees=st.sets(st.sampled_from([0, 1, 2]), min_size=1),
     ),
+    min_size=1,
     max_size=2,
 )
 
@@ -91,9 +94,10 @@ offers_of = st.lists(
         id=st.sampled_from(["a", "b", "c"]),
         provider=st.just("local"),
         price=st.sampled_from([0.0, 0.5, 2.0]),
-        available=st.integers(0, 4),
+        available=st.integers(0, 6),
         perf=perfs,
     ),
+    min_size=1,
     max_size=3,
     unique_by=lambda offer: offer.id,
 )
@@ -101,13 +105,13 @@ offers_of = st.lists(
 workers_of: st.SearchStrategy[list[dict[str, Any]]] = st.lists(
     st.builds(
         dict,
-        state=st.sampled_from(WorkerState),
+        state=st.sampled_from([*WorkerState, *[WorkerState.READY, WorkerState.STOPPED] * 6]),
         state_since=st.sampled_from([NOW - 5000.0, NOW - 20.0, NOW]),
-        workergroup_id=st.sampled_from([1, 1, 1, 2, 7]),
+        workergroup_id=st.sampled_from([1, 1, 1, 1, 1, 2, 7]),
         perf=perfs,
         requests=st.sampled_from([0, 0, 3]),
         price=st.sampled_from([0.0, 0.5, 2.0]),
-        attached=st.sampled_from([False, False, False, True]),
+        attached=st.sampled_from([False] * 5 + [True]),
         provider=st.just("local"),
         offer_id=st.sampled_from(["a", "b"]),
         lost=st.booleans(),
@@ -184,6 +188,7 @@ def staying(snapshot: EndpointSnapshot) -> int:
     return sum(worker.state not in LEAVING for worker in snapshot.workers)
 
 
+@many
 @given(snapshots())
 def test_a_plan_never_exceeds_max_workers(snapshot: EndpointSnapshot) -> None:
     after = carry_out(snapshot, plan(snapshot, NOW))
@@ -197,24 +202,28 @@ def test_a_plan_never_exceeds_max_workers(snapshot: EndpointSnapshot) -> None:
             assert now <= max(before, group.max_workers)
 
 
+@many
 @given(snapshots())
 def test_a_plan_never_takes_more_machines_than_are_offered(snapshot: EndpointSnapshot) -> None:
     after = carry_out(snapshot, plan(snapshot, NOW))
     assert all(offer.available >= 0 for group in after.groups for offer in group.offers)
 
 
+@many
 @given(snapshots())
 def test_a_plan_never_touches_an_attached_worker(snapshot: EndpointSnapshot) -> None:
     attached = {worker.id for worker in snapshot.workers if worker.attached}
     assert not attached & {action.worker_id for action in plan(snapshot, NOW).actions}
 
 
+@many
 @given(snapshots())
 def test_a_worker_is_decided_about_once(snapshot: EndpointSnapshot) -> None:
     ids = [a.worker_id for a in plan(snapshot, NOW).actions if a.worker_id is not None]
     assert len(ids) == len(set(ids))
 
 
+@many
 @given(snapshots())
 def test_a_serving_worker_is_never_stopped_before_it_is_drained_and_empty(
     snapshot: EndpointSnapshot,
@@ -228,6 +237,7 @@ def test_a_serving_worker_is_never_stopped_before_it_is_drained_and_empty(
             assert worker.state is not WorkerState.DRAINING or worker.requests == 0
 
 
+@many
 @given(snapshots())
 def test_a_plan_that_was_carried_out_is_only_completed_and_never_reversed(
     snapshot: EndpointSnapshot,
@@ -242,6 +252,7 @@ def test_a_plan_that_was_carried_out_is_only_completed_and_never_reversed(
     assert plan(carry_out(first, second), NOW).actions == ()
 
 
+@many
 @given(snapshots(), st.data())
 def test_more_demand_never_leaves_fewer_workers(
     snapshot: EndpointSnapshot, data: st.DataObject
@@ -264,6 +275,7 @@ def test_more_demand_never_leaves_fewer_workers(
     assert staying(with_more) >= staying(with_less)
 
 
+@many
 @given(snapshots())
 def test_the_same_snapshot_gives_the_same_plan_with_a_line_for_each_action(
     snapshot: EndpointSnapshot,
