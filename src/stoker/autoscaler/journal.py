@@ -39,7 +39,7 @@ class Journal:
     ) -> None:
         """Keep one line; never blocks, never fails."""
         line = redact(text.replace("\n", " "))[:MAX_LINE]
-        log.info(line, endpoint_id=endpoint_id, level_of=level)
+        log.info(line, endpoint_id=endpoint_id)
         if len(self._pending) >= MAX_PENDING:
             self._pending.pop(0)
             self.lost += 1

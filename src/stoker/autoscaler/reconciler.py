@@ -16,13 +16,11 @@ import asyncio
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from stoker.autoscaler.fleet import Goal, Worker
+from stoker.autoscaler.fleet import Endpoint, Goal, Worker
 from stoker.autoscaler.observe import snapshot
 from stoker.autoscaler.planning import Action, ActionKind, plan
 from stoker.autoscaler.states import ACTIVE, PROVIDER_EVENTS, Event, WorkerState, wire_name
-from stoker.errors import StokerError
+from stoker.errors import NotFoundError, StokerError
 from stoker.logs import get_logger
 from stoker.providers import Instance, InstanceSpec, Offer, Provider
 
@@ -93,14 +91,21 @@ class Reconciler:
             if worker.goal != "run":
                 await self._pursue(worker, now, cut=cut_drains)
         for endpoint in list(plane.fleet.endpoints.values()) if plan_too else ():
-            if endpoint.record.destroyed:
-                await self._wind_up(endpoint.id, now)
-                continue
-            decided = plan(snapshot(plane, endpoint, self._offers, now), now)
-            for action in decided.actions:
-                await self._act(endpoint.id, action, now)
-            self._tell_notes(endpoint.id, decided.notes)
+            try:
+                await self._decide(endpoint, now)
+            except Exception:
+                # One endpoint's trouble is not the others'.
+                log.exception("a plan could not be carried out", endpoint=endpoint.name)
         await self._write_down()
+
+    async def _decide(self, endpoint: Endpoint, now: float) -> None:
+        if endpoint.record.destroyed:
+            await self._wind_up(endpoint.id, now)
+            return
+        decided = plan(snapshot(self._plane, endpoint, self._offers, now), now)
+        for action in decided.actions:
+            await self._act(endpoint.id, action, now)
+        self._tell_notes(endpoint.id, decided.notes)
 
     # -- observe ---------------------------------------------------------------------------
 
@@ -376,8 +381,10 @@ class Reconciler:
 
     async def _write_down(self) -> None:
         plane = self._plane
-        while plane.fleet.dirty:
-            worker = plane.fleet.workers.get(plane.fleet.dirty.pop())
+        for worker_id in list(plane.fleet.dirty):
+            worker = plane.fleet.workers.get(worker_id)
+            # Taken off before it is written: what changes meanwhile puts it on again.
+            plane.fleet.dirty.discard(worker_id)
             if worker is None:
                 continue
             ready_at = worker.record.ready_at
@@ -394,6 +401,8 @@ class Reconciler:
             }
             try:
                 worker.record = await plane.store.update_worker(worker.id, **fields)
-            except StokerError as error:
-                log.warning("a worker's row cannot be written", error=str(error))
-                worker.record = msgspec.structs.replace(worker.record, ready_at=ready_at)
+            except NotFoundError:
+                log.debug("the worker was forgotten meanwhile", worker=worker.id)
+            except BaseException:
+                plane.fleet.dirty.add(worker_id)
+                raise
