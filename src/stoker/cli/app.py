@@ -61,7 +61,7 @@ def up(
     stop_on_stdin_eof: Annotated[
         bool, typer.Option(help="Stop when standard input is closed.", hidden=True)
     ] = False,
-    log_level: LogLevel = "warning",
+    log_level: LogLevel = "info",
 ) -> None:
     """Run the control plane: routes requests, starts and stops workers.
 

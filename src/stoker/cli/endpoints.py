@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 import typer
@@ -280,6 +281,12 @@ def attach(
         return await client.attach(record["endpoint_name"])
 
     environment = _call(url, work)
+    if urlsplit(environment["REPORT_ADDR"]).hostname in ("127.0.0.1", "::1", "localhost"):
+        output.err.print(
+            "[dim]REPORT_ADDR is this machine alone: for a worker elsewhere, start the control "
+            "plane with --host and set server.public_url in stoker.toml[/]",
+            soft_wrap=True,
+        )
     if as_json:
         output.print_json(environment)
         return
