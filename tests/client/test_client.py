@@ -152,7 +152,7 @@ async def test_an_answer_of_the_model_server_is_never_asked_for_twice(
 ) -> None:
     system.answers = [refuse(status, "bad prompt")]
     with pytest.raises(RequestFailedError, match="bad prompt") as caught:
-        await client.request("llm", "/x", {})
+        await client.request("llm", "/x", {}, timeout=5)
     assert caught.value.status == status
     assert len(system.calls("/x")) == 1
 

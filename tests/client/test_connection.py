@@ -108,7 +108,7 @@ async def test_a_worker_that_nobody_certified_is_refused_at_once(
 
     system.others = [none]
     with pytest.raises(RequestFailedError, match="certificate is not trusted"):
-        await client.request("llm", "/x", {})
+        await client.request("llm", "/x", {}, timeout=5)
     assert system.calls("/x") == []
     assert len(system.calls("/route/")) == 1
 
