@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 
 from benchmarks import load
-from benchmarks.subjects import BareRelay, Nginx, Subject, upstream
+from benchmarks.subjects import BareRelay, Nginx, Subject, Worker, upstream
 
-SUBJECTS: list[type[Subject]] = [Nginx, BareRelay]
+SUBJECTS: list[type[Subject]] = [Nginx, BareRelay, Worker]
 """Measured in this order, by turns; the first is what the others are compared with."""
 
 

@@ -12,6 +12,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from benchmarks.worker import MTOKEN, WORKER_ID
+from stoker.tickets import Claims, mint
+from stoker.wire import encode
+
 PROMPT = b'{"model": "trivial", "max_tokens": 40, "prompt": "%b"}' % (b"a few words more " * 26)
 """A request body of about 500 bytes."""
 
@@ -124,6 +128,43 @@ class BareRelay(_Process):
         del directory
         self.process, port = spawn("benchmarks.bare", str(upstream_port))
         return port, self.process.pid
+
+
+class Worker(_Process):
+    """A worker that demands a ticket for each request, counts it, and tells its control plane."""
+
+    name = "stoker worker"
+    single_use = True
+
+    def start(self, upstream_port: int, directory: Path) -> tuple[int, int]:
+        """See `Subject`."""
+        del directory
+        self.process, port = spawn("benchmarks.worker", str(upstream_port))
+        assert self.process.stdout is not None
+        self.boot_id = self.process.stdout.readline().strip()
+        return port, self.process.pid
+
+    def requests(self, count: int, *, stream: bool) -> Sequence[bytes]:
+        """See `Subject`."""
+        path = b"/sse" if stream else b"/v1/completions"
+        expires = int(time.time() * 1000) + 600_000
+        made = []
+        for number in range(count):
+            claims = Claims(WORKER_ID, self.boot_id, "chat", number, number, 40.0, expires)
+            auth = encode(
+                {
+                    "url": "http://127.0.0.1:1",
+                    "signature": "c" * 344,
+                    "endpoint": "chat",
+                    "cost": 40.0,
+                    "reqnum": number,
+                    "request_idx": number,
+                    "ticket": mint(MTOKEN.encode(), claims),
+                }
+            )
+            envelope = b'{"auth_data": %b, "session_id": null, "payload": %b}' % (auth, PROMPT)
+            made.append(post(path, envelope))
+        return made
 
 
 def _nginx() -> str:

@@ -6,7 +6,7 @@ from stoker.http.exchange import Exchange
 from stoker.http.fetch import Response, fetch
 from stoker.http.limits import Limits
 from stoker.http.pool import Origin, UpstreamPool
-from stoker.http.relay import Outcome, Relay, RelayObserver, relay
+from stoker.http.relay import Outcome, Relay, RelayObserver, relay, relay_prefix
 from stoker.http.request import ResponseSink, UpstreamError, UpstreamRequest
 from stoker.http.server import Handler, HttpServer
 
@@ -26,4 +26,5 @@ __all__ = [
     "UpstreamRequest",
     "fetch",
     "relay",
+    "relay_prefix",
 ]

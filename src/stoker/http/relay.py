@@ -135,6 +135,21 @@ class Relay:
                 self._observer.on_done(outcome, status, detail)
 
 
+def relay_prefix(method: str, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """First line and header lines for `relay`, checked once for many requests.
+
+    Args:
+        method: upper case; give the same to `relay`.
+        target: in origin form.
+        headers: names in lower case, without framing.
+
+    Raises:
+        ValueError: the method, the target or a header would break the request apart.
+    """
+    head = build_head(request_line(method, target), end_to_end(headers, NOT_FORWARDED), b"")
+    return head.removesuffix(b"\r\n")
+
+
 def relay(
     exchange: Exchange,
     pool: UpstreamPool,
@@ -143,6 +158,7 @@ def relay(
     target: bytes | None = None,
     headers: Iterable[tuple[bytes, bytes]] | None = None,
     body: bytes | None = None,
+    prefix: bytes | None = None,
     observer: RelayObserver | None = None,
 ) -> Relay:
     """Send an exchange's request to an upstream server and its answer back to the client.
@@ -158,6 +174,8 @@ def relay(
         target: default: the exchange's.
         headers: default: the exchange's; those for one hop only, Host and framing are left out.
         body: default: the exchange's.
+        prefix: first line and header lines made beforehand (see `relay_prefix`), which spares
+            making them for each request; `target` and `headers` are then not looked at.
         observer: sees the answer pass.
 
     Raises:
@@ -167,7 +185,10 @@ def relay(
     if exchange.disconnected:
         running._finish(Outcome.CLIENT_GONE, 0, "the client had left")
         return running
-    if method is None and target is None:
+    if prefix is not None:
+        method = method or exchange.method
+        line = prefix
+    elif method is None and target is None:
         method = exchange.method
         line = b"%b %b HTTP/1.1\r\n" % (method.encode(), exchange.target)  # parsed, so trusted
     else:
@@ -176,7 +197,9 @@ def relay(
     if body is None:
         body = exchange.body
     own_lines = pool.own_lines(method, body)
-    if headers is None:
+    if prefix is not None:
+        head = b"%b%b\r\n" % (prefix, own_lines)
+    elif headers is None:
         hop = exchange.hop_headers
         dropped = NOT_FORWARDED if hop is None else NOT_FORWARDED | hop
         head = join_head(line, exchange.headers, dropped, own_lines)

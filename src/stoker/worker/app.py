@@ -15,7 +15,7 @@ import msgspec
 
 from stoker import logs
 from stoker.errors import InvalidMessageError, TicketError
-from stoker.http import Exchange, Outcome, RelayObserver, UpstreamPool, relay
+from stoker.http import Exchange, Outcome, RelayObserver, UpstreamPool, relay, relay_prefix
 from stoker.wire import encode, error_body
 from stoker.worker.admission import Admission, Lane, Place, Verdict, retry_after_header
 from stoker.worker.auth import Gate, UndecidedError
@@ -30,9 +30,8 @@ CLIENT_LEFT = 499
 NOT_READY_RETRY = b"5"
 """``Retry-After`` of a worker that is not ready or is draining, seconds."""
 
-Headers = list[tuple[bytes, bytes]]
-
 _MAX_ACCEPT = 256
+_MAX_PREFIXES = 64
 _NOT_FOUND = error_body("no such route")
 _NOT_READY = error_body("this worker is not ready: its model server cannot serve now")
 _DRAINING = error_body("this worker takes no new requests: it is being stopped")
@@ -54,26 +53,34 @@ _STATUS_OF = {
 }
 
 
-def _upstream_headers(accept: bytes | None) -> Headers:
-    """What the model server is told: nothing of the caller's but what it accepts."""
-    if accept is None or len(accept) > _MAX_ACCEPT:
-        accept = b"*/*"
-    return [(b"content-type", b"application/json"), (b"accept", accept)]
-
-
 class Route:
     """A handler, with what its requests need at hand."""
 
-    __slots__ = ("figures", "lane", "max_queue_time", "parser", "path", "target", "workload")
+    __slots__ = ("_prefixes", "figures", "lane", "max_queue_time", "parser", "path", "workload")
 
     def __init__(self, handler: HandlerConfig, lane: Lane[Job], metrics: WorkerMetrics) -> None:
         self.path = handler.route
-        self.target = handler.route.encode()
+        self._prefixes: dict[bytes | None, bytes] = {}
         self.lane = lane
         self.max_queue_time = handler.max_queue_time
         self.parser = handler.request_parser
         self.workload = Workload(handler.route, handler.workload_calculator)
         self.figures = metrics.route(handler.route)
+
+    def prefix(self, accept: bytes | None) -> bytes:
+        """What the model server is told: nothing of the caller's but what it accepts."""
+        known = self._prefixes.get(accept)
+        if known is not None:
+            return known
+        wanted = b"*/*" if accept is None or len(accept) > _MAX_ACCEPT else accept
+        headers = [(b"content-type", b"application/json"), (b"accept", wanted)]
+        try:
+            made = relay_prefix("POST", self.path.encode(), headers)
+        except ValueError:  # the parser lets no such header pass; were it to, no place may leak
+            return self.prefix(None)
+        if len(self._prefixes) < _MAX_PREFIXES and (accept is None or len(accept) <= _MAX_ACCEPT):
+            self._prefixes[accept] = made
+        return made
 
 
 class Job(Place, RelayObserver):
@@ -276,19 +283,13 @@ class WorkerApp:
         route, exchange = job.route, job.exchange
         route.figures.queue.add(job.started - job.arrived)
         body, job.body = job.body, b""
-        try:
-            relay(
-                exchange,
-                self._pool,
-                method="POST",
-                target=route.target,
-                headers=_upstream_headers(exchange.header(b"accept")),
-                body=body,
-                observer=job,
-            )
-        except ValueError as error:  # a header that cannot be passed on
-            exchange.respond(400, error_body(str(error)))
-            self.ended(job, "Error", 400)
+        relay(
+            exchange,
+            self._pool,
+            prefix=route.prefix(exchange.header(b"accept")),
+            body=body,
+            observer=job,
+        )
 
     def ended(self, job: Job, status: str, http_status: int) -> None:
         """A job is over: count it, and start those that waited for its place."""

@@ -1,0 +1,81 @@
+"""A whole worker, as a process, in front of the given port; and a control plane that takes reports.
+
+Prints the worker's port and its boot id. It demands tickets, made with `MTOKEN`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+import tempfile
+from pathlib import Path
+
+import uvloop
+
+from stoker import logs
+from stoker.backends.workload import completion_load
+from stoker.http import Exchange, HttpServer
+from stoker.worker import (
+    BenchmarkConfig,
+    HandlerConfig,
+    RunningWorker,
+    WorkerConfig,
+    WorkerSettings,
+    raw_calculator,
+)
+
+MTOKEN = "token-of-the-benchmark"
+WORKER_ID = 7
+
+
+def config(port: int) -> WorkerConfig:
+    """One route for the small answer and one for the stream, with a real calculator."""
+    tokens = raw_calculator(lambda payload: completion_load(payload, 4096))
+    benchmark = BenchmarkConfig(dataset=[{"max_tokens": 40}], runs=1)
+    handlers = [
+        HandlerConfig(
+            route=route,
+            allow_parallel_requests=True,
+            max_concurrency=256,
+            max_queue_time=None,
+            workload_calculator=tokens,
+            benchmark_config=benchmark if route == "/v1/completions" else None,
+        )
+        for route in ("/v1/completions", "/sse")
+    ]
+    return WorkerConfig(model_server_port=port, handlers=handlers)
+
+
+async def _serve(model_port: int, directory: Path) -> None:
+    ready = asyncio.Event()
+
+    def control(exchange: Exchange) -> None:
+        if b'"loadtime":0.0,' not in exchange.body:
+            ready.set()
+        exchange.respond(200, b'{"ok": true, "tickets": true}')
+
+    control_plane = HttpServer(control)
+    address = f"http://127.0.0.1:{await control_plane.listen()}"
+    settings = WorkerSettings(
+        worker_id=WORKER_ID,
+        mtoken=MTOKEN,
+        report_addrs=(address,),
+        host="127.0.0.1",
+        port=0,
+        state_dir=directory,
+    )
+    worker = RunningWorker(config(model_port), settings)
+    await worker.start()
+    await ready.wait()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)  # as Worker.run does
+    print(worker.port, worker.boot_id, sep="\n", flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    logs.configure(level="warning")
+    with tempfile.TemporaryDirectory() as scratch:
+        uvloop.run(_serve(int(sys.argv[1]), Path(scratch)))
