@@ -88,3 +88,23 @@ def test_it_ends_cleanly_on_sigterm(server: tuple[subprocess.Popen[str], str]) -
     process, _ = server
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 0
+
+
+def test_it_embeds_when_asked_to() -> None:
+    process = subprocess.Popen(
+        [*SERVER, "--model", str(default_weights()), "--embeddings"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        told = next(line for line in process.stderr if line.startswith("llamacpp_server: serving"))
+        request = urllib.request.Request(
+            told.split()[-1] + "/v1/embeddings", json.dumps({"input": ["a", "b"]}).encode()
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            reply = json.loads(answer.read())
+        assert len(reply["data"]) == 2
+    finally:
+        process.kill()
+        process.communicate()
