@@ -260,7 +260,13 @@ async def test_a_refused_client_that_lingers_is_cut(net: Harness) -> None:
 
 
 async def test_a_refusal_arrives_although_the_client_goes_on_sending(net: Harness) -> None:
-    _, port = await net.serve(ok, Limits(max_body_bytes=1000))
+    server, port = await net.serve(ok, Limits(max_body_bytes=1000))
     client = await net.dial(port)
-    client.send(POST + b"Content-Length: 5000000\r\n\r\n" + b"a" * 5_000_000)
+    client.send(POST + b"Content-Length: 5000000\r\n\r\n")
+    await net.until(lambda: net.refused == ["body_too_large"])
+    client.send(b"a" * 5_000_000)
+    await client.writer.drain()
+    assert server.connections == 1  # it takes what comes, as a reset would destroy the answer
     assert (await client.answer()).status == 413
+    client.leave()
+    await net.until(lambda: server.connections == 0)

@@ -202,6 +202,20 @@ async def test_only_get_and_head_are_sent_again_after_a_stale_connection(
     assert len(seen) == (2 if result == "closed" else 3)
 
 
+async def test_a_request_whose_answer_has_begun_is_not_sent_again(net: Harness) -> None:
+    seen: list[bytes] = []
+
+    async def script(reader: Reader, writer: Writer) -> None:
+        for answer in (OK, b"HTTP/1.1 200 O"):
+            seen.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(answer)
+
+    pool = net.pool(await net.upstream(script))
+    assert await ask(pool).result() == b"ok"
+    assert await ask(pool).result() == "closed"
+    assert len(seen) == 2
+
+
 async def test_a_fresh_connection_that_closes_is_not_tried_again(net: Harness) -> None:
     seen: list[bytes] = []
 
