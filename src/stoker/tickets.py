@@ -37,6 +37,7 @@ from stoker.wire import AuthData
 VERSION = "v1"
 _FIELDS = struct.Struct(">QQQdQ")
 _MAX_INT = 2**63
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 MAX_CACHED = 4096
 """Signatures and verdicts kept in memory, each."""
@@ -98,7 +99,9 @@ class _Mac:
     ) -> str:
         mac = self._begun.copy()
         mac.update(_FIELDS.pack(worker_id, request_idx, reqnum, cost, expires_ms) + bound_to)
-        return base64.urlsafe_b64encode(mac.digest())[:-1].decode()  # 32 bytes: one "="
+        # As base64.urlsafe_b64encode, in one call less; 32 bytes end in one "=".
+        text = binascii.b2a_base64(mac.digest(), newline=False)
+        return text.translate(_URL_SAFE)[:-1].decode()
 
 
 class ReplayWindow:
@@ -156,10 +159,12 @@ class TicketVerifier:
             TicketError: with reason ``missing``, ``malformed``, ``forged``, ``expired`` or
                 ``replayed``. A ticket for another worker is ``forged`` here: its key is another.
         """
-        version, _, rest = auth.ticket.partition(".")
-        expiry, _, mac = rest.partition(".")
         if not auth.ticket:
             raise TicketError("missing", "this worker demands a ticket: ask /route/ for one")
+        try:
+            version, expiry, mac = auth.ticket.split(".", 2)
+        except ValueError:
+            raise TicketError("malformed", "the ticket is malformed") from None
         if version != VERSION or not (expiry.isascii() and expiry.isdigit()) or len(expiry) > 15:
             raise TicketError("malformed", "the ticket is malformed")
         if not (0 <= auth.request_idx < _MAX_INT and 0 <= auth.reqnum < _MAX_INT):

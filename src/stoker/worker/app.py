@@ -281,7 +281,10 @@ class WorkerApp:
     def _start(self, job: Job, now: float) -> None:
         job.work_started_at = now
         route, exchange = job.route, job.exchange
-        route.figures.queue.add(job.started - job.arrived)
+        if job.started == job.arrived:
+            route.figures.queue.nothing += 1
+        else:
+            route.figures.queue.add(job.started - job.arrived)
         body, job.body = job.body, b""
         relay(
             exchange,

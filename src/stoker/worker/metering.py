@@ -94,7 +94,9 @@ class Meter:
         self._rej_load += load
         self._received += 1
         self.changes += 1
-        self._remember(FinishedRequest(request_idx, False, "Rejected", now, None, now))
+        self._finished.append(FinishedRequest(request_idx, False, "Rejected", now, None, now))
+        if len(self._finished) > MAX_FINISHED:
+            self._forget_oldest()
 
     def ended(self, request: Metered, status: str, now: float) -> None:
         """An accepted request left, once.
@@ -115,7 +117,8 @@ class Meter:
         elif status == "Cancelled":
             self._new_load -= request.load
         self.changes += 1
-        self._remember(
+        finished = self._finished
+        finished.append(
             FinishedRequest(
                 request.request_idx,
                 status == "Success",
@@ -125,12 +128,12 @@ class Meter:
                 now,
             )
         )
+        if len(finished) > MAX_FINISHED:
+            self._forget_oldest()
 
-    def _remember(self, finished: FinishedRequest) -> None:
-        self._finished.append(finished)
-        if len(self._finished) > MAX_FINISHED:
-            self._finished.popleft()
-            self.forgotten += 1
+    def _forget_oldest(self) -> None:
+        self._finished.popleft()
+        self.forgotten += 1
 
     @property
     def live(self) -> int:

@@ -29,12 +29,19 @@ Reading = tuple[str, str, float]
 
 
 class Histogram:
-    """Counts of durations by bucket."""
+    """Counts of durations by bucket.
 
-    __slots__ = ("counts", "total")
+    Attributes:
+        counts: in each bucket, and above the last.
+        nothing: durations of 0, which are counted without a call.
+        total: sum of the durations, seconds.
+    """
+
+    __slots__ = ("counts", "nothing", "total")
 
     def __init__(self) -> None:
         self.counts = [0] * (len(BUCKETS) + 1)
+        self.nothing = 0
         self.total = 0.0
 
     def add(self, seconds: float) -> None:
@@ -44,7 +51,7 @@ class Histogram:
 
     def cumulative(self) -> list[tuple[str, float]]:
         """Buckets as Prometheus wants them: each holds those below it."""
-        result, running = [], 0
+        result, running = [], self.nothing
         for bound, count in zip((*map(str, BUCKETS), "+Inf"), self.counts, strict=True):
             running += count
             result.append((bound, float(running)))
