@@ -432,9 +432,9 @@ def test_an_endpoint_without_workergroups_says_why_nothing_is_created() -> None:
 
 
 def test_a_worker_with_an_error_is_given_a_moment_then_replaced() -> None:
-    fresh = worker(1, WorkerState.ERROR, state_since=NOW - 2)
+    fresh = worker(1, WorkerState.ERROR, state_since=NOW - 29)
     assert kinds(decide(held(1), fresh)) == []
-    lasting = worker(1, WorkerState.ERROR, state_since=NOW - 5)
+    lasting = worker(1, WorkerState.ERROR, state_since=NOW - 30)
     assert kinds(decide(held(1), lasting)) == [("destroy", 1), ("create", None)]
 
 

@@ -14,8 +14,9 @@ class PlannerSettings:
     so that the ordinary rule for scaling down decides."""
     cold_retention: float = 60.0
     """A stopped worker that the pool does not need is kept for so long, in case load returns."""
-    error_grace: float = 5.0
-    """Time for a worker with an error to recover: its launcher restarts what crashed."""
+    error_grace: float = 30.0
+    """Time for a worker with an error to recover: its launcher restarts what crashed, and a large
+    model takes a while to load again; to destroy its instance would lose the copy on its disk."""
     stopping_grace: float = 30.0
     """A worker that is stopping for less than this is waited for, then started again."""
     pending_grace: float = 30.0
