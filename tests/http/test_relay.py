@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stoker.http import Exchange, Origin, Outcome, UpstreamPool, fetch, relay
+from stoker.http import Exchange, Origin, Outcome, UpstreamPool, fetch, relay, relay_prefix
 
 if TYPE_CHECKING:
     from tests.http.conftest import Harness
@@ -91,6 +91,24 @@ async def test_a_request_that_would_break_apart_is_not_sent(
     _, front = await net.serve(lambda exchange: relay(exchange, pool, **bad))  # type: ignore[arg-type]
     assert (await net.ask(front, GET)).status == 500
     assert desk.seen == 0
+
+
+async def test_a_prefix_made_beforehand_takes_the_place_of_target_and_headers(
+    net: Harness,
+) -> None:
+    desk, _, upstream = await net.desk()
+    pool = net.pool(upstream)
+    prefix = relay_prefix("POST", b"/made", [(b"x-made", b"1"), (b"connection", b"close")])
+    _, front = await net.serve(
+        lambda exchange: relay(exchange, pool, method="POST", prefix=prefix, body=b"abc")
+    )
+    client = await net.dial(front)
+    client.send(b"GET /asked HTTP/1.1\r\nHost: a\r\nX-Asked: 1\r\n\r\n")
+    exchange = await desk.next()
+    assert (exchange.method, exchange.target, exchange.body) == ("POST", b"/made", b"abc")
+    assert {name for name, _ in exchange.headers} == {b"x-made", b"host", b"content-length"}
+    exchange.respond(200)
+    assert (await client.answer()).status == 200
 
 
 async def test_headers_of_one_hop_are_dropped_both_ways(net: Harness) -> None:
