@@ -74,6 +74,8 @@ def main(argv: list[str] | None = None) -> int:
     params.endpoint_metrics = True
     params.endpoint_slots = True
     params.ui = False
+    # Only the worker talks to it; a web page in a browser on this machine must not.
+    params.cors_origins = "http://127.0.0.1"
     if args.embeddings:
         params.embedding = True
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
