@@ -22,12 +22,15 @@ from dataclasses import dataclass
 import msgspec
 
 from stoker import logs
-from stoker.http import UpstreamError, fetch
+from stoker.http import Origin, Response, UpstreamError, UpstreamPool, fetch
 from stoker.wire import DeleteRequests, WorkerStatus, encode
 from stoker.worker.auth import Gate, Mode
 from stoker.worker.metering import Figures, Meter
 
 TRIES = 3
+
+KEEP_ALIVE = 15.0
+"""Seconds for which a connection waits for the next report; quiet ones are 10 s apart."""
 
 MAX_CLOCK_OFFSET = 10 * 366 * 86_400.0
 """A control plane's clock further off than that is not believed, seconds."""
@@ -80,6 +83,10 @@ class Reporter:
         pace: Pace | None = None,
     ) -> None:
         self._addresses = list(addresses)
+        self._pools = {
+            address: UpstreamPool(Origin.parse(address), keep_alive=KEEP_ALIVE)
+            for address in addresses
+        }
         self._meter = meter
         self._gate = gate
         self._describe = describe
@@ -96,6 +103,22 @@ class Reporter:
     def wake(self) -> None:
         """Something changed that the control plane should know at once."""
         self._wake.set()
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        for pool in self._pools.values():
+            await pool.close()
+
+    async def _ask(self, address: str, path: str, body: bytes = b"") -> Response:
+        return await fetch(
+            address + path,
+            method="POST" if body else "GET",
+            headers=_JSON,
+            body=body,
+            timeout=self._pace.timeout,
+            max_body=_MAX_REPLY,
+            pool=self._pools[address],
+        )
 
     async def run(self) -> None:
         """Report until cancelled."""
@@ -160,14 +183,7 @@ class Reporter:
         """What went wrong; empty when the report was taken."""
         sent = time.time()
         try:
-            response = await fetch(
-                f"{address}/worker_status/",
-                method="POST",
-                headers=_JSON,
-                body=body,
-                timeout=self._pace.timeout,
-                max_body=_MAX_REPLY,
-            )
+            response = await self._ask(address, "/worker_status/", body)
         except UpstreamError as error:
             return str(error)
         if not 200 <= response.status < 300:
@@ -191,9 +207,7 @@ class Reporter:
 
     async def _fetch_key(self, address: str) -> None:
         try:
-            response = await fetch(
-                f"{address}/pubkey/", timeout=self._pace.timeout, max_body=_MAX_REPLY
-            )
+            response = await self._ask(address, "/pubkey/")
             if response.status != 200:
                 raise ValueError(f"answered {response.status}")
             self._gate.accept_signatures(response.body)
@@ -208,14 +222,7 @@ class Reporter:
             body = encode(DeleteRequests(status.id, status.mtoken, batch))
             taken = False
             try:
-                response = await fetch(
-                    f"{address}/delete_requests/",
-                    method="POST",
-                    headers=_JSON,
-                    body=body,
-                    timeout=self._pace.timeout,
-                    max_body=_MAX_REPLY,
-                )
+                response = await self._ask(address, "/delete_requests/", body)
                 taken = 200 <= response.status < 300
             except UpstreamError:
                 pass

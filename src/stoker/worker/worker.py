@@ -194,7 +194,6 @@ class RunningWorker:
             settings.report_addrs, self._meter, self.gate, self._describe, pace=pace
         )
         self._tasks: list[asyncio.Task[None]] = []
-        self._reporting: asyncio.Task[None] | None = None
         self._broken = False
         self._began = time.monotonic()
         self._loadtime = 0.0
@@ -233,8 +232,7 @@ class RunningWorker:
         )
         self._tasks.append(asyncio.create_task(self._guarded(self._watch.run())))
         if settings.report_addrs:
-            self._reporting = asyncio.create_task(self._guarded(self._reporter.run()))
-            self._tasks.append(self._reporting)
+            self._tasks.append(asyncio.create_task(self._guarded(self._reporter.run())))
         self._tasks.append(asyncio.create_task(self._end_when_told()))
 
     async def _guarded(self, work: Any) -> None:
@@ -281,9 +279,9 @@ class RunningWorker:
             self._stopped.set()
 
     async def _last_report(self) -> None:
-        if self._reporting is None:
+        if not self.settings.report_addrs:
             return
-        self._reporting.cancel()
+        # A report that is on its way is let through: cut off, it might count twice.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FINAL_REPORT_SECONDS):
                 await self._reporter.report(tries=1)
@@ -295,6 +293,7 @@ class RunningWorker:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._server.drain(0.0)
         await self._pool.close()
+        await self._reporter.close()
         _log.info("worker has stopped")
 
     # --- what the parts ask of each other
