@@ -160,5 +160,18 @@ async def test_a_second_stop_cuts_what_still_runs(
         await worker.running.wait_stopped()
         with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
             await reader.readuntil(b"\r\n\r\n")
-    assert len(control.finished) == 1
-    assert control.finished[0].success is False
+    assert [r.status for r in control.finished] == ["Error"]
+
+
+async def test_a_drain_that_takes_too_long_is_cut(
+    start_worker: StartWorker, model: Model, control: Control
+) -> None:
+    worker = await start_worker(settings={"drain_timeout": 0.1})
+    reader, _ = await worker.connect("/stream")
+    await model.until(lambda: model.waiting)
+    worker.running.stop()
+    async with asyncio.timeout(10):
+        await worker.running.wait_stopped()
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            await reader.readuntil(b"0\r\n\r\n")
+    assert [r.status for r in control.finished] == ["Error"]

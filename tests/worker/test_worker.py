@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
+import ipaddress
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -12,7 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from stoker.http import fetch
 from stoker.wire import encode
 
 pytestmark = pytest.mark.real
@@ -111,8 +118,9 @@ async def test_a_worker_serves_and_drains_on_sigterm(
     await model.until(lambda: model.waiting)
     program.process.send_signal(signal.SIGTERM)
     await control.until(lambda: control.last.draining)
-    with pytest.raises(ConnectionError):
-        await connect(control, "/echo")
+    late = await connect(control, "/echo")
+    async with asyncio.timeout(10):
+        assert (await late.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 503")
     model.waiting.pop().respond(200, b"the whole answer")
     async with asyncio.timeout(10):
         await reader.readuntil(b"the whole answer")
@@ -171,3 +179,45 @@ async def test_a_port_that_is_taken_is_a_clear_error(start: Any) -> None:
     assert status == 2
     assert f"WORKER_PORT: port {port} on 127.0.0.1 is taken" in text
     assert "Traceback" not in text
+
+
+async def test_a_worker_speaks_tls_with_the_certificate_that_it_is_given(
+    start: Any, control: Control, tmp_path: Path
+) -> None:
+    certificate, key = self_signed(tmp_path)
+    await start(USE_SSL="true", SSL_CERT=str(certificate), SSL_KEY=str(key))
+    await control.until(lambda: control.reports and control.last.loadtime)
+    assert control.last.url.startswith("https://127.0.0.1:")
+    body = encode({"auth_data": control.auth(), "payload": {"a": 1}})
+    trust = ssl.create_default_context(cafile=str(certificate))
+    answer = await fetch(control.last.url + "/echo", method="POST", body=body, ssl=trust)
+    assert (answer.status, answer.body) == (200, b'{"a":1}')
+
+
+def self_signed(directory: Path) -> tuple[Path, Path]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "worker")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    certificate, private = directory / "worker.crt", directory / "worker.key"
+    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    private.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return certificate, private

@@ -127,7 +127,8 @@ class Job(Place, RelayObserver):
             self.app.ended(self, "Success" if status < 400 else "Error", status)
             return
         if outcome is Outcome.CLIENT_GONE:
-            self.app.ended(self, "Cancelled", CLIENT_LEFT)
+            # At the end of a drain it is we who hang up.
+            self.app.ended(self, "Error" if self.app.cutting else "Cancelled", CLIENT_LEFT)
             return
         _log.warning(
             "the model server failed a request",
@@ -150,6 +151,8 @@ class WorkerApp:
     Attributes:
         accepting: False while the model server cannot serve: 503.
         draining: True from the moment that the worker is being stopped: 503.
+        cutting: True when what still runs is being cut off.
+        on_idle: called while draining, when the last request has ended.
         on_upstream_failure: called when the model server failed a request.
     """
 
@@ -177,7 +180,9 @@ class WorkerApp:
         """
         self.accepting = False
         self.draining = False
+        self.cutting = False
         self.on_upstream_failure: Callable[[], None] = lambda: None
+        self.on_idle: Callable[[], None] = lambda: None
         self._gate = gate
         self._pool = pool
         self._meter = meter
@@ -304,6 +309,8 @@ class WorkerApp:
         if status == "Success":
             figures.served += job.load
         self._meter.ended(job, status, now)
+        if self.draining and not self._meter.live:
+            self.on_idle()
         for following in self._admission.leave(job):
             following.started = monotonic()
             self._start(following, now)

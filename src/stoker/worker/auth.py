@@ -21,6 +21,9 @@ from stoker.tickets import SignatureVerifier, TicketVerifier
 from stoker.wire import MAX_COST, AuthData, Envelope, check_cost, decode
 
 _MAX_INT = 2**63
+MAX_EXPLAINED = 65_536
+"""Bytes of a body up to which all its mistakes are looked for, instead of the first alone."""
+
 _OPENING_BRACE = ord("{")
 
 
@@ -129,7 +132,7 @@ class Gate:
         try:
             decode(self._envelopes, body)
         except InvalidMessageError as error:
-            if "body" not in error.fields:
+            if "body" not in error.fields and len(body) <= MAX_EXPLAINED:
                 # The decoder stops at the first mistake; the caller is told of all of them.
                 error.fields |= _every_problem(msgspec.json.decode(body), self._type)
             return error

@@ -36,6 +36,9 @@ from stoker.worker.watch import ModelWatch, Rhythm
 FINAL_REPORT_SECONDS = 5.0
 """Longest time that the last report may take."""
 
+FLUSH_SECONDS = 5.0
+"""Longest time that clients get to read the end of an answer that is complete."""
+
 _GIGABYTE = 1e9
 _log = logs.get_logger("worker")
 
@@ -200,6 +203,7 @@ class RunningWorker:
         self._disk_at_start = 0.0
         self._disk = (float("-inf"), 0.0)
         self._stop = asyncio.Event()
+        self._idle = asyncio.Event()
         self._stopped = asyncio.Event()
 
     # --- start
@@ -255,10 +259,14 @@ class RunningWorker:
         self._app.draining = True
         _log.info("draining", working=self._app.working, queued=self._app.queued)
         self._reporter.wake()
+        self._app.on_idle = self._idle.set
+        if not self._meter.live:
+            self._idle.set()
         self._stop.set()
 
     def _hurry(self) -> None:
-        asyncio.get_running_loop().create_task(self._server.drain(0.0))
+        self._app.cutting = True
+        self._idle.set()
 
     async def wait_stopped(self) -> None:
         """Wait until everything that began with `stop` is done.
@@ -273,7 +281,16 @@ class RunningWorker:
     async def _end_when_told(self) -> None:
         await self._stop.wait()
         try:
-            await self._server.drain(self.settings.drain_timeout)
+            # Until the last running request is done, newcomers are still told 503 and when to come
+            # back: they may have been sent here before the control plane heard of the end.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.settings.drain_timeout):
+                    await self._idle.wait()
+            left = self._app.working + self._app.queued
+            if left:
+                _log.warning("requests are cut off", requests=left)
+            self._app.cutting = True
+            await self._server.drain(0.0 if left else FLUSH_SECONDS)
             await self._last_report()
         finally:
             self._stopped.set()
