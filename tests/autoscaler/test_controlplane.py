@@ -123,6 +123,25 @@ async def test_a_new_boot_forgets_what_was_sent_to_the_old_one(house):
     assert house.plane.router.worker(worker.id).load == 10.0
 
 
+async def test_a_worker_without_boot_ids_that_loads_again_leaves_the_rotation(house):
+    await house.endpoint()
+    worker = await house.ready_worker()
+    worker.boot_id = ""
+    await house.report(worker, boot_id="", loadtime=0.0, max_perf=0.0)
+    assert not worker.available
+    await house.report(worker, boot_id="")
+    assert worker.available
+
+
+async def test_a_launcher_that_speaks_for_its_worker_takes_it_out_of_the_rotation(house):
+    await house.endpoint()
+    worker = await house.ready_worker()
+    await house.report(worker, boot_id="", draining=True)
+    assert not worker.available
+    await house.report(worker, boot_id="the next")
+    assert worker.available
+
+
 async def test_after_the_load_the_fleet_goes_back_to_zero(house):
     await house.endpoint()
     worker = await house.ready_worker()

@@ -19,7 +19,7 @@ from stoker.autoscaler.metrics import render
 from stoker.autoscaler.observe import Experience
 from stoker.autoscaler.reconciler import REPORT_DEADLINE, Reconciler
 from stoker.autoscaler.router import Assigned, Router
-from stoker.autoscaler.states import Event, WorkerState, wire_name
+from stoker.autoscaler.states import ACTIVE, Event, WorkerState, wire_name
 from stoker.backends import get as get_backend
 from stoker.backends import names as backend_names
 from stoker.errors import NotFoundError
@@ -161,8 +161,15 @@ class ControlPlane:
         """A worker reported; its token was checked."""
         now = self.now()
         worker = self.fleet.workers[report.id]
-        booted = report.boot_id != worker.boot_id and worker.report is not None
+        known, had_reported = worker.boot_id, worker.report is not None
         event = self.fleet.take_report(worker, report, now)
+        if report.boot_id:
+            booted = had_reported and report.boot_id != known
+        else:
+            # A worker of the existing protocol does not name its boots; one of ours does, but while
+            # it is down its launcher speaks for it, without one.
+            again = event is Event.REPORT_LOADING and worker.state in ACTIVE
+            booted = again and not known
         if worker.record.attached and worker.state is WorkerState.STOPPED:
             self.changed_state(worker, Event.PROVIDER_RUNNING, now)  # its owner started it again
         if booted:

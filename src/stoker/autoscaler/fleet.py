@@ -135,7 +135,7 @@ class Fleet:
         """Remember what a worker says of itself; the event that it amounts to."""
         worker.report = report
         worker.reported_at = now
-        worker.boot_id = report.boot_id
+        worker.boot_id = report.boot_id or worker.boot_id
         worker.error = report.error_msg or ""
         worker.loads.append(report.cur_load)
         if report.cur_load > 0 or report.num_requests_working > 0 or report.new_load > 0:

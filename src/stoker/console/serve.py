@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import shutil
 import ssl
@@ -26,6 +25,7 @@ from stoker.backends import get as get_backend
 from stoker.console.app import create_app
 from stoker.errors import ConfigError, StokerError
 from stoker.http import HttpServer, Limits, Origin, UpstreamPool
+from stoker.launcher import FileLock
 from stoker.logs import get_logger
 from stoker.providers import LocalProvider, Provider
 from stoker.store import EndpointRecord, Store
@@ -37,6 +37,10 @@ FRONT_LIMITS = Limits(max_body_bytes=4 * 2**20)
 """A report of a worker with 100,000 requests working is below 2 MiB."""
 
 MIN_KEY_LENGTH = 16
+
+LOCK_TRIES = 10
+LOCK_PAUSE = 0.1
+"""Seconds between two tries."""
 
 
 class LocalOptions(Protocol):
@@ -136,7 +140,7 @@ class Server:
             state.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise ConfigError("state", f"{state}: {error.strerror}") from None
-        lock = self._lock(state / "lock")
+        lock = await self._lock(state / "lock")
         identity = Identity.open(state)
         self._store = await Store.open(state / "stoker.db")
         await self._take_api_key(api_key)
@@ -191,17 +195,16 @@ class Server:
         self._uvicorn_task = asyncio.get_running_loop().create_task(self._uvicorn.serve())
         await self.plane.start()
 
-    def _lock(self, path: Path) -> Path:
+    async def _lock(self, path: Path) -> Path:
         """Held while we live, so that a second server refuses and instances know their owner."""
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._cleanup.callback(os.close, descriptor)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StokerError(
-                f"another server uses {path.parent}: stop it, or choose another --state"
-            ) from None
-        return path
+        lock = FileLock(path)
+        for _ in range(LOCK_TRIES):
+            if lock.acquire():
+                self._cleanup.callback(lock.release)
+                return path
+            # An instance that looks whether it has an owner holds it for a few microseconds.
+            await asyncio.sleep(LOCK_PAUSE)
+        raise StokerError(f"another server uses {path.parent}: stop it, or choose another --state")
 
     async def _take_api_key(self, given: str | None) -> None:
         if given is not None:
