@@ -223,6 +223,9 @@ class Peer:
         shown = encode(self.control.auth() if auth is None else auth)
         return b'{"auth_data": %b, "session_id": null, "payload": %b}' % (shown, payload)
 
+    async def get(self, path: str) -> Response:
+        return await fetch(self.url + path, timeout=PATIENCE)
+
     async def post(self, path: str = "/echo", body: bytes | None = None, **more: Any) -> Response:
         return await fetch(
             self.url + path,

@@ -31,7 +31,7 @@ async def test_a_worker_reports_who_it_is_and_how_it_is(worker: Worker, control:
     assert report.boot_id == worker.running.boot_id
     assert report.loadtime > 0.0
     assert report.max_perf > 0.0
-    assert report.error_msg is None
+    assert report.error_msg == ""
     assert report.disk_usage > 0.0
 
 

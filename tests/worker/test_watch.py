@@ -48,7 +48,7 @@ async def test_the_benchmark_waits_for_a_port_that_opens_after_the_line(
     await model.stop()
     await start_worker(config=config, ready=False)
     await control.until(lambda: len(control.reports) >= 3)
-    assert control.last.error_msg is None
+    assert control.last.error_msg == ""
     await model.start()
     await control.until(lambda: control.last.loadtime)
 
@@ -90,7 +90,7 @@ async def test_an_error_line_is_reported_and_a_new_load_makes_it_ready_again(
     assert (await worker.post()).status == 503
     rotate(log)  # as the launcher does at a restart
     write(log, "model loaded\n")
-    await control.until(lambda: control.last.error_msg is None)
+    await control.until(lambda: control.last.error_msg == "")
     assert (await worker.post()).status == 200
 
 
@@ -102,7 +102,7 @@ async def test_a_model_server_that_answers_its_check_badly_is_out_until_it_is_we
     assert "answered 503" in control.last.error_msg
     assert (await worker.post()).status == 503
     model.healthy = True
-    await control.until(lambda: control.last.error_msg is None)
+    await control.until(lambda: control.last.error_msg == "")
     assert (await worker.post()).status == 200
 
 
@@ -115,5 +115,5 @@ async def test_without_a_health_check_the_port_itself_is_tried(
     await model.stop()
     await control.until(lambda: control.last.error_msg)
     await model.start()
-    await control.until(lambda: control.last.error_msg is None)
+    await control.until(lambda: control.last.error_msg == "")
     assert (await worker.post()).status == 200

@@ -10,8 +10,9 @@ from stoker.worker.config import (
     WorkerConfig,
     raw_calculator,
 )
+from stoker.worker.running import RunningWorker
 from stoker.worker.settings import WorkerSettings
-from stoker.worker.worker import RunningWorker, Worker
+from stoker.worker.worker import Worker
 
 __all__ = [
     "BenchmarkConfig",

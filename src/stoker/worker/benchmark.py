@@ -1,6 +1,7 @@
 """The capacity of a model server, in load units per second, measured once.
 
-A run sends `concurrency` requests together, straight to the model server; its perf is their load
+A run sends `concurrency` requests together, straight to the model server (so its payloads are those
+of the model server: a handler's `request_parser` does not see them); its perf is their load
 over the time until the last is answered. The best run counts, because every disturbance makes a run
 slower and none makes it faster. The result is kept on disk: an instance that was stopped and starts
 again is ready without measuring.
@@ -134,7 +135,7 @@ async def measure(
     assert benchmark is not None
     workload = Workload(handler.route, handler.workload_calculator)
     count = requests_per_run(handler)
-    payloads = _Payloads(benchmark, handler)
+    payloads = _Payloads(benchmark)
     problem = ""
     if benchmark.do_warmup:
         body, _ = (await payloads.take(1, workload))[0]
@@ -170,9 +171,8 @@ async def _try(post: Post, body: bytes) -> str:
 
 
 class _Payloads:
-    def __init__(self, benchmark: BenchmarkConfig, handler: HandlerConfig) -> None:
+    def __init__(self, benchmark: BenchmarkConfig) -> None:
         self._benchmark = benchmark
-        self._parser = handler.request_parser
         self._next = 0
 
     async def take(self, count: int, workload: Workload) -> list[tuple[bytes, float]]:
@@ -191,8 +191,6 @@ class _Payloads:
                 payload = await asyncio.to_thread(generator)
             raw = msgspec.json.encode(payload)
             load = workload.of(msgspec.Raw(raw))
-            if self._parser is not None:
-                raw = msgspec.json.encode(self._parser(payload))
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             raise BenchmarkError(f"benchmark payload cannot be made: {reason}") from error

@@ -1,0 +1,318 @@
+"""The worker as a whole: puts the parts together, and ends in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import secrets
+import shutil
+import ssl
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from stoker import logs
+from stoker.errors import ConfigError, StokerError
+from stoker.http import HttpServer, Origin, UpstreamPool
+from stoker.version import __version__
+from stoker.wire import WorkerStatus
+from stoker.worker.admission import Admission
+from stoker.worker.app import Job, WorkerApp
+from stoker.worker.auth import Gate, Mode
+from stoker.worker.benchmark import ResultFile
+from stoker.worker.config import WorkerConfig
+from stoker.worker.metering import Figures, Meter
+from stoker.worker.metrics import Reading, WorkerMetrics
+from stoker.worker.reporting import Pace, Reporter
+from stoker.worker.settings import WorkerSettings
+from stoker.worker.watch import ModelWatch, Rhythm
+
+FINAL_REPORT_SECONDS = 5.0
+"""Longest time that the last report may take."""
+
+FLUSH_SECONDS = 5.0
+"""Longest time that clients get to read the end of an answer that is complete."""
+
+_GIGABYTE = 1e9
+_log = logs.get_logger("worker")
+
+
+class RunningWorker:
+    """A worker that is running; made by `Worker`, or by a program that embeds one.
+
+    Attributes:
+        port: that it listens on, after `start`.
+        url: under which clients know it, after `start`.
+        boot_id: random, new for each start.
+    """
+
+    def __init__(
+        self,
+        config: WorkerConfig,
+        settings: WorkerSettings,
+        *,
+        environ: Mapping[str, str] | None = None,
+        pace: Pace | None = None,
+        rhythm: Rhythm | None = None,
+    ) -> None:
+        """Put the parts together.
+
+        Raises:
+            ConfigError: the two do not fit together.
+        """
+        log_file = config.model_log_file or settings.model_log
+        if config.log_action_config.on_load and not log_file:
+            raise ConfigError(
+                "model_log_file", "is required for log_action_config.on_load (or set MODEL_LOG)"
+            )
+        environ = environ or {}
+        self.settings = settings
+        self.boot_id = secrets.token_hex(8)
+        self.port = 0
+        self.url = ""
+        self.gate = Gate(
+            mtoken=settings.mtoken,
+            worker_id=settings.worker_id,
+            boot_id=self.boot_id,
+            mode=Mode.OPEN if settings.unsecured else Mode.UNDECIDED,
+        )
+        if settings.tickets_required:
+            self.gate.demand_tickets()
+        self._meter = Meter()
+        self._admission: Admission[Job] = Admission()
+        self._metrics = WorkerMetrics(self._gauges, self._state)
+        self._pool = UpstreamPool(Origin.parse(config.model_origin()))
+        self._watch = ModelWatch(
+            config,
+            log_file,
+            ResultFile(
+                settings.state_dir,
+                config.benchmark_handler,
+                f"{environ.get('BACKEND', '')}\n{environ.get('STOKER_BACKEND_OPTIONS', '')}",
+            ),
+            self._model_changed,
+            rhythm=rhythm,
+        )
+        self._app = WorkerApp(
+            config,
+            gate=self.gate,
+            pool=self._pool,
+            meter=self._meter,
+            admission=self._admission,
+            metrics=self._metrics,
+            describe=self._health,
+        )
+        self._app.on_upstream_failure = self._watch.look_now
+        self._server = HttpServer(
+            self._app, on_refused=lambda reason: self._metrics.refused(f"http_{reason}")
+        )
+        self._reporter = Reporter(
+            settings.report_addrs, self._meter, self.gate, self._describe, pace=pace
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+        self._broken = False
+        self._began = time.monotonic()
+        self._loadtime = 0.0
+        self._disk_at_start = 0.0
+        self._disk = (float("-inf"), 0.0)
+        self._stop = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._stopped = asyncio.Event()
+
+    # --- start
+
+    async def start(self) -> None:
+        """Listen, and begin to watch and to report.
+
+        Raises:
+            ConfigError: the port or the certificate cannot be used.
+        """
+        settings = self.settings
+        context = _certificate(settings) if settings.use_ssl else None
+        try:
+            self.port = await self._server.listen(settings.host, settings.port, ssl=context)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                problem = f"port {settings.port} on {settings.host} is taken by another program"
+                raise ConfigError("WORKER_PORT", problem) from None
+            problem = f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}"
+            raise ConfigError("STOKER_HOST", problem) from None
+        self.url = self.gate.url = settings.public_url(self.port)
+        self._disk_at_start = self._disk_usage()
+        _log.info(
+            "worker is listening",
+            worker_id=settings.worker_id,
+            host=settings.host,
+            port=self.port,
+            url=self.url,
+            authorisation=self.gate.mode.value,
+        )
+        self._tasks.append(asyncio.create_task(self._guarded(self._watch.run())))
+        if settings.report_addrs:
+            self._tasks.append(asyncio.create_task(self._guarded(self._reporter.run())))
+        self._tasks.append(asyncio.create_task(self._end_when_told()))
+
+    async def _guarded(self, work: Any) -> None:
+        """A part that breaks must not leave a worker that looks alive: stop it."""
+        try:
+            await work
+        except Exception:
+            _log.exception("a part of the worker broke; stopping")
+            self._broken = True
+            self.stop()
+
+    # --- end
+
+    def stop(self) -> None:
+        """Begin to stop: no new requests; called again, running requests are cut."""
+        if self._app.draining:
+            _log.info("stopping at once")
+            self._hurry()
+            return
+        self._app.draining = True
+        _log.info("draining", working=self._app.working, queued=self._app.queued)
+        self._reporter.wake()
+        self._app.on_idle = self._idle.set
+        if not self._meter.live:
+            self._idle.set()
+        self._stop.set()
+
+    def _hurry(self) -> None:
+        self._app.cutting = True
+        self._idle.set()
+
+    async def wait_stopped(self) -> None:
+        """Wait until everything that began with `stop` is done.
+
+        Raises:
+            StokerError: it was stopped because a part of it broke.
+        """
+        await self._stopped.wait()
+        if self._broken:
+            raise StokerError("a part of the worker broke; the log says which")
+
+    async def _end_when_told(self) -> None:
+        await self._stop.wait()
+        try:
+            # Until the last running request is done, newcomers are still told 503 and when to come
+            # back: they may have been sent here before the control plane heard of the end.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.settings.drain_timeout):
+                    await self._idle.wait()
+            left = self._app.working + self._app.queued
+            if left:
+                _log.warning("requests are cut off", requests=left)
+            self._app.cutting = True
+            await self._server.drain(0.0 if left else FLUSH_SECONDS)
+            await self._last_report()
+        finally:
+            self._stopped.set()
+
+    async def _last_report(self) -> None:
+        if not self.settings.report_addrs:
+            return
+        # A report that is on its way is let through: cut off, it might count twice.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FINAL_REPORT_SECONDS):
+                await self._reporter.report(tries=1)
+
+    async def close(self) -> None:
+        """Let go of everything at once."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.drain(0.0)
+        await self._pool.close()
+        await self._reporter.close()
+        _log.info("worker has stopped")
+
+    # --- what the parts ask of each other
+
+    def _model_changed(self) -> None:
+        readiness = self._watch.readiness
+        self._admission.perf = self._watch.perf
+        self._app.accepting = readiness.ready
+        if readiness.ready and not self._loadtime:
+            self._loadtime = time.monotonic() - self._began
+            _log.info("worker is ready", loadtime=round(self._loadtime, 3))
+        self._reporter.wake()
+
+    def _state(self) -> str:
+        return "draining" if self._app.draining else self._watch.readiness.state.value
+
+    def _health(self) -> dict[str, Any]:
+        return {
+            "state": self._state(),
+            "queued": self._app.queued,
+            "working": self._app.working,
+            "version": __version__,
+        }
+
+    def _describe(self, figures: Figures) -> WorkerStatus:
+        disk = self._disk_usage()
+        return WorkerStatus(
+            id=self.settings.worker_id,
+            mtoken=self.settings.mtoken,
+            url=self.url,
+            version=f"stoker {__version__}",
+            loadtime=self._loadtime,
+            cur_load=self._meter.cur_load,
+            new_load=figures.new_load,
+            rej_load=figures.rej_load,
+            cur_perf=figures.cur_perf,
+            max_perf=self._watch.perf,
+            error_msg=self._watch.readiness.error,
+            num_requests_working=self._meter.live,
+            num_requests_recieved=figures.received,
+            additional_disk_usage=disk - self._disk_at_start,
+            disk_usage=disk,
+            working_request_idxs=self._meter.working_request_idxs(),
+            boot_id=self.boot_id,
+            draining=self._app.draining,
+        )
+
+    def _disk_usage(self) -> float:
+        """Gigabytes used on the disk of the state directory; looked up once a minute."""
+        now = time.monotonic()
+        if now - self._disk[0] > 60.0:
+            used = 0.0
+            with contextlib.suppress(OSError):
+                used = shutil.disk_usage(self.settings.state_dir).used / _GIGABYTE
+            self._disk = (now, used)
+        return self._disk[1]
+
+    def _gauges(self) -> Iterable[Reading]:
+        reporter, meter = self._reporter, self._meter
+        yield (
+            "ready",
+            "1 while requests are let in.",
+            float(self._app.accepting and not self._app.draining),
+        )
+        yield "queued_requests", "Requests waiting for their turn.", self._app.queued
+        yield "working_requests", "Requests at the model server.", self._app.working
+        yield "connections", "Connections of clients.", self._server.connections
+        yield "current_load", "Load units queued or working.", meter.cur_load
+        yield "capacity", "Capacity from the benchmark, load units per second.", self._watch.perf
+        yield "expected_wait_seconds", "Load over capacity.", self._admission.expected_wait()
+        yield "load_seconds", "Time until ready; 0 before.", self._loadtime
+        yield "reports_accepted", "Reports that a control plane took.", reporter.accepted
+        yield "reports_failed", "Reports that none took.", reporter.failed
+        yield (
+            "last_report_timestamp_seconds",
+            "Of the last that was taken.",
+            (reporter.last_accepted_at),
+        )
+        yield "forgotten_requests", "Finished requests that were never told.", meter.forgotten
+
+
+def _certificate(settings: WorkerSettings) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(settings.ssl_cert, settings.ssl_key)
+    except (OSError, ssl.SSLError) as error:
+        files = f"{settings.ssl_cert} and {settings.ssl_key}"
+        reason = error.strerror or type(error).__name__
+        raise ConfigError("USE_SSL", f"{files} cannot be used: {reason}") from None
+    return context
