@@ -138,6 +138,7 @@ async def test_a_stopping_worker_says_so_and_tells_everything_before_it_ends(
     async with asyncio.timeout(10):
         await kept.readuntil(b'{"a": 1}')
     worker.running.stop()
+    worker.running.stop()
     await control.until(lambda: control.last.draining)
     assert control.last.num_requests_working == 1
     model.waiting.pop().respond(200, b"the answer")
@@ -149,13 +150,13 @@ async def test_a_stopping_worker_says_so_and_tells_everything_before_it_ends(
     assert control.total("cur_perf") == 200.0
 
 
-async def test_a_second_stop_cuts_what_still_runs(
+async def test_a_second_interrupt_cuts_what_still_runs(
     worker: Worker, model: Model, control: Control
 ) -> None:
     reader, _ = await worker.connect("/wait")
     await model.until(lambda: model.waiting)
-    worker.running.stop()
-    worker.running.stop()
+    worker.running.interrupt()
+    worker.running.interrupt()
     async with asyncio.timeout(10):
         await worker.running.wait_stopped()
         with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):

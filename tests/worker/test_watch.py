@@ -117,3 +117,18 @@ async def test_without_a_health_check_the_port_itself_is_tried(
     await model.start()
     await control.until(lambda: control.last.error_msg == "")
     assert (await worker.post()).status == 200
+
+
+async def test_a_worker_that_was_ready_reports_an_error_until_it_is_again(
+    start_worker: StartWorker, config_for: Any, model: Model, control: Control, log: Path
+) -> None:
+    write(log, "model loaded\n")
+    worker = await start_worker(config=config_for(model, log))
+    model.healthy = False
+    write(log, "model loaded\n")  # restarted, faster than a health check could notice
+    await control.until(lambda: control.last.error_msg)
+    model.healthy = True
+    before = len(control.reports)
+    await control.until(lambda: control.last.error_msg == "")
+    assert (await worker.post()).status == 200
+    assert all(report.loadtime for report in control.reports[before:])

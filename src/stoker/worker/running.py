@@ -165,10 +165,8 @@ class RunningWorker:
     # --- end
 
     def stop(self) -> None:
-        """Begin to stop: no new requests; called again, running requests are cut."""
+        """Begin to stop: no new requests, while running ones may end; again changes nothing."""
         if self._app.draining:
-            _log.info("stopping at once")
-            self._hurry()
             return
         self._app.draining = True
         _log.info("draining", working=self._app.working, queued=self._app.queued)
@@ -178,9 +176,14 @@ class RunningWorker:
             self._idle.set()
         self._stop.set()
 
-    def _hurry(self) -> None:
-        self._app.cutting = True
-        self._idle.set()
+    def interrupt(self) -> None:
+        """What a person at the terminal asks for: `stop`; the second time, cut what still runs."""
+        if self._app.draining:
+            _log.info("stopping at once")
+            self._app.cutting = True
+            self._idle.set()
+        else:
+            self.stop()
 
     async def wait_stopped(self) -> None:
         """Wait until everything that began with `stop` is done.
@@ -262,7 +265,7 @@ class RunningWorker:
             rej_load=figures.rej_load,
             cur_perf=figures.cur_perf,
             max_perf=self._watch.perf,
-            error_msg=self._watch.readiness.error,
+            error_msg=self._error(),
             num_requests_working=self._meter.live,
             num_requests_recieved=figures.received,
             additional_disk_usage=disk - self._disk_at_start,
@@ -271,6 +274,17 @@ class RunningWorker:
             boot_id=self.boot_id,
             draining=self._app.draining,
         )
+
+    def _error(self) -> str:
+        """Why this worker does not serve; empty while it does, and while it loads at first.
+
+        A worker that was ready and is not says so until it is again: a control plane would take
+        "loading" after "ready" for an old report that came late.
+        """
+        readiness = self._watch.readiness
+        if readiness.error or readiness.ready or not self._loadtime:
+            return readiness.error
+        return "the model server was restarted and is coming back"
 
     def _disk_usage(self) -> float:
         """Gigabytes used on the disk of the state directory; looked up once a minute."""

@@ -32,14 +32,14 @@ class Rhythm:
     Attributes:
         log: between two looks at the log.
         calm: between health checks while it is ready.
-        eager: between health checks otherwise.
+        eager: between health checks otherwise, and the least time between two.
         check_timeout: for one health check.
         request_timeout: for one request of the benchmark.
     """
 
     log: float = 0.2
     calm: float = 5.0
-    eager: float = 0.5
+    eager: float = 0.25
     check_timeout: float = 5.0
     request_timeout: float = 600.0
 
@@ -148,8 +148,10 @@ class ModelWatch:
     # --- the health check
 
     async def _check_health(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             self._look.clear()
+            checked = loop.time()
             problem, definite = await self._check_once()
             if not problem:
                 self._healthy.set()
@@ -163,6 +165,8 @@ class ModelWatch:
             pause = self._rhythm.calm if settled else self._rhythm.eager
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._look.wait(), pause)
+            # Requests that fail one after another ask for a check each time: not that often.
+            await asyncio.sleep(max(0.0, checked + self._rhythm.eager - loop.time()))
 
     async def _check_once(self) -> tuple[str, bool]:
         """What is wrong (empty: nothing), and whether that is definite."""

@@ -103,16 +103,19 @@ class Worker:
 
 @contextlib.contextmanager
 def _signals(running: RunningWorker) -> Iterator[None]:
-    """SIGTERM and SIGINT drain, a second one cuts; only where a program's main thread runs us."""
+    """Signals end the worker, where a program's main thread runs it.
+
+    SIGTERM drains, however often it comes (a supervisor and a process group may both send it).
+    SIGINT drains; a second one cuts.
+    """
     loop = asyncio.get_running_loop()
-    caught = (signal.SIGTERM, signal.SIGINT)
-    ours = threading.current_thread() is threading.main_thread()
-    if ours:
-        for number in caught:
-            loop.add_signal_handler(number, running.stop)
+    actions = {signal.SIGTERM: running.stop, signal.SIGINT: running.interrupt}
+    if threading.current_thread() is not threading.main_thread():
+        actions = {}
+    for number, action in actions.items():
+        loop.add_signal_handler(number, action)
     try:
         yield
     finally:
-        if ours:
-            for number in caught:
-                loop.remove_signal_handler(number)
+        for number in actions:
+            loop.remove_signal_handler(number)
