@@ -21,7 +21,11 @@ from dataclasses import dataclass
 
 from stoker.autoscaler.planning.settings import PlannerSettings
 from stoker.autoscaler.planning.snapshot import EndpointSnapshot
-from stoker.autoscaler.states import ACTIVE
+from stoker.autoscaler.states import ACTIVE, WorkerState
+
+
+_SERVED = ACTIVE | {WorkerState.DRAINING}
+"""Whose last request counts for how long the endpoint has been quiet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +129,6 @@ def _quiet_for(snapshot: EndpointSnapshot, now: float) -> float:
     for worker in snapshot.workers:
         if worker.state in ACTIVE and not worker.attached:
             last = max(last, worker.state_since)
-        if worker.state in ACTIVE and worker.idle_since is not None:
+        if worker.state in _SERVED and worker.idle_since is not None:
             last = max(last, worker.idle_since)
     return max(0.0, now - last)
