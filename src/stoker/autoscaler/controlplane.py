@@ -24,7 +24,7 @@ from stoker.backends import get as get_backend
 from stoker.backends import names as backend_names
 from stoker.errors import NotFoundError
 from stoker.logs import get_logger
-from stoker.providers import Provider
+from stoker.providers import AttachedProvider, Instance, Provider
 from stoker.store import EndpointRecord, Store, WorkerRecord
 
 log = get_logger("control")
@@ -57,14 +57,14 @@ class ControlPlane:
         Args:
             store: where endpoints, workers and logs are kept.
             identity: the secrets.
-            providers: where instances come from, by name; ``local`` is used when there.
+            providers: where instances come from, by name; ``attached`` is added to them.
             report_addr: base URL under which workers reach this control plane.
             clock: monotonic seconds, for every decision.
             wall_clock: Unix seconds, for tickets, rows and logs.
         """
         self.store = store
         self.identity = identity
-        self.providers = providers
+        self.providers = {**providers, "attached": AttachedProvider(self._attached_instances)}
         self.report_addr = report_addr
         self.ticket_lifetime = TICKET_LIFETIME
         self.fleet = Fleet()
@@ -170,8 +170,6 @@ class ControlPlane:
             # it is down its launcher speaks for it, without one.
             again = event is Event.REPORT_LOADING and worker.state in ACTIVE
             booted = again and not known
-        if worker.record.attached and worker.state is WorkerState.STOPPED:
-            self.changed_state(worker, Event.PROVIDER_RUNNING, now)  # its owner started it again
         if booted:
             # A new boot knows nothing of what was sent to the one before it.
             self.changed_state(worker, Event.REBOOTED, now)
@@ -339,6 +337,20 @@ class ControlPlane:
             "USE_SSL": "false",
             "STOKER_TICKETS": "required",
         }
+
+    async def _attached_instances(self) -> list[Instance]:
+        """What people brought; running is what has ever been heard of."""
+        return [
+            Instance(
+                id=f"attached-{worker.id}",
+                provider="attached",
+                worker_id=worker.id,
+                status="creating" if worker.report is None else "running",
+                created_at=worker.record.created_at,
+            )
+            for worker in self.fleet.workers.values()
+            if worker.record.attached
+        ]
 
     async def detach(self, worker_id: int) -> None:
         """Drain an attached worker, then forget it.

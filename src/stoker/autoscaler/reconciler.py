@@ -123,9 +123,8 @@ class Reconciler:
         now = plane.now()
         seen = {instance.worker_id: instance for instance in instances}
         for worker in list(plane.fleet.workers.values()):
-            if worker.record.attached or worker.record.provider != name:
-                continue
-            await self._compare(worker, seen.pop(worker.id, None), now)
+            if worker.record.provider == name:
+                await self._compare(worker, seen.pop(worker.id, None), now)
         for stray in seen.values():
             if not self._busy(stray.worker_id):
                 log.warning("destroying an instance that no row knows", instance=stray.id)

@@ -23,7 +23,6 @@ from stoker.autoscaler.planning.settings import PlannerSettings
 from stoker.autoscaler.planning.snapshot import EndpointSnapshot
 from stoker.autoscaler.states import ACTIVE, WorkerState
 
-
 _SERVED = ACTIVE | {WorkerState.DRAINING}
 """Whose last request counts for how long the endpoint has been quiet."""
 
