@@ -150,6 +150,20 @@ async def test_a_stopping_worker_says_so_and_tells_everything_before_it_ends(
     assert control.total("cur_perf") == 200.0
 
 
+async def test_a_model_server_that_goes_during_a_drain_is_no_error(
+    worker: Worker, model: Model, control: Control
+) -> None:
+    await worker.connect("/wait")
+    await model.until(lambda: model.waiting)
+    worker.running.stop()
+    await control.until(lambda: control.last.draining)
+    model.healthy = False
+    told = len(control.reports)
+    # Unhealthy after three checks 0.05 s apart; told of at once, and each 0.2 s in any case.
+    await control.until(lambda: len(control.reports) >= told + 4)
+    assert {report.error_msg for report in control.reports} == {""}
+
+
 async def test_a_second_interrupt_cuts_what_still_runs(
     worker: Worker, model: Model, control: Control
 ) -> None:

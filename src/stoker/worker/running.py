@@ -279,8 +279,11 @@ class RunningWorker:
         """Why this worker does not serve; empty while it does, and while it loads at first.
 
         A worker that was ready and is not says so until it is again: a control plane would take
-        "loading" after "ready" for an old report that came late.
+        "loading" after "ready" for an old report that came late. One that is being stopped reports
+        no error: its model server may be going as well.
         """
+        if self._app.draining:
+            return ""
         readiness = self._watch.readiness
         if readiness.error or readiness.ready or not self._loadtime:
             return readiness.error
