@@ -55,7 +55,9 @@ async def test_only_the_account_gets_in(
 async def test_every_route_is_guarded_or_known_to_be_public(stranger: httpx.AsyncClient) -> None:
     transport: Any = stranger._transport
     paths = {route.path.rstrip("/") for route in transport.app.routes}
-    tested = {path.partition("?")[0].rstrip("/").replace("/1", "/{id:int}") for _, path in GUARDED}
+    tested = {
+        path.partition("?")[0].rstrip("/").replace("/1", "/{id:number}") for _, path in GUARDED
+    }
     both_names = {path.replace("workergroups", "autojobs") for path in tested} | {
         path.replace("autojobs", "workergroups") for path in tested
     }
@@ -80,7 +82,16 @@ async def test_the_current_user_is_the_owner(owner: httpx.AsyncClient) -> None:
     assert (body["id"], body["username"]) == (1, "owner")
 
 
-@pytest.mark.parametrize("path", ["/", "/api/v0/", "/api/v0/endptjobs/x/", "/api/v0/endptjobs/-1/"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/api/v0/",
+        "/api/v0/endptjobs/x/",
+        "/api/v0/endptjobs/-1/",
+        pytest.param(f"/api/v0/endptjobs/{'9' * 6_000}/", id="6,000 digits"),
+    ],
+)
 async def test_an_unknown_path_is_not_found(owner: httpx.AsyncClient, path: str) -> None:
     reply = await owner.get(path)
     assert (reply.status_code, reply.json()["error"]) == (404, "not_found")

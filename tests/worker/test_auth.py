@@ -137,6 +137,13 @@ GOOD = {"auth_data": {"url": "u"}, "payload": {}}
         ),
         (json.dumps(GOOD | {"auth_data": {"url": "u", "cost": 1e300}}).encode(), "auth_data.cost"),
         (b'{"payload": {}, "auth_data": {"url": "u", "cost": NaN}}', "body"),
+        # A field of the wrong type, and behind it what no decoder takes.
+        (b'{"auth_data": {"url": "u", "cost": 1e999}, "payload": {}}', "auth_data.cost"),
+        (b'{"auth_data": 5, "payload": {{{', "auth_data"),
+        (b'{"auth_data": 5, "payload": ' + b"[" * 60_000, "auth_data"),
+        (b'{"auth_data": 5, "payload": "\xff"}', "auth_data"),
+        (b'{"auth_data": 5, "payload": "\\ud800"}', "auth_data"),
+        (b'{"auth_data": 5, "payload": ' + b"9" * 5_000 + b"}", "auth_data"),
         (
             json.dumps(GOOD | {"auth_data": {"url": "u", "reqnum": -1}}).encode(),
             "auth_data.reqnum",

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from starlette.applications import Starlette
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,6 +20,21 @@ from stoker.console.control import Control
 from stoker.store import Store
 
 API = "/api/v0"
+
+
+class _Number(Convertor[int]):
+    """An id: no longer than the longest there is (Starlette's own `int` takes any, and fails)."""
+
+    regex = "[0-9]{1,19}"
+
+    def convert(self, value: str) -> int:
+        return int(value)
+
+    def to_string(self, value: int) -> str:
+        return str(value)
+
+
+register_url_convertor("number", _Number())
 
 
 def create_app(store: Store, control: Control, *, state_directory: Path | None = None) -> Starlette:
@@ -37,7 +53,7 @@ def create_app(store: Store, control: Control, *, state_directory: Path | None =
     house = House(store, control, ca)
     group: dict[str, dict[str, Handler]] = {
         "": {"GET": workergroups.list_workergroups, "POST": workergroups.create_workergroup},
-        "/{id:int}": {
+        "/{id:number}": {
             "GET": workergroups.show_workergroup,
             "PUT": workergroups.update_workergroup,
             "DELETE": workergroups.delete_workergroup,
@@ -45,7 +61,7 @@ def create_app(store: Store, control: Control, *, state_directory: Path | None =
     }
     table: dict[str, dict[str, Handler]] = {
         f"{API}/endptjobs": {"GET": endpoints.list_endpoints, "POST": endpoints.create_endpoint},
-        f"{API}/endptjobs/{{id:int}}": {
+        f"{API}/endptjobs/{{id:number}}": {
             "GET": endpoints.show_endpoint,
             "PUT": endpoints.update_endpoint,
             "DELETE": endpoints.delete_endpoint,
@@ -53,13 +69,13 @@ def create_app(store: Store, control: Control, *, state_directory: Path | None =
         **{f"{API}/workergroups{tail}": handlers for tail, handlers in group.items()},
         **{f"{API}/autojobs{tail}": handlers for tail, handlers in group.items()},
         f"{API}/template": {"GET": templates.list_templates, "POST": templates.create_template},
-        f"{API}/template/{{id:int}}": {
+        f"{API}/template/{{id:number}}": {
             "GET": templates.show_template,
             "DELETE": templates.delete_template,
         },
         f"{API}/workers": {"GET": workers.list_workers},
         f"{API}/attached": {"POST": workers.attach},
-        f"{API}/attached/{{id:int}}": {"DELETE": workers.detach},
+        f"{API}/attached/{{id:number}}": {"DELETE": workers.detach},
         f"{API}/backends": {"GET": workers.list_backends},
         f"{API}/users/current": {"GET": workers.current_user},
         f"{API}/sign_cert": {"POST": workers.sign_certificate},

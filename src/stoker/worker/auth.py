@@ -11,6 +11,7 @@ Rules (which proof is demanded lives in this file; how it is checked, in `stoker
 
 from __future__ import annotations
 
+import contextlib
 from enum import Enum
 from typing import Any
 
@@ -133,8 +134,10 @@ class Gate:
             decode(self._envelopes, body)
         except InvalidMessageError as error:
             if "body" not in error.fields and len(body) <= MAX_EXPLAINED:
-                # The decoder stops at the first mistake; the caller is told of all of them.
-                error.fields |= _every_problem(msgspec.json.decode(body), self._type)
+                # The decoder stops at the first mistake; the caller is told of all of them. What
+                # lies behind the first may be no JSON at all: {"auth_data": 5, "payload": [[[
+                with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                    error.fields |= _every_problem(msgspec.json.decode(body), self._type)
             return error
         raise AssertionError("it was unreadable a moment ago")
 
