@@ -38,3 +38,8 @@ def test_a_secret_inside_a_text_is_hidden(lines, text):
 def test_a_line_says_which_room_it_comes_from(lines):
     logs.get_logger("router").info("hello")
     assert lines()[0]["room"] == "router"
+
+
+def test_text_from_outside_cannot_steer_a_terminal():
+    assert logs.printable("a\x1b[31mb\r\n\u2028é") == "a [31mb   é"
+    assert logs.printable("a\nb\tc", keep="\n") == "a\nb c"

@@ -83,3 +83,19 @@ def test_any_bytes_are_decoded_or_refused(data):
         wire.decode(ENVELOPE, data)
     except InvalidMessageError as error:
         assert error.fields
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://10.0.0.1:3000", "https://[::1]:80/", "http://worker_1:1", "http://a.b-c.example/w/1"],
+)
+def test_a_workers_url_is_taken_as_it_is(url):
+    assert wire.check_worker_url(url) == url
+
+
+@pytest.mark.parametrize(
+    "url", ["", "ftp://a", "http://", "http://a b", "http://a@b", "http://a\n", "http://é:1"]
+)
+def test_what_is_no_workers_url_is_refused(url):
+    with pytest.raises(InvalidMessageError, match="url"):
+        wire.check_worker_url(url)

@@ -24,6 +24,16 @@ def redact(text: str) -> str:
     return _SECRET_IN_TEXT.sub(rf"\g<1>{HIDDEN}", text)
 
 
+def printable(text: str, *, keep: str = "") -> str:
+    """`text` with blanks for control characters, so that it cannot steer who reads a log.
+
+    Args:
+        text: from outside.
+        keep: control characters to leave in, for example a line end.
+    """
+    return "".join(c if c.isprintable() or c in keep else " " for c in text)
+
+
 def _hide_secrets(
     _logger: Any, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:

@@ -254,6 +254,29 @@ def check_cost(cost: float) -> float:
     return cost
 
 
+MAX_URL = 512
+"""Characters of a worker's URL."""
+
+_WORKER_URL = re.compile(
+    r"https?://(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{1,5})?"
+    r"(?:/[A-Za-z0-9._~%/-]*)?"
+)
+
+
+def check_worker_url(url: str) -> str:
+    """A URL that clients are sent to, or an error: a host, a port, perhaps a path, nothing else.
+
+    Raises:
+        InvalidMessageError: when it is of another scheme, or has a user, a query, a fragment or
+            characters that no such URL has.
+    """
+    if len(url) > MAX_URL or not _WORKER_URL.fullmatch(url):
+        raise InvalidMessageError(
+            {"url": f"must be http(s)://host:port, of at most {MAX_URL} characters"}
+        )
+    return url
+
+
 encode = msgspec.json.Encoder().encode
 
 

@@ -114,8 +114,9 @@ class House:
         self.plane.on_assigned = self.door.assigned
         self.plane.on_tick = self.door.tick
         self.plane.front_requests = lambda: self.door.requests
+        self.plane.front_refusals = lambda: self.door.refusals
         await self.plane.load()
-        self.server = HttpServer(self.door)
+        self.server = HttpServer(self.door, on_refused=self.door.refused)
         self.url = f"http://127.0.0.1:{await self.server.listen()}"
         self.console = console
 

@@ -156,6 +156,68 @@ async def test_a_figure_that_cannot_be_is_refused(house, name):
     assert name in body["fields"]
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "javascript:alert(1)",
+        "file:///etc/passwd",
+        "http://user:secret@host:1",
+        "http://host:1\r\nx: y",
+        "http://host:1/?next=http://other",
+        "http://host:1#fragment",
+        "//host:1",
+        "http://" + "h" * 600,
+    ],
+)
+async def test_clients_are_not_sent_to_what_is_no_workers_url(house, url):
+    await house.endpoint()
+    worker = await house.ready_worker()
+    status, body = await house.report(worker, url=url)
+    assert (status, list(body["fields"])) == (400, ["url"])
+    assert (await house.route())["url"] == f"http://127.0.0.1:{4000 + worker.id}"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("working_request_idxs", list(range(100_001))),
+        ("num_requests_working", 10**25),
+        ("boot_id", "b" * 1000),
+    ],
+)
+async def test_a_report_of_too_much_is_refused(house, field, value):
+    await house.endpoint()
+    worker = await house.ready_worker()
+    status, body = await house.report(worker, **{field: value})
+    assert (status, list(body["fields"])) == (400, [field])
+
+
+async def test_a_worker_cannot_steer_the_terminal_of_who_reads_the_log(house):
+    record = await house.endpoint()
+    worker = await house.ready_worker()
+    await house.report(worker, error_msg="bad\x1b[2J\r\u2028forged line\n" + "x" * 10_000)
+    assert len(worker.error) == 2000
+    text = (await house.log(record.id))["info1"]
+    assert "bad [2J  forged line" in text
+    assert all(line[:4].isdigit() for line in text.splitlines())
+
+
+async def test_a_report_is_kept_without_the_workers_secret(house):
+    await house.endpoint()
+    worker = await house.ready_worker()
+    assert worker.token not in repr(worker.report)
+
+
+async def test_a_key_of_one_endpoint_takes_over_no_request_of_another(house):
+    mine, _ = await house.endpoint("mine"), await house.endpoint("other", backend=None)
+    theirs = (await house.route("other"))["request_idx"]
+    key = house.plane.endpoint_key(mine)
+    reply = await house.route("mine", key=key, request_idx=theirs)
+    assert reply["request_idx"] != theirs
+    assert house.plane.router.held(house.plane.fleet.by_name["other"].id) == [theirs]
+    assert (await house.route("other", request_idx=theirs))["request_idx"] == theirs
+
+
 async def test_a_finished_request_frees_its_load(house):
     record = await house.endpoint()
     worker = await house.ready_worker()
@@ -200,6 +262,38 @@ async def test_metrics_count_workers_by_state(house):
     await house.ready_worker()
     _, body = await house.post("/metrics", None, method="GET", key=None, raw=b"")
     assert b'stoker_workers{endpoint="llm",state="idle"} 1.0' in body
+
+
+async def test_metrics_count_every_kind_of_refusal(house):
+    await house.endpoint()
+    await house.post("/route/", {"endpoint": "llm"}, key="guess")
+    await house.post("/route/", None, raw=b"{")
+    await house.post("/route/", None, method="PUT", raw=b"")
+    await house.post("/nothing", {})
+    await house.post("/" + "x" * 10_000, {})
+    _, body = await house.post("/metrics", None, method="GET", key=None, raw=b"")
+    for line in (
+        b'stoker_front_requests_total{path="/route",status="401"} 1.0',
+        b'stoker_front_requests_total{path="/route",status="400"} 1.0',
+        b'stoker_front_requests_total{path="/route",status="405"} 1.0',
+        b'stoker_front_requests_total{path="console",status="502"} 1.0',
+        b'stoker_front_refusals_total{reason="target_too_long"} 1.0',
+    ):
+        assert line in body
+
+
+async def test_a_stranger_cannot_add_labels_to_the_metrics(house):
+    def labels(page):
+        return {line.rpartition(b" ")[0] for line in page.splitlines() if b"front" in line}
+
+    async def wander(round_number):
+        for call in ("/a", "/route/b", "/metrics/c"):
+            await house.post(f"{call}{round_number}", {"endpoint": f"e{round_number}"})
+        await house.post("/route/", {"endpoint": f"e{round_number}"})
+        return labels((await house.post("/metrics", None, method="GET", raw=b""))[1])
+
+    await wander(1)
+    assert await wander(2) == await wander(3)
 
 
 async def test_other_paths_go_to_the_console(house):

@@ -84,6 +84,7 @@ class ControlPlane:
         self.on_assigned: Callable[[Assigned], bool] = lambda _answer: False
         self.on_tick: Callable[[float], None] = lambda _now: None
         self.front_requests: Callable[[], Mapping[tuple[str, int], int]] = dict
+        self.front_refusals: Callable[[], Mapping[str, int]] = dict
         self.loaded_at = self.now()
         self._hurry = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -170,7 +171,10 @@ class ControlPlane:
             # it is down its launcher speaks for it, without one.
             again = event is Event.REPORT_LOADING and worker.state in ACTIVE
             booted = again and not known
-        if booted:
+        # Nobody asked it to stop, and it runs: its new boot was missed. (We were started in between,
+        # or a word of its launcher came late.)
+        unasked = worker.state is WorkerState.STOPPING and worker.goal == "run"
+        if booted or (unasked and event in (Event.REPORT_LOADING, Event.REPORT_READY)):
             # A new boot knows nothing of what was sent to the one before it.
             self.changed_state(worker, Event.REBOOTED, now)
             self.router.restarted(worker.id, now)

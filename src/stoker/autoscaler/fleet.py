@@ -11,12 +11,18 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Literal
 
+import msgspec
+
 from stoker import wire
 from stoker.autoscaler.states import Event, WorkerState, next_state, wire_name
+from stoker.logs import printable
 from stoker.store import EndpointRecord, WorkergroupRecord, WorkerRecord
 
 Goal = Literal["run", "stop", "destroy"]
 """What shall become of a worker: kept running, stopped with its model on disk, or destroyed."""
+
+MAX_ERROR = 2000
+"""Characters kept of what a worker says is wrong."""
 
 LOAD_WINDOW = 60
 """Reports over which `cur_load_rolling_avg` is taken."""
@@ -133,10 +139,13 @@ class Fleet:
 
     def take_report(self, worker: Worker, report: wire.WorkerStatus, now: float) -> Event:
         """Remember what a worker says of itself; the event that it amounts to."""
-        worker.report = report
+        # The list is the router's, and may be long; the token and the error are kept elsewhere.
+        worker.report = msgspec.structs.replace(
+            report, mtoken="", working_request_idxs=[], error_msg=None
+        )
         worker.reported_at = now
         worker.boot_id = report.boot_id or worker.boot_id
-        worker.error = report.error_msg or ""
+        worker.error = printable((report.error_msg or "")[:MAX_ERROR], keep="\n")
         worker.loads.append(report.cur_load)
         if report.cur_load > 0 or report.num_requests_working > 0 or report.new_load > 0:
             worker.idle_since = now

@@ -18,7 +18,7 @@ from stoker import wire
 from stoker.autoscaler.identity import Principal
 from stoker.autoscaler.router import Assigned, RouterFullError
 from stoker.errors import InvalidMessageError, NotFoundError, StokerError
-from stoker.http import Exchange, UpstreamPool, relay
+from stoker.http import Exchange, Outcome, RelayObserver, UpstreamPool, relay
 from stoker.logs import get_logger
 from stoker.tickets import Claims, mint
 
@@ -31,6 +31,15 @@ MAX_WAIT = 30.0
 """Longest long poll, seconds: below the idle timeouts of common proxies."""
 
 DEFAULT_REPLAY_TIMEOUT = 60.0
+
+CLIENT_LEFT = 499
+"""Status in the metrics of a call whose client went before its answer was whole."""
+
+MAX_WORKING = 100_000
+"""Requests that one worker may say it works on."""
+
+MAX_BOOT_ID = 64
+"""Characters."""
 
 _route = msgspec.json.Decoder(wire.RouteRequest)
 _status = msgspec.json.Decoder(wire.WorkerStatus)
@@ -54,6 +63,18 @@ class UnauthorizedError(StokerError):
     """The caller showed no key, or one that does not open this door."""
 
 
+class _Relayed(RelayObserver):
+    """Counts what the console app answered."""
+
+    __slots__ = ("_door",)
+
+    def __init__(self, door: FrontDoor) -> None:
+        self._door = door
+
+    def on_done(self, outcome: Outcome, status: int, detail: str) -> None:
+        self._door.count("console", CLIENT_LEFT if outcome is Outcome.CLIENT_GONE else status)
+
+
 class FrontDoor:
     """The request handler of the control plane's port."""
 
@@ -63,6 +84,10 @@ class FrontDoor:
         self.waiting: dict[int, tuple[Exchange, float]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.requests: dict[tuple[str, int], int] = {}
+        """Answers by path (one of ours, or ``console``) and status."""
+        self.refusals: dict[str, int] = {}
+        """Requests and connections that the engine refused, by its reason."""
+        self._relayed = _Relayed(self)
         self._hot: dict[str, tuple[str, Callable[[Exchange], None]]] = {
             "/route": ("POST", self._on_route),
             "/worker_status": ("POST", self._on_status),
@@ -82,12 +107,13 @@ class FrontDoor:
         path = exchange.path.rstrip("/")
         found = self._hot.get(path)
         if found is None:
-            relay(exchange, self._console)
+            relay(exchange, self._console, observer=self._relayed)
             return
         method, handler = found
         if exchange.method != method:
             headers = [(b"allow", method.encode())]
             body = wire.error_body(f"{path}/ takes {method} only")
+            self.count(path, 405)
             exchange.respond(405, body, headers=headers)
             return
         status = 200
@@ -105,8 +131,19 @@ class FrontDoor:
         except RouterFullError as error:
             status = 429
             exchange.respond(429, wire.error_body(str(error)), headers=[(b"retry-after", b"5")])
+        except Exception:
+            self.count(path, 500)
+            raise
+        self.count(path, status)
+
+    def count(self, path: str, status: int) -> None:
+        """An answer was given; `path` is one of ours."""
         key = (path, status)
         self.requests[key] = self.requests.get(key, 0) + 1
+
+    def refused(self, reason: str) -> None:
+        """The engine refused a request or a connection (see `stoker.http.HttpServer`)."""
+        self.refusals[reason] = self.refusals.get(reason, 0) + 1
 
     # -- routing ---------------------------------------------------------------------------
 
@@ -214,9 +251,17 @@ class FrontDoor:
         }
         if not -wire.MAX_COST * 1e3 <= report.new_load <= wire.MAX_COST * 1e3:
             problems["new_load"] = "must be a finite number"
+        if report.num_requests_working > MAX_WORKING:
+            problems["num_requests_working"] = f"must be at most {MAX_WORKING}"
+        if len(report.working_request_idxs) > MAX_WORKING:
+            problems["working_request_idxs"] = f"must hold at most {MAX_WORKING} numbers"
+        if len(report.boot_id) > MAX_BOOT_ID:
+            problems["boot_id"] = f"must have at most {MAX_BOOT_ID} characters"
         if problems:
             raise InvalidMessageError(problems)
         self._worker(report.id, report.mtoken)
+        if report.url:
+            wire.check_worker_url(report.url)
         self._plane.on_report(report)
         exchange.respond(200, wire.encode(wire.WorkerStatusReply(now=self._plane.wall())))
 

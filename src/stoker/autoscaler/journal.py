@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Literal
 
-from stoker.logs import get_logger, redact
+from stoker.logs import get_logger, printable, redact
 from stoker.store import LogEntry, Store
 
 log = get_logger("journal")
@@ -38,7 +38,7 @@ class Journal:
         self, endpoint_id: int, level: Level, text: str, *, group_id: int | None = None
     ) -> None:
         """Keep one line; never blocks, never fails."""
-        line = redact(text.replace("\n", " "))[:MAX_LINE]
+        line = printable(redact(text[: 2 * MAX_LINE]))[:MAX_LINE]
         log.info(line, endpoint_id=endpoint_id)
         if len(self._pending) >= MAX_PENDING:
             self._pending.pop(0)

@@ -65,8 +65,15 @@ class _Collector:
         for (name, kind), count in plane.reconciler.actions.items():
             actions.add_metric([name, kind], count)
         requests = CounterMetricFamily(
-            "stoker_front_requests", "Hot calls answered", labels=["path", "status"]
+            "stoker_front_requests", "Calls answered", labels=["path", "status"]
         )
         for (path, status), count in plane.front_requests().items():
             requests.add_metric([path, str(status)], count)
-        yield from (workers, held, held_load, booked, rate, seconds, actions, requests)
+        refusals = CounterMetricFamily(
+            "stoker_front_refusals",
+            "Requests and connections refused as HTTP, before they were a call",
+            labels=["reason"],
+        )
+        for reason, count in plane.front_refusals().items():
+            refusals.add_metric([reason], count)
+        yield from (workers, held, held_load, booked, rate, seconds, actions, requests, refusals)

@@ -156,7 +156,11 @@ class Server:
             assert door is not None
             door(exchange)
 
-        self._front = HttpServer(handle, FRONT_LIMITS)
+        def refused(reason: str) -> None:
+            if door is not None:
+                door.refused(reason)
+
+        self._front = HttpServer(handle, FRONT_LIMITS, on_refused=refused)
         providers: dict[str, Provider] = {}
         if local.enabled:
             providers["local"] = LocalProvider(
@@ -186,6 +190,7 @@ class Server:
         self.plane.on_assigned = door.assigned
         self.plane.on_tick = door.tick
         self.plane.front_requests = lambda: door.requests
+        self.plane.front_refusals = lambda: door.refusals
         app = create_app(self._store, self.plane, state_directory=state)
         self._uvicorn = _QuietUvicorn(
             uvicorn.Config(
