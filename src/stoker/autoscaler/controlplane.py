@@ -171,8 +171,8 @@ class ControlPlane:
             # it is down its launcher speaks for it, without one.
             again = event is Event.REPORT_LOADING and worker.state in ACTIVE
             booted = again and not known
-        # Nobody asked it to stop, and it runs: its new boot was missed. (We were started in between,
-        # or a word of its launcher came late.)
+        # Nobody asked it to stop, and it runs: its new boot was missed, because we were started in
+        # between or a word of its launcher came late.
         unasked = worker.state is WorkerState.STOPPING and worker.goal == "run"
         if booted or (unasked and event in (Event.REPORT_LOADING, Event.REPORT_READY)):
             # A new boot knows nothing of what was sent to the one before it.

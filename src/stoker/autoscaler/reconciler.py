@@ -155,6 +155,9 @@ class Reconciler:
         if instance.error:
             worker.error = instance.error
         plane.changed_state(worker, PROVIDER_EVENTS[instance.status], now)
+        unasked = worker.state is WorkerState.STARTING and instance.status == "stopped"
+        if unasked and now - worker.asked_at >= REPEAT_AFTER:
+            self._ask_start(worker, now)  # we ended between writing it down and asking for it
 
     def _check_report(self, worker: Worker, now: float) -> None:
         last = worker.reported_at
@@ -276,6 +279,10 @@ class Reconciler:
         await self._save_goal(worker)
         if was_draining:
             return  # it was never told to stop
+        worker.reported_at = None  # its silence while it was stopped is no fault
+        self._ask_start(worker, now)
+
+    def _ask_start(self, worker: Worker, now: float) -> None:
         if worker.instance_id is not None:
             worker.asked_at = now
             self._call(worker.id, self._provider(worker).start(worker.instance_id))

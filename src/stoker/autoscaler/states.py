@@ -162,7 +162,7 @@ _TABLE: dict[WorkerState, dict[Event, WorkerState]] = {
         _E.PLAN_DESTROY: _S.DESTROYING,
     },
     # No PROVIDER_STOPPED: the list may be from just before the start. If the start came to nothing,
-    # the report is overdue in the end.
+    # the reconciler asks again.
     _S.STARTING: _COMING_UP | _GONE,
     _S.REBOOTING: _COMING_UP | _GONE,
     _S.UPDATE_READY: _SERVING | {_E.PLAN_REBOOT: _S.UPDATE_REBOOTING, _E.PLAN_START: _S.READY},

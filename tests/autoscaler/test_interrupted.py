@@ -1,0 +1,61 @@
+"""A control plane that ends between two lines, or a word that arrives late, loses no worker."""
+
+from stoker.autoscaler.states import WorkerState
+from stoker.wire import EndpointParameters
+
+KEPT = EndpointParameters(
+    min_load=0.0, cold_workers=1, max_workers=1, inactivity_timeout=5.0, cold_mult=1.0
+)
+
+
+async def stopped_worker(house):
+    """Scale to zero, and keep the worker with its model on disk."""
+    await house.endpoint(parameters=KEPT)
+    worker = await house.ready_worker()
+    await house.settle()
+    await house.report(worker)
+    for _ in range(30):
+        house.clock.seconds += 10.0
+        if worker.state is WorkerState.READY:
+            await house.report(worker)
+        await house.settle()
+        if worker.state is WorkerState.STOPPED:
+            return worker
+    raise AssertionError(f"it did not stop: {worker.state}")
+
+
+async def test_a_worker_that_starts_again_is_not_blamed_for_its_silence_while_it_was_stopped(house):
+    worker = await stopped_worker(house)
+    house.clock.seconds += 100.0
+    await house.route()
+    await house.settle(rounds=1)
+    house.clock.seconds += 1.0
+    await house.settle(rounds=3)
+    assert worker.state in (WorkerState.STARTING, WorkerState.LOADING)
+
+
+async def test_a_start_that_was_written_but_not_asked_for_is_asked_for_after_a_restart(house):
+    worker = await stopped_worker(house)
+    # As if the process had ended between the row and the call.
+    await house.store.update_worker(worker.id, state="starting", desired="run")
+    house.shelf.asked.clear()
+    await house.reopen()
+    await house.route()
+    for _ in range(4):
+        house.clock.seconds += 10.0
+        await house.settle()
+    assert ("start", worker.instance_id) in house.shelf.asked
+
+
+async def test_a_worker_that_stopped_for_a_fault_of_its_own_is_believed_after_a_restart(house):
+    await house.endpoint(parameters=KEPT)
+    worker = await house.ready_worker()
+    await house.settle()
+    await house.report(worker, boot_id="", loadtime=0.0, max_perf=0.0, draining=True)
+    assert worker.state is WorkerState.STOPPING
+    await house.settle()
+    await house.reopen()
+    await house.settle()
+    again = house.plane.fleet.workers[worker.id]
+    await house.report(again)
+    assert again.available
