@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from stoker import Client, StokerError
-from stoker.cli.supervised import SupervisedServer
+from stoker.cli.supervised import SupervisedServer, processes_of
 from stoker.launcher import read_state
 
 pytestmark = pytest.mark.real
@@ -35,19 +35,6 @@ max_workers = 1
 backend = "llamacpp"
 options = { parallel = 2, threads = 1 }
 """
-
-
-def processes_of(directory):
-    """Pids of all processes whose command line or environment names the directory."""
-    found = set()
-    for process in psutil.process_iter():
-        try:
-            texts = [*process.cmdline(), *process.environ().values()]
-            if process.status() != psutil.STATUS_ZOMBIE and any(str(directory) in t for t in texts):
-                found.add(process.pid)
-        except psutil.Error:
-            continue
-    return found - {os.getpid()}
 
 
 async def until(condition, limit, what):
@@ -84,7 +71,7 @@ async def system(tmp_path_factory):
         await answered(client, 60.0)
         yield server, client, directory
     await server.stop()
-    assert processes_of(directory) == set()
+    assert processes_of(directory) == {}
 
 
 def state_of(directory):
@@ -140,4 +127,20 @@ async def test_a_demo_that_is_killed_leaves_nothing(tmp_path, after):
             pass
     process.kill()
     await process.wait()
+    (state,) = tmp_path.glob("stoker-demo-*")
+    await until(lambda: not processes_of(state), HEALS_WITHIN, "the end of all processes")
+
+
+async def test_a_request_that_never_comes_to_its_worker_delays_no_end(tmp_path):
+    settings = tmp_path / "stoker.toml"
+    settings.write_text(SETTINGS)
+    server = SupervisedServer(settings, tmp_path, KEY)
+    await server.start()
+    async with Client(server.url, KEY) as client:
+        await answered(client, 60.0)
+        await client.route("chat", 10.0)
+    # What the kernel does when we are killed.
+    server._watch.cancel()
+    server._process.stdin.close()
     await until(lambda: not processes_of(tmp_path), HEALS_WITHIN, "the end of all processes")
+    await server.stop()

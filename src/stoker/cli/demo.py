@@ -15,11 +15,11 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
-import psutil
 import uvloop
 from rich.console import Console
 
@@ -27,10 +27,12 @@ from stoker import logs
 from stoker.autoscaler.identity import new_api_key
 from stoker.backends import get as get_backend
 from stoker.cli import output
-from stoker.cli.supervised import SupervisedServer
+from stoker.cli.supervised import SupervisedServer, processes_of
 from stoker.client import Client
 from stoker.errors import StokerError
 from stoker.http import fetch
+
+T = TypeVar("T")
 
 ENDPOINT = "chat"
 ROUTE = "/v1/chat/completions"
@@ -40,6 +42,8 @@ ANSWER_TOKENS = 48
 BOOT_LIMIT = 45.0
 SECOND_WORKER_LIMIT = 45.0
 ZERO_LIMIT = 30.0
+PATIENCE = 15.0
+"""Seconds for which a control plane may be away: it is started again when it dies."""
 
 SETTINGS = """
 [provider.local]
@@ -128,9 +132,9 @@ class _Demo:
         finally:
             await server.stop()
         self._summary.control_plane_restarts = server.restarts
-        left = _leftovers(self._directory)
-        if left:
-            self._problem(f"{len(left)} processes were left running: {left}")
+        if left := processes_of(self._directory):
+            named = ", ".join(f"{pid} ({command[:60]})" for pid, command in left.items())
+            self._problem(f"{len(left)} processes were left running: {named}")
         self._summary.seconds = round(time.monotonic() - self._began, 1)
         self._print_summary()
         return self._summary
@@ -139,9 +143,8 @@ class _Demo:
         self._say("starting a control plane whose endpoint has zero workers")
         await server.start()
         async with Client(server.url, key) as client:
-            self._endpoint_id = next(
-                e["id"] for e in await client.endpoints() if e["endpoint_name"] == ENDPOINT
-            )
+            endpoint = await _patiently(lambda: client.endpoint(ENDPOINT))
+            self._endpoint_id = endpoint["id"]
             timeline = asyncio.create_task(self._timeline(client))
             try:
                 await self._first_answer(client)
@@ -149,7 +152,8 @@ class _Demo:
                 await self._until_zero(client)
                 self._summary.worker_seconds = await self._worker_seconds(server.url)
             finally:
-                await self._print_new_lines(client)
+                with contextlib.suppress(StokerError):
+                    await self._print_new_lines(client)
                 timeline.cancel()
                 await asyncio.gather(timeline, return_exceptions=True)
 
@@ -162,10 +166,13 @@ class _Demo:
         self._say("asking for a chat completion")
         asked = time.monotonic()
         pieces = 0
-        async with asyncio.timeout(BOOT_LIMIT + 30):
-            question = "Write two sentences about a steam engine."
-            payload = _payload(question, 64, stream=True)
-            async with client.stream(ENDPOINT, ROUTE, payload, cost=64.0) as answer:
+        question = "Write two sentences about a steam engine."
+        payload = _payload(question, 64, stream=True)
+        try:
+            async with (
+                asyncio.timeout(BOOT_LIMIT + 30),
+                client.stream(ENDPOINT, ROUTE, payload, cost=64.0) as answer,
+            ):
                 async for event in answer.events():
                     text = _piece(event.data)
                     if not text:
@@ -179,6 +186,10 @@ class _Demo:
                     pieces += 1
                     self._console.print(output.escape(text), end="", style="cyan", soft_wrap=True)
                     self._console.file.flush()
+        except TimeoutError:
+            self._problem(f"the answer was not there after {BOOT_LIMIT + 30:.0f} s")
+        except StokerError as error:
+            self._problem(f"the first request failed: {error}")
         self._console.print()
         self._quiet = False
         if pieces < 2:
@@ -230,14 +241,14 @@ class _Demo:
     # -- watching --------------------------------------------------------------------------
 
     async def _workers(self, client: Client) -> list[dict[str, Any]]:
-        workers = await client.workers(self._endpoint_id)
+        workers = await _patiently(lambda: client.workers(self._endpoint_id))
         self._summary.workers_at_most = max(self._summary.workers_at_most, len(workers))
         self._served_by |= {w["id"] for w in workers if w["reqs_working"] > 0}
         return workers
 
     async def _worker_seconds(self, url: str) -> float:
         total = 0.0
-        metrics = await fetch(f"{url}/metrics")
+        metrics = await _patiently(lambda: fetch(f"{url}/metrics"))
         for line in metrics.body.decode().splitlines():
             if line.startswith("stoker_worker_seconds_total{") and 'state="stopped"' not in line:
                 total += float(line.rpartition(" ")[2])
@@ -269,12 +280,13 @@ class _Demo:
 
     def _print_summary(self) -> None:
         s = self._summary
+        since = " since the control plane started again" if s.control_plane_restarts else ""
         rows: list[tuple[str, Any]] = [
             ("time to first token, from zero workers", f"{s.first_token_from_zero:.1f} s"),
             ("requests under load", f"{s.requests} ({s.failed} failed)"),
             ("tokens generated under load", f"{s.tokens} ({s.tokens_per_second:.0f}/s)"),
             ("workers at most", s.workers_at_most),
-            ("cost", f"{s.worker_seconds:.0f} worker-seconds"),
+            ("cost", f"{s.worker_seconds:.0f} worker-seconds{since}"),
             ("all in all", f"{s.seconds:.0f} s"),
         ]
         self._console.print()
@@ -286,17 +298,16 @@ class _Demo:
             self._console.print("\n  [green]all of it happened, and nothing is left running[/]")
 
 
-def _leftovers(directory: Path) -> list[str]:
-    """Processes whose command line or environment names the demo's directory."""
-    found = []
-    for process in psutil.process_iter():
+async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
+    """The result of `call`, tried again while the control plane is being started again."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
         try:
-            texts = [*process.cmdline(), *process.environ().values()]
-        except psutil.Error:
-            continue
-        if any(str(directory) in text for text in texts):
-            found.append(f"{process.pid} {' '.join(process.cmdline()[:4])}")
-    return found
+            return await call()
+        except StokerError:
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(0.25)
 
 
 def _payload(question: str, max_tokens: int, *, stream: bool = False) -> dict[str, Any]:

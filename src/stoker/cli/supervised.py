@@ -9,12 +9,49 @@ import signal
 import sys
 from pathlib import Path
 
+import psutil
+
 from stoker.errors import StokerError
+from stoker.launcher import TAG, tag
 
 _LISTENS = re.compile(r"^stoker listens on (\S+)$")
 
 START_LIMIT = 20.0
 """Seconds until a control plane must listen."""
+
+RESTART_PAUSE = 0.5
+"""Seconds until the next try, where a control plane could not be started again."""
+
+STOP_TRIES = 3
+"""Control planes that may die, one after the other, while they stop their instances."""
+
+
+MAX_WORKERS = 200
+"""Ids of workers that `processes_of` knows; a demo or a test makes far fewer."""
+
+
+def processes_of(state: Path) -> dict[int, str]:
+    """Living processes of the control plane with that state directory, and of its instances.
+
+    A model server and a guardian do not name the directory: they are known by their tags.
+
+    Returns:
+        Command lines by pid; the calling process is left out.
+    """
+    names = [f"local-{worker_id}" for worker_id in range(1, MAX_WORKERS)]
+    tags = {tag(name, state / "instances" / name) for name in names}
+    found = {}
+    for process in psutil.process_iter():
+        try:
+            command, environment = process.cmdline(), process.environ()
+            ended = process.status() == psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            continue
+        named = any(str(state) in text for text in (*command, *environment.values()))
+        if not ended and (named or environment.get(TAG) in tags):
+            found[process.pid] = " ".join(command)
+    found.pop(os.getpid(), None)
+    return found
 
 
 class SupervisedServer:
@@ -30,7 +67,7 @@ class SupervisedServer:
         self.restarts = 0
         self._process: asyncio.subprocess.Process | None = None
         self._watch: asyncio.Task[None] | None = None
-        self._stopping = False
+        self._starting = asyncio.Lock()
 
     @property
     def pid(self) -> int:
@@ -48,16 +85,33 @@ class SupervisedServer:
         self._watch = asyncio.create_task(self._keep_up())
 
     async def stop(self) -> int:
-        """Stop it with all its instances; returns its exit code."""
-        self._stopping = True
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
+        """Stop it with all its instances; returns its exit code, 0 if all went well.
+
+        One that dies before it has stopped its instances is started once more, to do that.
+        """
+        async with self._starting:  # cut off in its start, it would leave its instances behind
+            if self._watch is not None:
+                self._watch.cancel()
+                await asyncio.gather(self._watch, return_exceptions=True)
         if self._process is None:
             return 0
-        if self._process.returncode is None:
-            self._process.send_signal(signal.SIGTERM)
-        return await self._process.wait()
+        for tries in range(STOP_TRIES):
+            if tries:
+                try:
+                    await self._spawn(self._port)
+                except StokerError:
+                    break
+            if self._process.returncode is None:
+                self._process.send_signal(signal.SIGTERM)
+            if await self._process.wait() == 0 or not self.url:
+                break
+        code = self._process.returncode
+        return 1 if code is None else code
+
+    @property
+    def _port(self) -> int:
+        """The same again after a restart, so that its URL stays good."""
+        return int(self.url.rpartition(":")[2])
 
     async def _spawn(self, port: int) -> None:
         log = (self._state / "server.log").open("ab")
@@ -92,7 +146,9 @@ class SupervisedServer:
         while True:
             assert self._process is not None
             await self._process.wait()
-            if self._stopping:
-                return
             self.restarts += 1
-            await self._spawn(port=int(self.url.rpartition(":")[2]))
+            try:
+                async with self._starting:
+                    await self._spawn(self._port)
+            except StokerError:
+                await asyncio.sleep(RESTART_PAUSE)

@@ -59,8 +59,9 @@ async def _serve(settings: Settings, options: _Options) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
+    hurry = asyncio.Event()
     if options.stop_on_stdin_eof:
-        _watch_stdin(stopping)
+        _watch_stdin(stopping, hurry)
     # Taken out of the environment at once: no child process shall inherit it.
     given_key = os.environ.pop("STOKER_API_KEY", None)
     server = await Server.start(
@@ -91,7 +92,6 @@ async def _serve(settings: Settings, options: _Options) -> int:
         _greet(server, settings)
         await stopping.wait()
         output.err.print("stopping: workers are drained (press Ctrl-C again to stop at once)")
-        hurry = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, hurry.set)
         await server.stop(keep_instances=options.keep_instances, hurry=hurry)
@@ -103,6 +103,12 @@ async def _serve(settings: Settings, options: _Options) -> int:
 
 
 def _greet(server: Server, settings: Settings) -> None:
+    """Say where we are. Whoever started us may be gone already; that is `_watch_stdin`'s matter."""
+    with contextlib.suppress(BrokenPipeError):
+        _print_greeting(server, settings)
+
+
+def _print_greeting(server: Server, settings: Settings) -> None:
     out = sys.stdout
     out.write(f"stoker listens on {server.url}\n")
     out.write(f"state is in {server.state_directory}\n")
@@ -115,13 +121,17 @@ def _greet(server: Server, settings: Settings) -> None:
     out.flush()
 
 
-def _watch_stdin(stopping: asyncio.Event) -> None:
-    """Stop when whoever started us is gone, however it ended: its end of the pipe closes."""
+def _watch_stdin(stopping: asyncio.Event, hurry: asyncio.Event) -> None:
+    """Stop when whoever started us is gone, however it ended: its end of the pipe closes.
+
+    Its requests went with it, so no drain waits for those that have not come to their worker.
+    """
     loop = asyncio.get_running_loop()
 
     def readable() -> None:
         if not os.read(0, 4096):
             loop.remove_reader(0)
+            hurry.set()
             stopping.set()
 
     os.set_blocking(0, False)

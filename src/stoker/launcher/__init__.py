@@ -9,7 +9,7 @@ from __future__ import annotations
 from stoker.launcher.backoff import Backoff
 from stoker.launcher.environment import LOGS
 from stoker.launcher.files import FileLock, is_locked, write_atomic
-from stoker.launcher.guardian import same_process, sweep
+from stoker.launcher.guardian import TAG, same_process, sweep
 from stoker.launcher.lifecycle import Phase
 from stoker.launcher.manifest import (
     InstanceManifest,
@@ -27,6 +27,7 @@ __all__ = [
     "EXIT_TAKEN",
     "LOCK",
     "LOGS",
+    "TAG",
     "Backoff",
     "FileLock",
     "InstanceManifest",
