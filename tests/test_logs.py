@@ -1,5 +1,6 @@
 import io
 import json
+import re
 
 import pytest
 import structlog
@@ -43,3 +44,44 @@ def test_a_line_says_which_room_it_comes_from(lines):
 def test_text_from_outside_cannot_steer_a_terminal():
     assert logs.printable("a\x1b[31mb\r\n\u2028é") == "a [31mb   é"
     assert logs.printable("a\nb\tc", keep="\n") == "a\nb c"
+
+
+@pytest.fixture
+def shown():
+    stream = io.StringIO()
+    logs.configure(json=False, stream=stream)
+    yield stream.getvalue
+    structlog.reset_defaults()
+
+
+def test_a_line_for_people_is_a_time_a_room_a_text_and_its_fields(shown):
+    logs.get_logger("chat").info("create worker 1", load=20.0)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d chat +create worker 1  load=20.0\n", shown())
+
+
+def test_a_warning_for_people_says_that_it_is_one(shown):
+    logs.get_logger("store").warning("the disk is full")
+    assert " warning: the disk is full\n" in shown()
+
+
+def test_a_traceback_for_people_follows_its_line(shown):
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        logs.get_logger("front").exception("a query failed")
+    assert "error: a query failed\nTraceback" in shown()
+
+
+def test_colour_is_for_terminals_alone(shown):
+    logs.get_logger("store").error("the disk is full")
+    assert "\x1b" not in shown()
+
+
+def test_a_terminal_gets_colour(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    stream = io.StringIO()
+    stream.isatty = lambda: True
+    logs.configure(stream=stream)
+    logs.get_logger("store").error("the disk is full")
+    structlog.reset_defaults()
+    assert "\x1b[1;31merror: the disk is full" in stream.getvalue()

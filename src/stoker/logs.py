@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 from collections.abc import MutableMapping
-from typing import Any, TextIO
+from datetime import datetime
+from typing import Any, Literal, TextIO, get_args
 
 import structlog
 
@@ -17,6 +19,12 @@ _SECRET_IN_TEXT = re.compile(
     re.I,
 )
 HIDDEN = "***"
+
+Level = Literal["debug", "info", "warning", "error"]
+LEVELS: tuple[Level, ...] = get_args(Level)
+
+_STYLES = {"debug": "2", "warning": "33", "error": "1;31", "critical": "1;31"}
+"""ANSI codes of a line's text; information is plain."""
 
 
 def redact(text: str) -> str:
@@ -45,6 +53,32 @@ def _hide_secrets(
     return event
 
 
+class PeopleRenderer:
+    """One short line for a terminal: local time, room, text, then what else is known of it."""
+
+    def __init__(self, *, colors: bool) -> None:
+        self._colors = colors
+
+    def __call__(self, _logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
+        """Called by structlog as the last of its processors."""
+        fields = dict(event)
+        at = datetime.fromisoformat(fields.pop("timestamp")).astimezone()
+        level, room = fields.pop("level"), fields.pop("room", "")
+        text, trace = str(fields.pop("event")), fields.pop("exception", "")
+        if level not in ("info", "debug"):
+            text = f"{level}: {text}"
+        line = " ".join(
+            [self._paint("2", f"{at:%H:%M:%S} {room:<10}"), self._paint(_STYLES.get(level), text)]
+        )
+        if fields:
+            rest = " ".join(f"{key}={value}" for key, value in fields.items())
+            line += "  " + self._paint("2", rest)
+        return f"{line}\n{trace}" if trace else line
+
+    def _paint(self, code: str | None, text: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if self._colors and code else text
+
+
 def configure(
     *, json: bool | None = None, level: str = "info", stream: TextIO | None = None
 ) -> None:
@@ -61,7 +95,7 @@ def configure(
     renderer: Any = (
         structlog.processors.JSONRenderer()
         if as_json
-        else structlog.dev.ConsoleRenderer(colors=terminal)
+        else PeopleRenderer(colors=terminal and not os.environ.get("NO_COLOR"))
     )
     structlog.configure(
         processors=[
