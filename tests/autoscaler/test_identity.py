@@ -1,3 +1,4 @@
+import resource
 import stat
 
 import pytest
@@ -35,6 +36,27 @@ def test_a_damaged_secret_file_is_an_error_that_names_it(tmp_path, name):
     (tmp_path / name).write_bytes(b"damaged")
     with pytest.raises(ConfigError, match=name):
         Identity.open(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["secret.key", "signing.pem"])
+@pytest.mark.parametrize("mode", [0o644, 0o660, 0o602])
+def test_a_secret_that_others_can_reach_is_not_used(tmp_path, name, mode):
+    Identity.open(tmp_path)
+    (tmp_path / name).chmod(mode)
+    with pytest.raises(ConfigError, match=f"{name}.*chmod 600"):
+        Identity.open(tmp_path)
+
+
+def test_a_disk_that_is_full_leaves_nothing_behind_and_the_next_start_works(tmp_path):
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, former[1]))  # writing fails: the file is too big
+    try:
+        with pytest.raises(ConfigError, match="secret.key"):
+            Identity.open(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+    assert list(tmp_path.iterdir()) == []
+    Identity.open(tmp_path)
 
 
 def test_a_key_leads_to_its_bearer():

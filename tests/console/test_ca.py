@@ -49,6 +49,13 @@ def test_the_authority_is_made_once_and_readable_by_its_owner_alone(tmp_path: Pa
     assert stat.S_IMODE((tmp_path / "state" / "ca.pem").stat().st_mode) == 0o600
 
 
+def test_a_private_key_that_others_can_reach_is_not_used(tmp_path: Path) -> None:
+    CertificateAuthority.open(tmp_path, NOW)
+    (tmp_path / "ca.pem").chmod(0o640)
+    with pytest.raises(ConfigError, match=r"ca\.pem.*chmod 600"):
+        CertificateAuthority.open(tmp_path, NOW)
+
+
 def test_the_public_certificate_has_no_private_key_in_it(authority: CertificateAuthority) -> None:
     assert b"PRIVATE" not in authority.certificate_pem
 

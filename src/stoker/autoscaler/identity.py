@@ -8,6 +8,7 @@ so that the database holds nothing that lets its reader in.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hmac
 import os
 import secrets
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from stoker.errors import ConfigError
+from stoker.launcher import check_private
 from stoker.tickets import SignatureSigner
 
 SECRET_BYTES = 32
@@ -132,22 +134,23 @@ def _new_private_key() -> bytes:
 def _read_or_create(path: Path, make: Callable[[], bytes]) -> bytes:
     """Read a secret file; create it whole or not at all, even when two processes start at once."""
     try:
+        check_private(path)
         return path.read_bytes()
     except FileNotFoundError:
         pass
     except OSError as error:
         raise ConfigError(str(path), error.strerror or "cannot be read") from None
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # A random name: what a full disk left behind must not stop a later process of the same pid.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(make())
-            file.flush()
-            os.fsync(file.fileno())
         try:
-            os.link(temporary, path)  # fails when another process was first: then its file counts
-        except FileExistsError:
-            pass
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(make())
+                file.flush()
+                os.fsync(file.fileno())
+            with contextlib.suppress(FileExistsError):
+                os.link(temporary, path)  # unless another process was first: its file counts
         finally:
             temporary.unlink()
         return path.read_bytes()

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from stoker.errors import ConfigError, InvalidMessageError
+from stoker.launcher import check_private
 
 MAX_NAMES = 16
 """Names and addresses in one certificate."""
@@ -64,6 +65,7 @@ class CertificateAuthority:
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             try:
+                check_private(path)
                 data = path.read_bytes()
             except FileNotFoundError:
                 _write_new(path, _new_authority(now))

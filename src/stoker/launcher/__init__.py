@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from stoker.launcher.backoff import Backoff
 from stoker.launcher.environment import LOGS
-from stoker.launcher.files import FileLock, is_locked, write_atomic
+from stoker.launcher.files import FileLock, check_private, is_locked, write_atomic
 from stoker.launcher.guardian import TAG, same_process, sweep
 from stoker.launcher.lifecycle import Phase
 from stoker.launcher.manifest import (
@@ -34,6 +34,7 @@ __all__ = [
     "InstanceState",
     "Phase",
     "Supervision",
+    "check_private",
     "is_locked",
     "launch",
     "launcher_of",

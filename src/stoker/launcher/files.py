@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 import tempfile
 from pathlib import Path
+
+from stoker.errors import ConfigError
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -25,6 +28,22 @@ def write_atomic(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             Path(name).unlink()
         raise
+
+
+def check_private(path: Path) -> None:
+    """Refuse a file of secrets that others on this machine can read or change.
+
+    Raises:
+        ConfigError: says which, and what to do.
+        OSError: when there is no such file.
+    """
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        raise ConfigError(
+            str(path),
+            f"others on this machine have access to it (mode {mode:04o}), and it holds secrets: "
+            f"run chmod 600 on it, or remove it to have a new one made",
+        )
 
 
 class FileLock:
