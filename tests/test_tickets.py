@@ -1,5 +1,7 @@
 import base64
+import hmac
 import json
+import struct
 
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
@@ -89,6 +91,16 @@ def test_a_refused_ticket_does_not_use_up_its_number():
 def test_boot_and_endpoint_cannot_be_shifted_into_each_other():
     ticket = mint(KEY, claims(boot_id="a", endpoint="bc"))
     assert reason(verifier(boot_id="ab").verify, shown(ticket, endpoint="c"), NOW) == "forged"
+
+
+@given(key=st.binary(max_size=200), boot=st.text(max_size=9), endpoint=st.text(max_size=9))
+def test_the_mac_is_the_standard_hmac_whatever_the_key(key, boot, endpoint):
+    made = claims(boot_id=boot, endpoint=endpoint)
+    numbers = struct.pack(">QQQdQ", 7, 41, 5, 100.0, made.expires_ms)
+    bound = len(boot.encode()).to_bytes(4, "big") + boot.encode() + endpoint.encode()
+    mac = hmac.digest(key, b"stoker-ticket-v1\0" + numbers + bound, "sha256")
+    expected = base64.urlsafe_b64encode(mac).rstrip(b"=").decode()
+    assert mint(key, made) == f"v1.{made.expires_ms}.{expected}"
 
 
 @given(ticket=st.text(max_size=80), endpoint=st.text(max_size=20), number=st.integers())
