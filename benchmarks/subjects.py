@@ -28,6 +28,31 @@ def post(path: bytes, body: bytes) -> bytes:
     )
 
 
+def ticketed(path: bytes, count: int, boot_id: str) -> list[bytes]:
+    """Requests as a client sends them to a worker, each with a ticket of its own.
+
+    All subjects get them, so that all carry the same bytes; only the worker looks inside.
+    """
+    expires = int(time.time() * 1000) + 600_000
+    made = []
+    for number in range(count):
+        claims = Claims(WORKER_ID, boot_id, "chat", number, number, 40.0, expires)
+        auth = encode(
+            {
+                "url": "http://127.0.0.1:1",
+                "signature": "c" * 344,
+                "endpoint": "chat",
+                "cost": 40.0,
+                "reqnum": number,
+                "request_idx": number,
+                "ticket": mint(MTOKEN.encode(), claims),
+            }
+        )
+        envelope = b'{"auth_data": %b, "session_id": null, "payload": %b}' % (auth, PROMPT)
+        made.append(post(path, envelope))
+    return made
+
+
 class Subject(Protocol):
     """A process in front of the upstream server.
 
@@ -54,17 +79,18 @@ class Subject(Protocol):
 
 
 class _Process:
-    """A subject that sends the plain request and is one child process."""
+    """A subject that is one child process."""
 
     single_use = False
+    boot_id = "none"
     process: subprocess.Popen[str]
 
     def missing(self) -> str:
         return ""
 
     def requests(self, count: int, *, stream: bool) -> Sequence[bytes]:
-        del count
-        return [post(b"/sse" if stream else b"/v1/completions", PROMPT)]
+        """See `Subject`."""
+        return ticketed(b"/sse" if stream else b"/v1/completions", count, self.boot_id)
 
     def stop(self) -> None:
         self.process.terminate()
@@ -143,28 +169,6 @@ class Worker(_Process):
         assert self.process.stdout is not None
         self.boot_id = self.process.stdout.readline().strip()
         return port, self.process.pid
-
-    def requests(self, count: int, *, stream: bool) -> Sequence[bytes]:
-        """See `Subject`."""
-        path = b"/sse" if stream else b"/v1/completions"
-        expires = int(time.time() * 1000) + 600_000
-        made = []
-        for number in range(count):
-            claims = Claims(WORKER_ID, self.boot_id, "chat", number, number, 40.0, expires)
-            auth = encode(
-                {
-                    "url": "http://127.0.0.1:1",
-                    "signature": "c" * 344,
-                    "endpoint": "chat",
-                    "cost": 40.0,
-                    "reqnum": number,
-                    "request_idx": number,
-                    "ticket": mint(MTOKEN.encode(), claims),
-                }
-            )
-            envelope = b'{"auth_data": %b, "session_id": null, "payload": %b}' % (auth, PROMPT)
-            made.append(post(path, envelope))
-        return made
 
 
 def _nginx() -> str:
