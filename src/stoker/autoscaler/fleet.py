@@ -122,8 +122,9 @@ class Fleet:
     def is_worker(self, worker_id: int, token: str) -> bool:
         """Whether `token` is the mtoken of that worker; in constant time."""
         worker = self.workers.get(worker_id)
-        expected = worker.token_bytes if worker else b"\0"
-        return hmac.compare_digest(expected, token.encode("utf-8", "replace"))
+        expected = worker.token_bytes if worker else b""
+        same = hmac.compare_digest(expected, token.encode("utf-8", "replace"))
+        return worker is not None and same
 
     # -- what happens ----------------------------------------------------------------------
 
