@@ -72,7 +72,7 @@ class ControlPlane:
         self.keyring = Keyring()
         self._clock = clock
         self._wall_clock = wall_clock
-        self.journal = Journal(store, self.wall)
+        self.journal = Journal(store, self.wall, self._endpoint_name)
         # Microseconds since 1970: above every number given out before a restart, as long as fewer
         # than a million requests a second were routed, and below 2**53, so that it survives JSON.
         self.router = Router(
@@ -99,6 +99,10 @@ class ControlPlane:
         """Unix seconds, now or at a moment of `now`."""
         wall = self._wall_clock()
         return wall if at is None else wall - (self._clock() - at)
+
+    def _endpoint_name(self, endpoint_id: int) -> str:
+        endpoint = self.fleet.endpoints.get(endpoint_id)
+        return endpoint.name if endpoint else str(endpoint_id)
 
     def _number(self) -> int:
         return int(self._wall_clock() * 1e6)

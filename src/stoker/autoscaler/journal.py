@@ -14,7 +14,7 @@ from typing import Literal
 from stoker.logs import get_logger, printable, redact
 from stoker.store import LogEntry, Store
 
-log = get_logger("journal")
+log = get_logger("autoscaler")
 
 Level = Literal["info0", "info1", "trace", "debug"]
 LEVELS: tuple[Level, ...] = ("info0", "info1", "trace", "debug")
@@ -28,9 +28,19 @@ MAX_LINE = 500
 class Journal:
     """Collects lines at once and writes them in batches."""
 
-    def __init__(self, store: Store, wall: Callable[[], float]) -> None:
+    def __init__(
+        self, store: Store, wall: Callable[[], float], name_of: Callable[[int], str]
+    ) -> None:
+        """Begin with nothing to write.
+
+        Args:
+            store: keeps the lines.
+            wall: Unix seconds.
+            name_of: an endpoint's name by its id, for our own log.
+        """
         self._store = store
         self._wall = wall
+        self._name_of = name_of
         self._pending: list[LogEntry] = []
         self.lost = 0
 
@@ -39,7 +49,7 @@ class Journal:
     ) -> None:
         """Keep one line; never blocks, never fails."""
         line = printable(redact(text[: 2 * MAX_LINE]))[:MAX_LINE]
-        log.info(line, endpoint_id=endpoint_id)
+        log.info(line, endpoint=self._name_of(endpoint_id))
         if len(self._pending) >= MAX_PENDING:
             self._pending.pop(0)
             self.lost += 1

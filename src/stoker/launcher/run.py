@@ -26,7 +26,6 @@ EXIT_MISTAKE = 2
 EXIT_TAKEN = 75
 """Another launcher runs this instance (EX_TEMPFAIL of sysexits.h)."""
 
-_LEVELS = ("debug", "info", "warning", "error")
 _LOCK_TRIES = 20
 _LOCK_PAUSE = 0.05
 
@@ -95,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     stream: TextIO = _ForgivingStream(sys.stderr)  # type: ignore[assignment]
     sys.stderr = stream
     level = os.environ.get(LOG_LEVEL, "").lower()
-    logs.configure(stream=stream, level=level if level in _LEVELS else "info")
+    logs.configure(stream=stream, level=level if level in logs.LEVELS else "info")
     try:
         return launch(Path(arguments[0]))
     except ConfigError as error:

@@ -1,0 +1,84 @@
+import pytest
+
+from stoker.autoscaler.journal import MAX_LINE, MAX_PENDING, Journal
+from stoker.errors import StokerError
+from stoker.store import Store
+
+
+@pytest.fixture
+async def store(tmp_path):
+    store = await Store.open(tmp_path / "stoker.db")
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def endpoint(store):
+    return (await store.create_endpoint("chat")).id
+
+
+@pytest.fixture
+def journal(store):
+    return Journal(store, lambda: 86_400.25, str)
+
+
+async def test_each_level_holds_those_above_it(journal, endpoint):
+    journal.note(endpoint, "info0", "create worker 1")
+    journal.note(endpoint, "info1", "worker 1: creating -> idle")
+    journal.note(endpoint, "trace", "the provider was asked")
+    levels = await journal.levels(endpoint, None, 10)
+    assert [len(levels[name].splitlines()) for name in levels] == [1, 2, 3, 3]
+
+
+async def test_a_line_begins_with_its_time_in_utc(journal, endpoint):
+    journal.note(endpoint, "info0", "create worker 1")
+    levels = await journal.levels(endpoint, None, 10)
+    assert levels["info0"] == "1970-01-02 00:00:00.250 create worker 1\n"
+
+
+async def test_the_last_lines_are_shown_oldest_first(journal, endpoint):
+    for number in range(5):
+        journal.note(endpoint, "info0", f"decision {number}")
+    levels = await journal.levels(endpoint, None, 2)
+    assert [line[-1] for line in levels["info0"].splitlines()] == ["3", "4"]
+
+
+async def test_a_line_is_one_line_of_bounded_length_without_secrets(journal, endpoint):
+    journal.note(endpoint, "info0", "worker said:\nmtoken=s3cret " + "x" * 10_000)
+    text = (await journal.levels(endpoint, None, 10))["info0"]
+    assert text.count("\n") == 1
+    assert "s3cret" not in text
+    assert len(text) <= MAX_LINE + len("1970-01-02 00:00:00.250 \n")
+
+
+class FullDisk:
+    """A store that cannot be written until somebody makes room."""
+
+    def __init__(self):
+        self.full, self.kept = True, []
+
+    async def append_logs(self, entries):
+        if self.full:
+            raise StokerError("database or disk is full")
+        self.kept += [entry.text for entry in entries]
+
+
+async def test_lines_that_cannot_be_written_are_written_later_in_their_order():
+    disk = FullDisk()
+    journal = Journal(disk, lambda: 0.0, str)
+    journal.note(1, "info0", "first")
+    await journal.flush()
+    journal.note(1, "info0", "second")
+    disk.full = False
+    await journal.flush()
+    assert disk.kept == ["first", "second"]
+
+
+async def test_lines_that_wait_for_the_disk_are_bounded_and_the_oldest_go_first():
+    disk = FullDisk()
+    journal = Journal(disk, lambda: 0.0, str)
+    for number in range(MAX_PENDING + 3):
+        journal.note(1, "info0", f"{number}")
+    disk.full = False
+    await journal.flush()
+    assert (len(disk.kept), disk.kept[0], journal.lost) == (MAX_PENDING, "3", 3)
