@@ -313,12 +313,13 @@ async def start_worker(
         config: WorkerConfig | None = None,
         ready: bool = True,
         settings: dict[str, Any] | None = None,
+        pace: Pace = PACE,
         **handler: Any,
     ) -> Peer:
         running = RunningWorker(
             config or make_config(model, **handler),
             make_settings(control, tmp_path, **(settings or {})),
-            pace=PACE,
+            pace=pace,
             rhythm=RHYTHM,
         )
         started.append(running)

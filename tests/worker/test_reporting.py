@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stoker.worker.reporting import Pace
+from stoker.worker.reporting import TRIES, Pace
 
 Worker = Any
 Model = Any
@@ -91,6 +91,19 @@ async def test_figures_arrive_once_the_control_plane_is_back_and_once_only(
     await control.until(lambda: len(control.reports) > count + 2)
     assert control.total("cur_perf") == 800.0
     assert control.total("new_load") == 800.0
+
+
+async def test_news_that_nobody_took_does_not_wait_for_the_next_quiet_report(
+    start_worker: StartWorker, control: Control, model: Model
+) -> None:
+    pace = Pace(interval=0.02, quiet=3600.0, retry_pause=0.01, timeout=2.0)
+    await start_worker(pace=pace)
+    control.status = 500
+    attempts = control.attempts
+    model.healthy = False
+    await control.until(lambda: control.attempts >= attempts + TRIES)
+    control.status = 200
+    await control.until(lambda: control.last.error_msg)
 
 
 async def test_the_next_address_is_tried_and_then_stayed_with(

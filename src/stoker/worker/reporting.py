@@ -6,7 +6,7 @@ Rules:
   otherwise, and at once after `wake`.
 * Control planes are tried in their order, beginning with the one that answered last; each gets
   `TRIES` tries, `retry_pause` seconds apart. Anything but 2xx is a failure.
-* What a failed report carried is put back, and goes out with the next.
+* What a failed report carried is put back, and goes out with the next, which is no quiet one.
 * The first accepted answer decides how requests are authorised: with tickets, where it says
   ``{"tickets": true}``, else by signature, with the key of ``GET /pubkey/``.
 """
@@ -125,7 +125,9 @@ class Reporter:
         loop = asyncio.get_running_loop()
         pause = min(self._pace.interval, self._pace.quiet)
         while True:
-            changed = self._meter.changes != self._told_changes
+            # What nobody took is news until somebody does: "ready" must not wait for the next
+            # quiet report because the control plane was away.
+            changed = self._away or self._meter.changes != self._told_changes
             since = loop.time() - self._last
             if self._wake.is_set() or self._pace.due(changed=changed, since_last=since):
                 self._wake.clear()
