@@ -96,10 +96,13 @@ def test_a_mistake_is_reported_by_the_name_of_its_setting(
     assert caught.value.field == field
 
 
+def test_a_bound_on_sessions_is_taken_although_none_are_served() -> None:
+    config(max_sessions=10).check()
+
+
 @pytest.mark.parametrize(
     ("unsupported", "field"),
     [
-        ({"max_sessions": 10}, "max_sessions"),
         ({"lifecycle": object()}, "lifecycle"),
         ({"benchmark_data": [{}]}, "benchmark_data"),
         ({"benchmark_route": "/a"}, "benchmark_route"),

@@ -142,8 +142,9 @@ class WorkerConfig:
             first handler's `healthcheck`, else the worker looks whether the port takes connections.
         log_action_config: what the lines of the log mean.
 
-    `benchmark_data` and `benchmark_route` are former forms of a handler's `benchmark_config`; they,
-    `max_sessions` and `lifecycle` are not run by this version, and refused when set.
+    `benchmark_data` and `benchmark_route` are former forms of a handler's `benchmark_config`; they
+    and `lifecycle` are not run by this version, and refused when set. `max_sessions` is taken, as
+    files that never open a session set it; it has no effect, and the worker's log says so.
     """
 
     model_server_url: str = "http://127.0.0.1"
@@ -168,7 +169,6 @@ class WorkerConfig:
             {
                 "benchmark_data": (self.benchmark_data, "use benchmark_config of a handler"),
                 "benchmark_route": (self.benchmark_route, "use benchmark_config of a handler"),
-                "max_sessions": (self.max_sessions, "sessions are not served yet"),
                 "lifecycle": (self.lifecycle, "start the model server with the launcher"),
             },
         )

@@ -62,6 +62,7 @@ class RunningWorker:
             ConfigError: the two do not fit together.
         """
         log_file = config.model_log_file or settings.model_log
+        self._max_sessions = config.max_sessions
         if config.log_action_config.on_load and not log_file:
             raise ConfigError(
                 "model_log_file", "is required for log_action_config.on_load (or set MODEL_LOG)"
@@ -148,6 +149,8 @@ class RunningWorker:
             url=self.url,
             authorisation=self.gate.mode.value,
         )
+        if self._max_sessions:
+            _log.warning("max_sessions has no effect: this version serves no sessions")
         self._tasks.append(asyncio.create_task(self._guarded(self._watch.run())))
         if settings.report_addrs:
             self._tasks.append(asyncio.create_task(self._guarded(self._reporter.run())))
