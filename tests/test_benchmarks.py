@@ -1,0 +1,44 @@
+"""The benchmarks run: every subject answers every request. What they measure is not judged here."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.real
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def nginx():
+    """Nginx, which PyPI does not have; where nothing may be skipped, its absence is a failure."""
+    if shutil.which("nginx") is None:
+        if os.environ.get("STOKER_TEST_NEVER_SKIP"):
+            pytest.fail("nginx is not installed, and nothing may be skipped here")
+        pytest.skip("nginx is not installed: apt-get install nginx-light")
+
+
+def test_each_subject_is_measured_beside_nginx(nginx):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "benchmarks"),
+            *("--rounds", "1", "--count", "300", "--skip-sse", "--json"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    # An answer other than 200 ends it with an error, so each figure is of 300 good ones.
+    figures = json.loads(done.stdout)["us"]["request"]
+    assert {name: len(turns) for name, turns in figures.items()} == {
+        "nginx proxy_pass": 1,
+        "stoker relay": 1,
+        "stoker worker": 1,
+    }
