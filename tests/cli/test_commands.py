@@ -83,6 +83,17 @@ def test_a_taken_port_is_one_line(tmp_path):
     assert_mistake(done, port, "--port")
 
 
+def test_an_address_of_another_machine_is_one_line(tmp_path):
+    done = stoker_alone("up", "--host", "192.0.2.1", "--port", "0", "--state", "s", cwd=tmp_path)
+    assert_mistake(done, "cannot listen on 192.0.2.1:0: Cannot assign requested address", "--host")
+
+
+def test_an_unknown_log_level_is_refused_with_those_there_are():
+    done = stoker_alone("up", "--log-level", "loud")
+    assert done.returncode == 2
+    assert "'warning'" in done.stderr
+
+
 def test_a_second_server_on_the_same_state_is_refused(stoker):
     done = stoker_alone("up", "--port", "0", "--state", str(stoker.state))
     assert_mistake(done, "another server uses")

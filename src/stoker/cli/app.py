@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -19,14 +20,27 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(endpoints.endpoint_app, name="endpoint")
-app.command("workers")(endpoints.workers)
-app.command("logs")(endpoints.logs)
-app.command("request")(endpoints.request)
-app.command("attach")(endpoints.attach)
-app.command("detach")(endpoints.detach)
 
-LogLevel = Annotated[str, typer.Option(help="debug, info, warning or error.")]
+
+class LogLevel(StrEnum):
+    """How much is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+RUN = "Run"
+ASK = "Ask a running control plane"
+
+Options = Annotated[
+    str, typer.Option(help="Options of the backend, as a JSON object: '{\"parallel\": 4}'.")
+]
+Log = Annotated[
+    LogLevel,
+    typer.Option(envvar="STOKER_LOG_LEVEL", help="Log what is at least this important."),
+]
 
 
 def _version(show: bool) -> None:
@@ -45,23 +59,32 @@ def _root(
     pass
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def up(
     settings: Annotated[
         Path | None, typer.Argument(help="Settings file; default: ./stoker.toml if it is there.")
     ] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[
-        int | None, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on; default: 127.0.0.1.")
     ] = None,
-    state: Annotated[Path | None, typer.Option(help="Directory for state.")] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(help="Port; default: 8700; 0 takes a free one.", min=0, max=65535),
+    ] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="Directory for state; default: ~/.local/state/stoker.")
+    ] = None,
     keep_instances: Annotated[
-        bool, typer.Option(help="Leave workers running when the server stops.")
+        bool,
+        typer.Option("--keep-instances", help="Leave workers running when the server stops."),
     ] = False,
     stop_on_stdin_eof: Annotated[
-        bool, typer.Option(help="Stop when standard input is closed.", hidden=True)
+        bool,
+        typer.Option(
+            "--stop-on-stdin-eof", help="Stop when standard input is closed.", hidden=True
+        ),
     ] = False,
-    log_level: LogLevel = "info",
+    log_level: Log = LogLevel.INFO,
 ) -> None:
     """Run the control plane: routes requests, starts and stops workers.
 
@@ -87,10 +110,10 @@ def up(
     )
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def demo(
     keep: Annotated[
-        bool, typer.Option(help="Keep the demo's directory (logs, database) for a look.")
+        bool, typer.Option("--keep", help="Keep the demo's directory (logs, database) for a look.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
@@ -102,7 +125,7 @@ def demo(
     raise typer.Exit(run(keep=keep, as_json=as_json))
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def launch(
     directory: Annotated[
         Path | None, typer.Argument(help="Instance directory; it keeps state and logs.")
@@ -111,8 +134,8 @@ def launch(
         str | None,
         typer.Option(help="Make the instance for this backend from the environment's identity."),
     ] = None,
-    options: Annotated[str, typer.Option(help="Options of the backend, as a JSON object.")] = "{}",
-    log_level: LogLevel = "info",
+    options: Options = "{}",
+    log_level: Log = LogLevel.INFO,
 ) -> None:
     """Bring an instance up and keep it up: model server and worker, until SIGTERM.
 
@@ -123,11 +146,11 @@ def launch(
     raise typer.Exit(run_launcher(directory, backend, options, log_level))
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def worker(
     file: Annotated[Path | None, typer.Argument(help="A worker.py.")] = None,
     backend: Annotated[str | None, typer.Option(help="Run the worker of this backend.")] = None,
-    options: Annotated[str, typer.Option(help="Options of the backend, as a JSON object.")] = "{}",
+    options: Options = "{}",
 ) -> None:
     """Run a worker beside a model server that is running already."""
     from stoker.cli.instance import run_worker
@@ -135,7 +158,7 @@ def worker(
     raise typer.Exit(run_worker(file, backend, options))
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def backends(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -150,12 +173,23 @@ def backends(
         output.print_table(["name", "description"], rows, empty="none")
 
 
+app.add_typer(endpoints.endpoint_app, name="endpoint", rich_help_panel=ASK)
+for command in (
+    endpoints.workers,
+    endpoints.logs,
+    endpoints.request,
+    endpoints.attach,
+    endpoints.detach,
+):
+    app.command(command.__name__, rich_help_panel=ASK)(command)
+
+
 def main() -> None:
     """Entry point of the command `stoker`."""
     try:
         app()
     except StokerError as error:
-        output.err.print(f"[bold red]error:[/] {output.escape(str(error))}", soft_wrap=True)
+        output.print_error(str(error))
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

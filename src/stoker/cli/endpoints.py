@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -14,6 +15,7 @@ import msgspec
 import typer
 
 from stoker.cli import output
+from stoker.cli.arguments import json_object
 from stoker.errors import ConfigError
 from stoker.wire import EndpointParameters
 
@@ -84,10 +86,7 @@ def create(
 ) -> None:
     """Create an endpoint; what is not given has the protocol's default."""
     given = _parameters(locals())
-    try:
-        parsed = msgspec.json.decode(options, type=dict[str, Any])
-    except msgspec.MsgspecError as error:
-        raise ConfigError("--options", f"must be a JSON object: {error}") from None
+    parsed = json_object("--options", options)
 
     async def work(client: Client) -> dict[str, Any]:
         endpoint_id = await client.create_endpoint(name, **given)
@@ -138,6 +137,7 @@ def show(name: Name, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
         output.print_json(record)
         return
     hidden = {"api_key", "workergroups"}
+    record["created_at"] = output.local_time(record["created_at"])
     rows = [(key, value) for key, value in record.items() if key not in hidden]
     rows += [(f"workergroup {g['id']}", g["template_hash"]) for g in record["workergroups"]]
     output.print_table(["field", "value"], rows, empty="")
@@ -185,6 +185,18 @@ def delete(name: Name, url: Url = DEFAULT_URL) -> None:
     output.out.print(f"endpoint {output.escape(name)} is deleted; its workers are drained")
 
 
+_WORKER_COLUMNS = {
+    "id": "id",
+    "status": "status",
+    "provider": "provider",
+    "perf": "perf",
+    "load": "cur_load",
+    "requests": "reqs_working",
+    "url": "url",
+    "error": "error_msg",
+}
+
+
 def workers(name: Name, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """List the workers of an endpoint."""
 
@@ -196,10 +208,8 @@ def workers(name: Name, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None
     if as_json:
         output.print_json(records)
         return
-    columns = ["id", "status", "provider", "measured_perf", "cur_load", "reqs_working", "url"]
-    columns.append("error_msg")
-    rows = [[record.get(column) for column in columns] for record in records]
-    output.print_table(columns, rows, empty="no workers")
+    rows = [[record.get(field) for field in _WORKER_COLUMNS.values()] for record in records]
+    output.print_table(list(_WORKER_COLUMNS), rows, empty="no workers")
 
 
 def logs(
@@ -241,29 +251,20 @@ def request(
     except msgspec.DecodeError as error:
         raise ConfigError("PAYLOAD", f"is not valid JSON: {error}") from None
 
-    async def work(client: Client) -> int:
-        with output.err.status("asking for a worker") as spinner:
-            answer = client.stream(
-                name,
-                route,
-                body,
-                cost=cost,
-                timeout=timeout,
-                on_status=lambda status: spinner.update(f"waiting: {output.escape(status)}"),
-            )
-            response = await answer.__aenter__()
-        try:
+    async def work(client: Client) -> None:
+        async with AsyncExitStack() as stack:
+            with output.progress("asking for a worker") as tell:
+                response = await stack.enter_async_context(
+                    client.stream(name, route, body, cost=cost, timeout=timeout, on_status=tell)
+                )
+            chunk = b"\n"
             async for chunk in response:
                 sys.stdout.buffer.write(chunk)
                 sys.stdout.buffer.flush()
-        finally:
-            await answer.__aexit__(None, None, None)
-        sys.stdout.write("\n")
-        return int(response.status)
+        if sys.stdout.isatty() and not chunk.endswith(b"\n"):
+            sys.stdout.write("\n")  # the prompt of the shell comes on a line of its own
 
-    status = _call(url, work)
-    if status >= 400:
-        raise typer.Exit(1)
+    _call(url, work)
 
 
 def attach(

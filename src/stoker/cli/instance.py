@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import runpy
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from stoker import logs
-from stoker.cli import output
+from stoker.cli.arguments import json_object
 from stoker.errors import ConfigError
 
 
@@ -21,14 +20,14 @@ def run_launcher(directory: Path | None, backend: str | None, options: str, log_
     if directory is None and backend is None:
         raise ConfigError("DIRECTORY", "name an instance directory, or a --backend")
     if backend is not None:
-        manifest = manifest_from_environ(os.environ, backend, _options(options))
+        manifest = manifest_from_environ(os.environ, backend, json_object("--options", options))
         directory = (directory or Path("stoker-instance")).absolute()
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_manifest(directory, manifest)
     assert directory is not None
     # The manifest has it now; the launcher gives it to the worker alone.
     os.environ.pop("MASTER_TOKEN", None)
-    os.environ.setdefault("STOKER_LOG_LEVEL", log_level)
+    os.environ["STOKER_LOG_LEVEL"] = log_level
     return main([str(directory)])
 
 
@@ -45,13 +44,7 @@ def run_worker(file: Path | None, backend: str | None, options: str) -> int:
     assert backend is not None
     from stoker.backends.__main__ import main
 
-    os.environ["STOKER_BACKEND_OPTIONS"] = msgspec.json.encode(_options(options)).decode()
+    os.environ["STOKER_BACKEND_OPTIONS"] = msgspec.json.encode(
+        json_object("--options", options)
+    ).decode()
     return main([backend])
-
-
-def _options(text: str) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(text, type=dict[str, Any])
-    except msgspec.MsgspecError as error:
-        output.err.print("[dim]example: --options '{\"parallel\": 4}'[/]")
-        raise ConfigError("--options", f"must be a JSON object: {error}") from None

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, NoReturn
 
 import msgspec
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
 out = Console(highlight=False)
 """Standard output; colour only on a terminal."""
 
 err = Console(stderr=True, highlight=False)
 """Standard error, for progress and mistakes."""
+
+__all__ = [
+    "err",
+    "escape",
+    "fail",
+    "local_time",
+    "out",
+    "print_error",
+    "print_json",
+    "print_table",
+    "progress",
+]
 
 
 def print_json(data: Any) -> None:
@@ -28,28 +42,47 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty:
     if not rows:
         err.print(empty)
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*("" if value is None else _text(value) for value in row))
-    out.print(table)
+    lines = [list(columns), *([_text(value) for value in row] for row in rows)]
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    for number, line in enumerate(lines):
+        text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        # Never folded: a URL can be copied, and a line can be searched for.
+        out.print(escape(text.rstrip()), style="bold" if number == 0 else None, soft_wrap=True)
+
+
+@contextmanager
+def progress(text: str) -> Iterator[Callable[[str], None]]:
+    """Show what is waited for: a spinner on a terminal, else a line for each change.
+
+    Yields:
+        what to call with the next text.
+    """
+    if err.is_terminal:
+        with err.status(escape(text)) as spinner:
+            yield lambda news: spinner.update(escape(news))
+    else:
+        yield lambda news: err.print(escape(news), soft_wrap=True)
+
+
+def print_error(message: str) -> None:
+    """Say in one line what is wrong."""
+    err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
 
 
 def fail(message: str, *, code: int = 1) -> NoReturn:
     """End the command with one line that says what is wrong."""
-    err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+    print_error(message)
     raise typer.Exit(code)
 
 
-def escape(text: str) -> str:
-    """Text from outside is not markup."""
-    from rich.markup import escape as rich_escape
-
-    return rich_escape(text)
+def local_time(unix: float) -> str:
+    """A moment as people write it, in the time zone of this machine."""
+    return f"{datetime.fromtimestamp(unix).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def _text(value: Any) -> str:
+    if value is None or value == "":
+        return "-"
     if isinstance(value, float):
         return f"{value:.1f}" if abs(value) < 1e6 else f"{value:.3g}"
-    return escape(str(value))
+    return str(value)

@@ -17,6 +17,9 @@ from stoker.cli.settings import Settings, default_state_directory
 from stoker.console.serve import Server
 from stoker.errors import StokerError
 
+STOP_NEWS = 2.0
+"""Seconds between two looks at what a stop still waits for."""
+
 
 def run(
     settings: Settings,
@@ -41,7 +44,7 @@ def run(
     try:
         code: int = uvloop.run(_serve(settings, options))
     except StokerError as error:
-        output.err.print(f"[bold red]error:[/] {output.escape(str(error))}", soft_wrap=True)
+        output.print_error(str(error))
         return 1
     return code
 
@@ -91,10 +94,16 @@ async def _serve(settings: Settings, options: _Options) -> int:
             await server.declare(endpoint.name, endpoint.given(), groups)
         _greet(server, settings)
         await stopping.wait()
-        output.err.print("stopping: workers are drained (press Ctrl-C again to stop at once)")
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, hurry.set)
+        if options.keep_instances:
+            output.err.print("stopping: workers go on, for the next start to find them")
+        else:
+            output.err.print("stopping: workers are drained (press Ctrl-C again to stop at once)")
+        telling = asyncio.create_task(_tell_what_is_left(server))
         await server.stop(keep_instances=options.keep_instances, hurry=hurry)
+        telling.cancel()
+        output.err.print("stopped")
     except BaseException:
         with contextlib.suppress(Exception):
             await server.stop(keep_instances=True, hurry=asyncio.Event())
@@ -118,7 +127,22 @@ def _print_greeting(server: Server, settings: Settings) -> None:
     for endpoint in settings.endpoint:
         groups = ", ".join(g.backend for g in endpoint.workergroup) or "no workergroup"
         out.write(f"endpoint {endpoint.name}: {groups}\n")
+    if out.isatty():
+        out.write("press Ctrl-C to stop it and its workers\n")
     out.flush()
+
+
+async def _tell_what_is_left(server: Server) -> None:
+    """Say what a long stop waits for, when it changes."""
+    told = ""
+    while True:
+        await asyncio.sleep(STOP_NEWS)
+        workers = [w for w in server.plane.fleet.workers.values() if not w.record.attached]
+        requests = sum(w.report.num_requests_working for w in workers if w.report)
+        text = f"still stopping: {len(workers)} workers, {requests} requests at work"
+        if text != told:
+            told = text
+            output.err.print(text)
 
 
 def _watch_stdin(stopping: asyncio.Event, hurry: asyncio.Event) -> None:

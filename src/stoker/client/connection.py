@@ -41,7 +41,7 @@ class Connection:
         """Nothing is connected before the first call.
 
         Args:
-            url: of the control plane, such as ``http://127.0.0.1:8585``.
+            url: of the control plane, such as ``http://127.0.0.1:8700``.
             api_key: of the account or of one endpoint.
             worker_ca: who certifies the workers: a PEM file, PEM bytes, or a whole TLS context.
                 Default: asked of the control plane at the first worker that speaks TLS.
@@ -231,7 +231,7 @@ def _parse(url: str) -> httpx.URL:
     except (httpx.InvalidURL, TypeError):
         raise StokerError(f"{url!r} is not a URL") from None
     if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise StokerError(f"{url!r} is not a URL such as http://127.0.0.1:8585")
+        raise StokerError(f"{url!r} is not a URL such as http://127.0.0.1:8700")
     if parsed.userinfo or parsed.query or parsed.fragment:
         raise StokerError("the URL of the control plane has no user, query or fragment")
     return parsed

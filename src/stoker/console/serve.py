@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import shutil
 import ssl
@@ -175,9 +176,12 @@ class Server:
         try:
             bound = await self._front.listen(host, port, ssl=tls)
         except OSError as error:
+            # asyncio puts a sentence of its own where the system's words would be.
+            number = error.errno or 0
+            problem = os.strerror(number) if number > 0 else error.strerror
+            remedy = "--port" if number == errno.EADDRINUSE else "--host"
             raise StokerError(
-                f"cannot listen on {host}:{port}: {error.strerror or error}; "
-                "choose another with --port"
+                f"cannot listen on {host}:{port}: {problem or error}; choose another with {remedy}"
             ) from None
         shown = f"[{host}]" if ":" in host else host
         if host in ("0.0.0.0", "::"):  # noqa: S104
