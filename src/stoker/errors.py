@@ -46,6 +46,10 @@ class ProviderError(StokerError):
     """A provider could not do what was asked; it may be asked again later."""
 
 
+class StoreError(StokerError):
+    """The database cannot be used just now: its disk is full, read-only or gone, or it is busy."""
+
+
 class NotFoundError(StokerError):
     """The named endpoint, workergroup, worker or template does not exist."""
 

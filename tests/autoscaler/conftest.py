@@ -131,6 +131,13 @@ class House:
         await self.close()
         await self.open()
 
+    async def read_only(self, on=True):
+        """The disk takes nothing more: every write to the store fails, or none again."""
+        connections = [await self.store._engine.connect() for _ in range(4)]  # the whole pool
+        for connection in connections:
+            await connection.exec_driver_sql(f"PRAGMA query_only = {int(on)}")
+            await connection.close()
+
     async def endpoint(self, name="llm", parameters=FROM_ZERO, backend="llamacpp"):
         record = await self.store.create_endpoint(name, parameters)
         if backend:

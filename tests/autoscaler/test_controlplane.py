@@ -34,6 +34,63 @@ async def test_the_row_of_a_worker_is_written_before_its_instance_is_asked_for(h
     assert known == [True]
 
 
+async def test_a_store_that_cannot_be_written_is_told_once_and_made_up_for_later(house):
+    record = await house.endpoint()
+    worker = await house.ready_worker()
+    await house.read_only()
+    await house.settle(rounds=6)
+    await house.read_only(on=False)
+    await house.settle()
+    told = [line for line in (await house.log(record.id))["info0"].splitlines() if "store" in line]
+    assert len(told) == 1
+    assert "cannot be used" in told[0]
+    (row,) = await house.store.list_workers()
+    assert (row.id, row.state) == (worker.id, WorkerState.READY.value)
+
+
+async def test_a_long_poll_ends_while_the_store_cannot_be_written(house):
+    await house.endpoint("other", backend=None)
+    await house.endpoint()
+    worker = await house.ready_worker()
+    await house.read_only()
+    house.plane.fleet.dirty.add(worker.id)
+    waiting = asyncio.create_task(house.route("other", wait=2.0))
+    await house.on_the_line()
+    house.clock.seconds += 2.1
+    await house.plane.step()
+    assert "url" not in await waiting
+
+
+async def test_workers_are_destroyed_at_the_end_though_the_store_cannot_be_written(house):
+    await house.endpoint()
+    await house.ready_worker()
+    await house.settle()
+    await house.read_only()
+    hurry = asyncio.Event()
+    hurry.set()
+    async with asyncio.timeout(10):
+        await house.plane.stop_instances(hurry)
+    assert house.shelf.instances == {}
+    await house.read_only(on=False)
+    await house.reopen()  # finds the row that stayed, and no instance
+    await house.settle()
+    assert await house.store.list_workers() == []
+
+
+async def test_an_attached_worker_is_forgotten_only_when_its_row_is_gone(house):
+    await house.endpoint()
+    environment = await house.plane.attach("llm")
+    number = int(environment["CONTAINER_ID"])
+    await house.read_only()
+    await house.plane.detach(number)
+    await house.settle()
+    assert number in house.plane.fleet.workers
+    await house.read_only(on=False)
+    await house.settle()
+    assert house.plane.fleet.workers == {}
+    assert await house.store.list_workers() == []
+
+
 async def test_a_restart_finds_its_workers_again_and_creates_none(house):
     await house.endpoint()
     worker = await house.ready_worker()

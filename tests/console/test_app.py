@@ -6,6 +6,8 @@ from typing import Any
 import httpx
 import pytest
 
+from stoker.store import Store
+
 KEY = "stk_account-key-of-the-tests"
 
 GUARDED = [
@@ -135,6 +137,19 @@ async def test_an_internal_error_shows_an_id_and_nothing_else(
     assert "Traceback" not in reply.text
     out, err = capfd.readouterr()
     assert body["id"] in out + err
+
+
+async def test_a_store_that_cannot_be_written_is_unavailable_and_says_why(
+    owner: httpx.AsyncClient, store: Store
+) -> None:
+    connections = [await store._engine.connect() for _ in range(4)]
+    for connection in connections:
+        await connection.exec_driver_sql("PRAGMA query_only = 1")
+        await connection.close()
+    reply = await owner.post("/api/v0/endptjobs/", json={"endpoint_name": "x"})
+    assert (reply.status_code, reply.json()["error"]) == (503, "unavailable")
+    assert "database cannot be used" in reply.json()["msg"]
+    assert (await owner.get("/api/v0/endptjobs/")).status_code == 200
 
 
 async def test_a_write_stands_when_the_control_plane_cannot_take_it_over(

@@ -22,7 +22,7 @@ from stoker.autoscaler.router import Assigned, Router
 from stoker.autoscaler.states import ACTIVE, Event, WorkerState, wire_name
 from stoker.backends import get as get_backend
 from stoker.backends import names as backend_names
-from stoker.errors import NotFoundError
+from stoker.errors import NotFoundError, StoreError
 from stoker.logs import get_logger
 from stoker.providers import AttachedProvider, Instance, Provider
 from stoker.store import EndpointRecord, Store, WorkerRecord
@@ -150,11 +150,14 @@ class ControlPlane:
 
     async def step(self) -> None:
         """One round: observe, decide, act, write down."""
-        await self.reconciler.step(self.now())
-        now = self.now()
-        self.router.tick(now)
-        self.on_tick(now)
-        await self.journal.flush()
+        try:
+            await self.reconciler.step(self.now())
+        finally:
+            # Clients on the line are not to wait for what is wrong with the workers.
+            now = self.now()
+            self.router.tick(now)
+            self.on_tick(now)
+            await self.journal.flush()
 
     def wake(self) -> None:
         """Something happened that should not wait for the next regular round."""
@@ -251,14 +254,25 @@ class ControlPlane:
         return worker
 
     async def forget(self, worker: Worker) -> None:
-        """Drop a worker whose instance is gone."""
-        self.router.remove_worker(worker.id, self.now())
-        self.fleet.workers.pop(worker.id, None)
-        self.fleet.dirty.discard(worker.id)
+        """Drop a worker whose instance is gone.
+
+        Raises:
+            StoreError: the row of an attached worker cannot be deleted. It is forgotten when that
+                works, as a row that stayed would let it in again after a restart.
+        """
+        self.router.set_available(worker.id, False, self.now())
         try:
             await self.store.delete_worker(worker.id)
         except NotFoundError:
             log.debug("the worker's row was gone already", worker=worker.id)
+        except StoreError as error:
+            if worker.record.attached:
+                raise
+            # The next start finds the row, and its instance gone.
+            log.warning("a worker's row stays", worker=worker.id, error=str(error))
+        self.router.remove_worker(worker.id, self.now())
+        self.fleet.workers.pop(worker.id, None)
+        self.fleet.dirty.discard(worker.id)
 
     # -- for the console -------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from stoker.autoscaler.fleet import Endpoint, Goal, Worker
 from stoker.autoscaler.observe import snapshot
 from stoker.autoscaler.planning import Action, ActionKind, plan
 from stoker.autoscaler.states import ACTIVE, PROVIDER_EVENTS, Event, WorkerState, wire_name
-from stoker.errors import NotFoundError, StokerError
+from stoker.errors import NotFoundError, StokerError, StoreError
 from stoker.logs import get_logger
 from stoker.providers import Instance, InstanceSpec, Offer, Provider
 
@@ -89,14 +89,25 @@ class Reconciler:
             self._check_report(worker, now)
             self._check_group(worker, now)
             if worker.goal != "run":
-                await self._pursue(worker, now, cut=cut_drains)
+                await self._attempt(
+                    self._pursue(worker, now, cut=cut_drains), "pursue", worker=worker.id
+                )
         for endpoint in list(plane.fleet.endpoints.values()) if plan_too else ():
-            try:
-                await self._decide(endpoint, now)
-            except Exception:
-                # One endpoint's trouble is not the others'.
-                log.exception("a plan could not be carried out", endpoint=endpoint.name)
-        await self._write_down()
+            await self._attempt(self._decide(endpoint, now), "decide", endpoint=endpoint.name)
+        await self._attempt(self._write_down(), "write down")
+
+    async def _attempt(self, work: Coroutine[Any, Any, None], what: str, **about: Any) -> None:
+        """Do one thing; its trouble is not the others'."""
+        try:
+            await work
+        except StoreError as error:
+            # Said once: it may last for hours.
+            self._complain("the store", str(error))
+        except Exception:
+            log.exception("a part of a round failed", part=what, **about)
+        else:
+            if what == "write down":
+                self._last_error.pop("the store", None)
 
     async def _decide(self, endpoint: Endpoint, now: float) -> None:
         if endpoint.record.destroyed:
@@ -117,14 +128,15 @@ class Reconciler:
                 self._offers[name] = await provider.offers()
         except (StokerError, TimeoutError) as error:
             self._offers[name] = []
-            self._complain(name, str(error) or "did not answer in time")
+            self._complain(f"provider {name}", str(error) or "did not answer in time")
             return
-        self._last_error.pop(name, None)
+        self._last_error.pop(f"provider {name}", None)
         now = plane.now()
         seen = {instance.worker_id: instance for instance in instances}
         for worker in list(plane.fleet.workers.values()):
             if worker.record.provider == name:
-                await self._compare(worker, seen.pop(worker.id, None), now)
+                found = seen.pop(worker.id, None)
+                await self._attempt(self._compare(worker, found, now), "compare", worker=worker.id)
         for stray in seen.values():
             if not self._busy(stray.worker_id):
                 log.warning("destroying an instance that no row knows", instance=stray.id)
@@ -139,13 +151,13 @@ class Reconciler:
                 return
             why = "destroyed" if worker.goal == "destroy" else "its instance is gone"
             lived = now - worker.state_since
+            await plane.forget(worker)
             plane.journal.note(
                 worker.endpoint_id,
                 "info1",
                 f"worker {worker.id}: {why} ({wire_name(worker.state)} for {lived:.1f} s)",
                 group_id=worker.record.workergroup_id,
             )
-            await plane.forget(worker)
             plane.wake()
             return
         if worker.instance_id != instance.id:
@@ -184,13 +196,13 @@ class Reconciler:
             for note in notes:
                 self._plane.journal.note(endpoint_id, "info0", note)
 
-    def _complain(self, provider: str, problem: str) -> None:
-        """Say once, not every second, that a provider fails."""
-        if self._last_error.get(provider) == problem:
+    def _complain(self, who: str, problem: str) -> None:
+        """Say once, not every second, that a provider or the store fails."""
+        if self._last_error.get(who) == problem:
             return
-        self._last_error[provider] = problem
+        self._last_error[who] = problem
         for endpoint in self._plane.fleet.endpoints.values():
-            self._plane.journal.note(endpoint.id, "info0", f"provider {provider}: {problem}")
+            self._plane.journal.note(endpoint.id, "info0", f"{who}: {problem}")
 
     def _account(self, now: float) -> None:
         """Add up the seconds that are paid for."""
@@ -308,10 +320,10 @@ class Reconciler:
             return
         if worker.record.attached:
             if worker.goal == "destroy":
+                await self._plane.forget(worker)
                 self._plane.journal.note(
                     worker.endpoint_id, "info1", f"worker {worker.id}: drained and forgotten"
                 )
-                await self._plane.forget(worker)
             return
         if worker.goal == "stop":
             await self._stop(worker, now)
@@ -381,9 +393,13 @@ class Reconciler:
     # -- write down ------------------------------------------------------------------------
 
     async def _save_goal(self, worker: Worker) -> None:
-        """What was decided is written before it is done, so that a crash cannot undo it."""
+        """What was decided is written before it is done, so that a crash cannot undo it.
+
+        It is done all the same when the store cannot be written: a full disk must keep no worker
+        running, and what the row then says wrongly is seen from the provider's list.
+        """
         self._plane.fleet.dirty.add(worker.id)
-        await self._write_down()
+        await self._attempt(self._write_down(), "write down")
 
     async def _write_down(self) -> None:
         plane = self._plane

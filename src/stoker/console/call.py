@@ -22,6 +22,7 @@ from stoker.errors import (
     NotFoundError,
     ProviderError,
     StokerError,
+    StoreError,
 )
 from stoker.logs import get_logger
 from stoker.store import Store
@@ -203,6 +204,7 @@ _STATUSES: list[tuple[type[StokerError], int, str]] = [
     (AlreadyExistsError, 409, "already_exists"),
     (UnavailableError, 503, "unavailable"),
     (ProviderError, 502, "provider_error"),
+    (StoreError, 503, "unavailable"),
 ]
 
 

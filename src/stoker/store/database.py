@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from stoker.errors import StokerError
+from stoker.errors import StokerError, StoreError
 from stoker.store.schema import migrate
 
 BUSY_TIMEOUT = 30.0
@@ -95,9 +95,9 @@ def _named() -> Iterator[None]:
     try:
         yield
     except sa.exc.OperationalError as error:
-        raise StokerError(f"the database cannot be used: {error.orig}") from error
+        raise StoreError(f"the database cannot be used: {error.orig}") from error
     except sa.exc.TimeoutError as error:
-        raise StokerError("the database is too busy: no connection became free") from error
+        raise StoreError("the database is too busy: no connection became free") from error
 
 
 def _path_of(url_or_path: str | os.PathLike[str]) -> Path:
