@@ -300,6 +300,21 @@ async def test_a_connection_is_not_kept_when_the_server_closes_it(net: Harness) 
     assert pool.connections == 0
 
 
+async def test_a_connection_is_not_used_again_after_an_event_stream(net: Harness) -> None:
+    async def script(reader: Reader, writer: Writer) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nKeep-Alive: timeout=5\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n3\r\n:\n\n\r\n0\r\n\r\n"
+        )
+
+    pool = net.pool(await net.upstream(script))
+    # The second is sent before the loop can see that the server has closed.
+    for _ in range(2):
+        assert await ask(pool, "POST").result() == b":\n\n"
+    assert pool.connections == 0
+
+
 async def test_an_early_answer_drops_a_connection_that_takes_no_body(net: Harness) -> None:
     async def script(reader: Reader, writer: Writer) -> None:
         await reader.readuntil(b"\r\n\r\n")

@@ -9,6 +9,10 @@ an earlier request, closed without a single byte of an answer, and the method is
 any other method the server might have begun to act on it: the caller gets ``closed``. That is rare,
 because `reusable` looks at the socket of a connection that was idle for a while before anything is
 sent on it: a server that had hung up is noticed while no byte has been sent.
+
+After an event stream a connection is not used again: llama.cpp's server says that it will keep the
+connection, and closes it right behind the last chunk, so a request that comes at once would be
+lost. Beside a stream of seconds a new connection (0.2 ms) is nothing.
 """
 
 from __future__ import annotations
@@ -248,6 +252,9 @@ class UpstreamConnection(asyncio.Protocol):
                 chunked = True
                 if value.strip().lower() != b"chunked":
                     raise UpstreamError("malformed", "its Transfer-Encoding is not supported")
+            elif name == b"content-type":
+                if value.startswith(b"text/event-stream"):
+                    self._keep = False
             elif name == b"keep-alive":
                 self._hint(value)
             elif name == b"connection" and value not in PLAIN_CONNECTION:
