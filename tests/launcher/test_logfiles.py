@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,42 @@ def test_the_boot_is_not_repeated_while_it_is_still_there(path: Path) -> None:
     log.booted()
     log.replay()
     assert path.read_bytes() == b"model loaded\n"
+
+
+def test_a_boot_that_a_full_disk_swallowed_is_written_when_there_is_room(path: Path) -> None:
+    path.symlink_to("/dev/full")
+    log = RotatingLog(path)
+    log.write(b"loading\nmodel loaded\n")
+    log.booted()
+    log.mend()
+    assert path.is_symlink()
+    path.unlink()
+    log.mend()
+    assert path.read_bytes() == b"loading\nmodel loaded\n"
+    log.write(b"a line of a request\n")
+    log.mend()
+    assert path.read_bytes() == b"loading\nmodel loaded\na line of a request\n"
+
+
+def test_of_a_boot_for_which_there_is_no_room_the_end_is_written(path: Path) -> None:
+    log = RotatingLog(path)
+    log.write(b"of an earlier run\n")
+    log.begin()
+    assert older(path, 1).exists()
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, former[1]))  # as if the disk were full then
+    try:
+        for number in range(200):
+            log.write(b"%03d is a line of the boot that is longer than others\n" % number)
+        log.write(b"model loaded\n")
+        log.booted()
+        log.mend()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+    assert path.read_bytes().endswith(
+        b"199 is a line of the boot that is longer than others\nmodel loaded\n"
+    )
+    assert not older(path, 1).exists()
 
 
 async def test_what_a_child_writes_arrives_in_the_log(path: Path) -> None:

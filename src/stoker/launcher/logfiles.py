@@ -17,6 +17,10 @@ from pathlib import Path
 BOOT_BYTES = 256 * 1024
 """Bytes kept of what was written before the model server was healthy; see `RotatingLog.replay`."""
 
+BOOT_END = 4096
+"""Bytes at the end of the boot that are written, if need be without the rest; see
+`RotatingLog.mend`."""
+
 TAIL_LINES = 40
 MAX_LINE = 500
 """Characters kept of a line in the tail."""
@@ -46,6 +50,7 @@ class RotatingLog:
         self._boot = bytearray()
         self._booting = True
         self._boot_rotated = False
+        self._boot_lost = False
         self._line = b""
         self._lines: deque[str] = deque(maxlen=TAIL_LINES)
         self.dropped = 0
@@ -56,12 +61,30 @@ class RotatingLog:
         self._lines.clear()
         self._line = b""
         self._boot.clear()
-        self._booting, self._boot_rotated = True, False
+        self._booting, self._boot_rotated, self._boot_lost = True, False, False
         self._rotate()
 
     def booted(self) -> None:
         """What follows is no part of the boot."""
         self._booting = False
+
+    def mend(self) -> None:
+        """Write the boot again, where a full disk has swallowed a part of it; call it now and then.
+
+        A worker waits for the line that says that the model is loaded: without it a healthy model
+        would serve nobody, even when there is room again. Where there is none, room is made by
+        giving up older files; what counts is the end of the boot.
+        """
+        if not self._boot_lost:
+            return
+        boot = bytes(self._boot)
+        if not self._rewrite(boot):
+            for number in range(1, self._keep + 1):
+                with contextlib.suppress(OSError):
+                    self._older(number).unlink(missing_ok=True)
+            if not (self._rewrite(boot) or self._rewrite(boot[-BOOT_END:])):
+                return
+        self._boot_lost = False
 
     def replay(self) -> None:
         """Give a new worker the lines of the boot, if a rotation has taken them away.
@@ -121,6 +144,23 @@ class RotatingLog:
             written = 0
         self._size += written
         self.dropped += len(data) - written
+        if self._booting and written < len(data):
+            self._boot_lost = True
+
+    def _rewrite(self, data: bytes) -> bool:
+        """Make `data` all that is in the newest file; whether that worked."""
+        self.close()  # the path may name another file by now
+        try:
+            self._open()
+            assert self._descriptor is not None
+            os.ftruncate(self._descriptor, 0)
+            self._size = os.write(self._descriptor, data)
+        except OSError:
+            return False
+        return self._size == len(data)
+
+    def _older(self, number: int) -> Path:
+        return self.path.with_name(f"{self.path.name}.{number}")
 
     def _open(self) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
@@ -130,12 +170,9 @@ class RotatingLog:
     def _rotate(self) -> None:
         self.close()
         for number in range(self._keep, 0, -1):
-            older = self.path.with_name(f"{self.path.name}.{number}")
-            newer = (
-                self.path.with_name(f"{self.path.name}.{number - 1}") if number > 1 else self.path
-            )
+            newer = self._older(number - 1) if number > 1 else self.path
             with contextlib.suppress(OSError):
-                newer.replace(older)
+                newer.replace(self._older(number))
         self._size = 0
         with contextlib.suppress(OSError):  # tried again at the next write
             # There from now on: the worker may look for the file before the first line.

@@ -148,6 +148,10 @@ class Parts:
         """The model server is healthy: what it wrote so far is its boot."""
         self._logs["model"].booted()
 
+    def mend(self) -> None:
+        """Repair the model server's log after a full disk, as the worker reads it."""
+        self._logs["model"].mend()
+
     def blame(self, role: Role) -> str:
         """How a part ended, and its last lines."""
         ending = self._children[role].ending()

@@ -170,6 +170,7 @@ class Supervisor:
             if life.phase is Phase.STARTING:
                 parts.booted()
                 _log.info("running", seconds=round(now - self._started_at, 2))
+            parts.mend()
             life.healthy(now)
         elif now - self._started_at > self._policy.start_timeout:
             waited = f"{self._policy.start_timeout:g} s"
