@@ -138,8 +138,9 @@ async def _tell_what_is_left(server: Server) -> None:
     while True:
         await asyncio.sleep(STOP_NEWS)
         workers = [w for w in server.plane.fleet.workers.values() if not w.record.attached]
-        requests = sum(w.report.num_requests_working for w in workers if w.report)
-        text = f"still stopping: {len(workers)} workers, {requests} requests at work"
+        now = server.plane.now()
+        requests = sum(server.plane.router.in_flight(w.id, now) for w in workers)
+        text = f"still stopping: workers left: {len(workers)}, requests in flight: {requests}"
         if text != told:
             told = text
             output.err.print(text)
