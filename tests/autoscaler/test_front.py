@@ -111,6 +111,22 @@ async def test_a_client_on_the_line_is_told_at_once(house):
     assert (await waiting)["url"] == worker.url
 
 
+async def test_a_client_that_hangs_up_is_soon_forgotten(house):
+    record = await house.endpoint(backend=None)
+    waiting = asyncio.create_task(house.route(wait=30.0, replay_timeout=600.0))
+    await house.on_the_line()
+    waiting.cancel()
+    async with asyncio.timeout(10):
+        while house.door.waiting:  # noqa: ASYNC110  (other tasks run in between)
+            await asyncio.sleep(0)
+    await house.plane.step()
+    assert len(house.plane.router.held(record.id)) == 1  # it may come back
+    house.clock.seconds += 15.1
+    await house.plane.step()
+    assert house.plane.router.held(record.id) == []
+    assert house.plane.router.known_requests == 0
+
+
 async def test_a_long_poll_ends_when_its_time_is_up(house):
     await house.endpoint(backend=None)
     waiting = asyncio.create_task(house.route(wait=2.0))
@@ -280,6 +296,25 @@ async def test_metrics_count_every_kind_of_refusal(house):
         b'stoker_front_refusals_total{reason="target_too_long"} 1.0',
     ):
         assert line in body
+
+
+async def test_metrics_tell_of_a_store_that_cannot_be_written(house):
+    record = await house.endpoint()
+    await house.settle()
+
+    async def pending():
+        _, page = await house.post("/metrics", None, method="GET", key=None, raw=b"")
+        return float(page.split(b"\nstoker_log_lines_pending ")[1].split()[0])
+
+    assert await pending() == 0.0
+    await house.read_only()
+    house.plane.journal.note(record.id, "info0", "a decision")
+    await house.settle()
+    assert await pending() >= 1.0
+    await house.read_only(on=False)
+    await house.settle()
+    assert await pending() == 0.0
+    assert "a decision" in (await house.log(record.id))["info0"]
 
 
 async def test_a_stranger_cannot_add_labels_to_the_metrics(house):

@@ -82,3 +82,16 @@ async def test_lines_that_wait_for_the_disk_are_bounded_and_the_oldest_go_first(
     disk.full = False
     await journal.flush()
     assert (len(disk.kept), disk.kept[0], journal.lost) == (MAX_PENDING, "3", 3)
+
+
+async def test_a_disk_that_stays_full_is_told_once(capfd):
+    disk = FullDisk()
+    journal = Journal(disk, lambda: 0.0, str)
+    journal.note(1, "info0", "first")
+    for _ in range(5):
+        await journal.flush()
+    disk.full = False
+    await journal.flush()
+    said = "".join(capfd.readouterr())
+    assert said.count("cannot be written") == 1
+    assert said.count("can be written again") == 1

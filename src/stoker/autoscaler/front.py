@@ -218,6 +218,7 @@ class FrontDoor:
         def gone() -> None:
             if index in self.waiting and self.waiting[index][0] is exchange:
                 del self.waiting[index]
+                self._plane.router.hung_up(index, self._plane.now())
 
         exchange.on_disconnect = gone
 

@@ -42,6 +42,7 @@ class Journal:
         self._wall = wall
         self._name_of = name_of
         self._pending: list[LogEntry] = []
+        self._failing = False
         self.lost = 0
 
     def note(
@@ -70,7 +71,18 @@ class Journal:
             await self._store.append_logs(batch)
         except Exception as error:
             self._pending = (batch + self._pending)[-MAX_PENDING:]
-            log.warning("the endpoint logs cannot be written", error=str(error))
+            if not self._failing:  # said once: it is tried again each second, for hours perhaps
+                log.warning("the endpoint logs cannot be written", error=str(error))
+            self._failing = True
+        else:
+            if self._failing:
+                log.info("the endpoint logs can be written again")
+            self._failing = False
+
+    @property
+    def pending(self) -> int:
+        """Lines that are not written yet."""
+        return len(self._pending)
 
     async def levels(self, endpoint_id: int, group_id: int | None, tail: int) -> dict[str, str]:
         """The last `tail` lines of each level, oldest first, as the protocol wants them."""

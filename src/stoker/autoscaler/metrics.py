@@ -76,4 +76,26 @@ class _Collector:
         )
         for reason, count in plane.front_refusals().items():
             refusals.add_metric([reason], count)
-        yield from (workers, held, held_load, booked, rate, seconds, actions, requests, refusals)
+        pending = GaugeMetricFamily(
+            "stoker_log_lines_pending",
+            "Lines of the endpoints' logs that the store has not taken yet",
+            value=plane.journal.pending,
+        )
+        lost = CounterMetricFamily(
+            "stoker_log_lines_lost",
+            "Lines of the endpoints' logs given up, as the store could not be written for long",
+            value=plane.journal.lost,
+        )
+        yield from (
+            workers,
+            held,
+            held_load,
+            booked,
+            rate,
+            seconds,
+            actions,
+            requests,
+            refusals,
+            pending,
+            lost,
+        )

@@ -233,6 +233,16 @@ class Router:
             self._forget(request, now)
             self._hand_out(self._endpoints[request.endpoint_id], now)
 
+    def hung_up(self, request_idx: int, now: float) -> None:
+        """A client that waited on the line is gone: it has `poll_grace` to come back.
+
+        No harm if the request is unknown or has its worker.
+        """
+        request = self._requests.get(request_idx)
+        if request is not None and request.phase is Phase.HELD:
+            # The queue looks at it when the request gets to its front (`_hand_out`, `tick`).
+            request.poll_by = min(request.poll_by, now + self._poll_grace)
+
     # Workers tell.
 
     def report(self, worker_id: int, status: WorkerStatus, now: float) -> list[Assigned]:
