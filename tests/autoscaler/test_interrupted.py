@@ -59,3 +59,15 @@ async def test_a_worker_that_stopped_for_a_fault_of_its_own_is_believed_after_a_
     again = house.plane.fleet.workers[worker.id]
     await house.report(again)
     assert again.available
+
+
+async def test_reports_that_wait_while_the_control_plane_is_paused_are_read_first(house):
+    await house.endpoint()
+    worker = await house.ready_worker()
+    house.plane.reconciler.hearing.beat(house.clock.seconds)
+    house.clock.seconds += 20.0
+    await house.settle()
+    assert worker.available
+    house.plane.reconciler.hearing.beat(house.clock.seconds)
+    await house.settle()
+    assert worker.available

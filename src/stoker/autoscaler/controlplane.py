@@ -13,6 +13,7 @@ from typing import Any
 
 from stoker import wire
 from stoker.autoscaler.fleet import Endpoint, Fleet, Worker
+from stoker.autoscaler.hearing import BEAT
 from stoker.autoscaler.identity import Identity, Keyring, Principal
 from stoker.autoscaler.journal import Journal
 from stoker.autoscaler.metrics import render
@@ -88,6 +89,7 @@ class ControlPlane:
         self.loaded_at = self.now()
         self._hurry = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._next_beat: asyncio.TimerHandle | None = None
 
     # -- time ------------------------------------------------------------------------------
 
@@ -120,10 +122,17 @@ class ControlPlane:
         """Load, and begin to reconcile."""
         await self.load()
         self._task = asyncio.get_running_loop().create_task(self._run())
+        self._beat()
+
+    def _beat(self) -> None:
+        self.reconciler.hearing.beat(self.now())
+        self._next_beat = asyncio.get_running_loop().call_later(BEAT, self._beat)
 
     async def close(self) -> None:
         """Stop deciding; the workers go on."""
         await self._end_loop()
+        if self._next_beat is not None:
+            self._next_beat.cancel()
         await self.reconciler.close()
         await self.journal.flush()
 

@@ -17,6 +17,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from stoker.autoscaler.fleet import Endpoint, Goal, Worker
+from stoker.autoscaler.hearing import Hearing
 from stoker.autoscaler.observe import snapshot
 from stoker.autoscaler.planning import Action, ActionKind, plan
 from stoker.autoscaler.states import ACTIVE, PROVIDER_EVENTS, Event, WorkerState, wire_name
@@ -55,6 +56,7 @@ class Reconciler:
         self._offers: dict[str, list[Offer]] = {}
         self._last_error: dict[str, str] = {}
         self._notes: dict[int, tuple[str, ...]] = {}
+        self.hearing = Hearing()
         self.worker_seconds: dict[tuple[str, str], float] = {}
         """(endpoint, state) -> seconds that its workers spent in it."""
         self._accounted_at: float | None = None
@@ -173,7 +175,7 @@ class Reconciler:
 
     def _check_report(self, worker: Worker, now: float) -> None:
         last = worker.reported_at
-        if last is None or now - last <= REPORT_DEADLINE:
+        if last is None or self.hearing.silence(last, now) <= REPORT_DEADLINE:
             return
         if worker.state in (WorkerState.STOPPED, WorkerState.DESTROYING):
             return
