@@ -1,6 +1,8 @@
 """A real control plane, a real model server and a real language model, for foreign peers."""
 
 import contextlib
+import datetime
+import ipaddress
 import os
 import re
 import signal
@@ -11,6 +13,9 @@ import time
 
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from stoker import backends
 
@@ -177,3 +182,30 @@ def model_server(start, free_port, tmp_path):
     options = backend.parse({"parallel": 2, "threads": 1})
     server = start(backend.command(options, "127.0.0.1", port), "model")
     return port, server.log
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """PEM files of a certificate for 127.0.0.1, signed by its own key, and of that key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
+    now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
+    loopback = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - day)
+        .not_valid_after(now + day)
+        .add_extension(x509.SubjectAlternativeName([loopback]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    directory = tmp_path_factory.mktemp("tls")
+    public, private = directory / "server.crt", directory / "server.key"
+    public.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    private.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return public, private

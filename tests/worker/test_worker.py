@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
-import ipaddress
 import signal
 import socket
 import ssl
@@ -15,9 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from stoker.http import fetch
 from stoker.wire import encode
@@ -182,42 +177,12 @@ async def test_a_port_that_is_taken_is_a_clear_error(start: Any) -> None:
 
 
 async def test_a_worker_speaks_tls_with_the_certificate_that_it_is_given(
-    start: Any, control: Control, tmp_path: Path
+    start: Any, control: Control, certificate: tuple[Path, Path]
 ) -> None:
-    certificate, key = self_signed(tmp_path)
-    await start(USE_SSL="true", SSL_CERT=str(certificate), SSL_KEY=str(key))
+    await start(USE_SSL="true", SSL_CERT=str(certificate[0]), SSL_KEY=str(certificate[1]))
     await control.until(lambda: control.reports and control.last.loadtime)
     assert control.last.url.startswith("https://127.0.0.1:")
     body = encode({"auth_data": control.auth(), "payload": {"a": 1}})
-    trust = ssl.create_default_context(cafile=str(certificate))
+    trust = ssl.create_default_context(cafile=str(certificate[0]))
     answer = await fetch(control.last.url + "/echo", method="POST", body=body, ssl=trust)
     assert (answer.status, answer.body) == (200, b'{"a":1}')
-
-
-def self_signed(directory: Path) -> tuple[Path, Path]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "worker")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    certificate, private = directory / "worker.crt", directory / "worker.key"
-    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    private.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return certificate, private

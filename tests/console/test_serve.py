@@ -1,0 +1,133 @@
+import asyncio
+import ssl
+from pathlib import Path
+
+import pytest
+
+from stoker.cli.settings import LocalSettings
+from stoker.console.serve import Server
+from stoker.errors import ConfigError, StokerError
+from stoker.http import fetch
+from stoker.store import Store
+
+KEY = "an account key of the tests"
+GROUP = {"backend": "llamacpp", "options": {"parallel": 2}}
+
+
+async def start(state: Path, **more):
+    values = {"host": "127.0.0.1", "port": 0, "local": LocalSettings(enabled=False)}
+    return await Server.start(state, **(values | {"api_key": KEY} | more))
+
+
+async def stop(server):
+    await server.stop(keep_instances=True, hurry=asyncio.Event())
+
+
+@pytest.fixture
+async def server(tmp_path):
+    server = await start(tmp_path / "state")
+    yield server
+    await stop(server)
+
+
+async def groups_of(server, name):
+    endpoint = server.plane.fleet.by_name[name]
+    return [g for g in server.plane.fleet.groups.values() if g.endpoint_id == endpoint.id]
+
+
+async def ask(server, path, key=KEY):
+    headers = [(b"authorization", f"Bearer {key}".encode())]
+    return await fetch(server.url + path, headers=headers)
+
+
+async def test_one_port_answers_hot_calls_and_the_consoles(server):
+    assert (await ask(server, "/healthz")).status == 200
+    assert (await ask(server, "/api/v0/endptjobs/")).status == 200
+    assert (await ask(server, "/api/v0/endptjobs/", key="x" * 20)).status == 401
+
+
+async def test_an_endpoint_that_is_declared_again_keeps_its_workergroup(server):
+    await server.declare("chat", {"max_workers": 2}, [GROUP])
+    await server.declare("chat", {"max_workers": 3}, [GROUP])
+    assert server.plane.fleet.by_name["chat"].parameters.max_workers == 3
+    assert len(await groups_of(server, "chat")) == 1
+
+
+async def test_a_parameter_that_is_not_declared_stays_as_it_was(server):
+    await server.declare("chat", {"max_workers": 2, "min_load": 0.0}, [])
+    await server.declare("chat", {"max_workers": 3}, [])
+    assert server.plane.fleet.by_name["chat"].parameters.min_load == 0.0
+
+
+async def test_a_declared_workergroup_with_other_options_is_added(server):
+    await server.declare("chat", {}, [GROUP])
+    await server.declare("chat", {}, [{"backend": "llamacpp", "options": {"parallel": 4}}])
+    assert len(await groups_of(server, "chat")) == 2
+
+
+async def test_a_wrong_option_is_named_and_nothing_is_made(server):
+    wrong = {"backend": "llamacpp", "options": {"paralel": 2}}
+    with pytest.raises(ConfigError, match="did you mean 'parallel'") as caught:
+        await server.declare("chat", {}, [GROUP, wrong])
+    assert caught.value.field == "endpoint chat: workergroup[1].options: paralel"
+    assert "chat" not in server.plane.fleet.by_name
+
+
+async def test_a_key_is_made_at_the_first_start_alone(tmp_path):
+    first = await start(tmp_path / "state", api_key=None)
+    key = first.new_api_key
+    await stop(first)
+    second = await start(tmp_path / "state", api_key=None)
+    try:
+        assert second.new_api_key is None
+        assert (await ask(second, "/api/v0/endptjobs/", key=key)).status == 200
+    finally:
+        await stop(second)
+
+
+async def test_a_short_key_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="STOKER_API_KEY: must have at least 16 characters"):
+        await start(tmp_path / "state", api_key="short")
+
+
+async def test_a_state_directory_has_one_server_at_a_time(server):
+    with pytest.raises(StokerError, match="another server uses"):
+        await start(server.state_directory)
+
+
+async def test_a_start_that_failed_leaves_the_state_to_the_next_one(tmp_path, server):
+    port = int(server.url.rpartition(":")[2])
+    with pytest.raises(StokerError, match="choose another with --port"):
+        await start(tmp_path / "other", port=port)
+    await stop(await start(tmp_path / "other"))
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"), [("certificate", "certificate_key"), ("certificate_key", "certificate")]
+)
+async def test_half_of_a_certificate_is_refused_with_the_name_of_the_other(
+    tmp_path, given, missing
+):
+    with pytest.raises(ConfigError, match="needs both") as caught:
+        await start(tmp_path / "state", **{given: "x.pem"})
+    assert caught.value.field == f"server.{missing}"
+
+
+async def test_a_server_with_a_certificate_speaks_https_alone(tmp_path, certificate):
+    public, private = certificate
+    server = await start(tmp_path / "state", certificate=str(public), certificate_key=str(private))
+    trust = ssl.create_default_context(cafile=public)
+    try:
+        assert server.url.startswith("https://")
+        assert (await fetch(f"{server.url}/healthz", ssl=trust)).status == 200
+    finally:
+        await stop(server)
+
+
+async def test_stopping_keeps_what_was_declared(tmp_path):
+    server = await start(tmp_path / "state")
+    await server.declare("chat", {}, [GROUP])
+    await stop(server)
+    store = await Store.open(tmp_path / "state" / "stoker.db")
+    assert [endpoint.endpoint_name for endpoint in await store.list_endpoints()] == ["chat"]
+    await store.close()
