@@ -111,6 +111,23 @@ async def test_bodies_of_all_connections_together_have_a_bound(net: Harness) -> 
     assert (await first.answer()).status == 200
 
 
+async def test_bodies_that_have_only_begun_count_as_well(net: Harness) -> None:
+    _, server, port = await net.desk(Limits(max_buffered_bytes=100_000))
+    begun = POST + b"Content-Length: 1000000\r\n\r\n" + b"a" * 30_000
+    held = []
+    for _ in range(3):
+        held.append(await net.dial(port))
+        held[-1].send(begun)
+        await net.until(lambda: server.buffered >= len(held) * 30_000)
+    fourth = await net.dial(port)
+    fourth.send(begun)
+    assert (await fourth.answer()).status == 503
+    assert net.refused == ["too_many_bytes"]
+    for client in (*held, fourth):
+        client.leave()
+    await net.until(lambda: server.buffered == 0)
+
+
 async def test_connections_above_the_bound_get_503(net: Harness) -> None:
     _, server, port = await net.desk(Limits(max_connections=2))
     held = [await net.dial(port) for _ in range(2)]

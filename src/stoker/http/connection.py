@@ -165,6 +165,14 @@ class ServerConnection(asyncio.Protocol):
         The read in which it began is not counted, as other things may be in it: -1 says so.
         """
         if self._head_complete and self._body_seen != self._body_size:
+            if not self._body_seen:
+                # The first piece of a body that is to be waited for. `on_body` leaves it out, as
+                # most bodies are whole then; but a read may be of 256 KiB, so 10,000 clients that
+                # send as much and no more would hold 2.5 GiB.
+                self._budget += len(incoming.body)
+                if not self.server.take(len(incoming.body)):
+                    self._give_up(Refusal(503, "too_many_bytes", "too many large requests at once"))
+                    return
             self._body_seen = self._body_size
             self._head_bytes = 0
         elif self._head_bytes < 0:

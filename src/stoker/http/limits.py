@@ -38,7 +38,7 @@ class Limits:
         write_timeout: an answer of which the client takes nothing.
         max_connections: open at once (503 above it).
         max_buffered_bytes: request bodies of all connections together (503 above it); those that
-            came in one read are not counted.
+            came whole in one read are not counted.
         max_pipelined: requests read ahead of the one being answered on a connection.
     """
 
