@@ -1,4 +1,5 @@
 import asyncio
+import socket
 import ssl
 from pathlib import Path
 
@@ -44,6 +45,24 @@ async def test_one_port_answers_hot_calls_and_the_consoles(server):
     assert (await ask(server, "/healthz")).status == 200
     assert (await ask(server, "/api/v0/endptjobs/")).status == 200
     assert (await ask(server, "/api/v0/endptjobs/", key="x" * 20)).status == 401
+
+
+async def test_a_server_that_was_killed_leaves_nothing_that_the_next_does_not_take_away(tmp_path):
+    state = tmp_path / "state"
+    (state / "run").mkdir(parents=True, mode=0o755)
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(state / "run" / "console.sock"))
+    server = await start(state)
+    assert (state / "run").stat().st_mode & 0o777 == 0o700
+    assert (await ask(server, "/api/v0/endptjobs/")).status == 200
+    await stop(server)
+    assert not (state / "run").exists()
+
+
+async def test_a_state_directory_with_a_long_name_serves_too(tmp_path):
+    server = await start(tmp_path / ("n" * 100))
+    assert (await ask(server, "/api/v0/endptjobs/")).status == 200
+    await stop(server)
 
 
 async def test_an_endpoint_that_is_declared_again_keeps_its_workergroup(server):
@@ -100,6 +119,25 @@ async def test_a_start_that_failed_leaves_the_state_to_the_next_one(tmp_path, se
     with pytest.raises(StokerError, match="choose another with --port"):
         await start(tmp_path / "other", port=port)
     await stop(await start(tmp_path / "other"))
+
+
+@pytest.mark.parametrize("name", ["lock", "secret.key", "signing.pem", "ca.pem", "stoker.db-open"])
+async def test_a_file_of_the_state_that_cannot_be_used_is_named(tmp_path, name):
+    (tmp_path / "state" / name).mkdir(parents=True, mode=0o700)
+    with pytest.raises(StokerError, match=name):
+        await start(tmp_path / "state")
+
+
+async def test_a_state_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="state: .*Not a directory"):
+        await start(tmp_path / "file" / "state")
+
+
+async def test_a_refusal_of_the_engine_is_in_the_metrics(server):
+    await fetch(f"{server.url}/{'x' * 9_000}")
+    page = (await ask(server, "/metrics")).body
+    assert b'stoker_front_refusals_total{reason="target_too_long"} 1.0' in page
 
 
 @pytest.mark.parametrize(

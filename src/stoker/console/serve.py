@@ -39,6 +39,9 @@ FRONT_LIMITS = Limits(max_body_bytes=4 * 2**20)
 
 MIN_KEY_LENGTH = 16
 
+MAX_SOCKET_DIRECTORY = 90
+"""Bytes; the path of a socket may have 107, and its name takes 13 of them."""
+
 LOCK_TRIES = 10
 LOCK_PAUSE = 0.1
 """Seconds between two tries."""
@@ -146,9 +149,7 @@ class Server:
         self._store = await Store.open(state / "stoker.db")
         await self._take_api_key(api_key)
 
-        socket_directory = Path(tempfile.mkdtemp(prefix="stoker-"))
-        self._cleanup.callback(shutil.rmtree, socket_directory, ignore_errors=True)
-        socket_path = socket_directory / "console.sock"
+        socket_path = self._private_directory() / "console.sock"
         self._pool = UpstreamPool(Origin.unix(str(socket_path)))
 
         door: FrontDoor | None = None
@@ -204,11 +205,28 @@ class Server:
         self._uvicorn_task = asyncio.get_running_loop().create_task(self._uvicorn.serve())
         await self.plane.start()
 
+    def _private_directory(self) -> Path:
+        """For the console's socket, which everybody may open who comes so far."""
+        # In the state, where the next server takes it over, so that one that is killed leaves
+        # nothing in /tmp.
+        directory = self.state_directory.absolute() / "run"
+        if len(os.fsencode(directory)) <= MAX_SOCKET_DIRECTORY:
+            directory.mkdir(exist_ok=True)
+            directory.chmod(0o700)
+        else:
+            directory = Path(tempfile.mkdtemp(prefix="stoker-"))
+        self._cleanup.callback(shutil.rmtree, directory, ignore_errors=True)
+        return directory
+
     async def _lock(self, path: Path) -> Path:
         """Held while we live, so that a second server refuses and instances know their owner."""
         lock = FileLock(path)
         for _ in range(LOCK_TRIES):
-            if lock.acquire():
+            try:
+                taken = lock.acquire()
+            except OSError as error:
+                raise ConfigError("state", f"{path}: {error.strerror}") from None
+            if taken:
                 self._cleanup.callback(lock.release)
                 return path
             # An instance that looks whether it has an owner holds it for a few microseconds.
