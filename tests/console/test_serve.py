@@ -92,6 +92,13 @@ async def test_a_wrong_option_is_named_and_nothing_is_made(server):
     assert "chat" not in server.plane.fleet.by_name
 
 
+@pytest.mark.parametrize("name", ["", "a/b", "a\x1b[31m", " a", "x" * 129])
+async def test_a_name_that_cannot_be_is_not_declared(server, name):
+    with pytest.raises(ConfigError, match="name"):
+        await server.declare(name, {}, [])
+    assert server.plane.fleet.by_name == {}
+
+
 async def test_a_key_is_made_at_the_first_start_alone(tmp_path):
     first = await start(tmp_path / "state", api_key=None)
     key = first.new_api_key

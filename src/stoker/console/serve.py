@@ -24,6 +24,7 @@ from stoker.autoscaler.front import FrontDoor
 from stoker.autoscaler.identity import Identity, hash_key, new_api_key
 from stoker.backends import get as get_backend
 from stoker.console.app import create_app
+from stoker.console.fields import Problems, read_name
 from stoker.errors import ConfigError, StokerError
 from stoker.http import HttpServer, Limits, Origin, UpstreamPool
 from stoker.launcher import FileLock
@@ -252,8 +253,12 @@ class Server:
         Workergroups that the endpoint has already (the same backend and options) are kept.
 
         Raises:
-            ConfigError: an unknown backend or option; it is named.
+            ConfigError: an unknown backend or option, or a name that cannot be; it is named.
         """
+        problems = Problems()
+        read_name({"name": name}, "name", problems)
+        if problems:
+            raise ConfigError(f"endpoint {name!r}: name", problems["name"])
         parsed = []
         for number, group in enumerate(groups):
             where = f"endpoint {name}: workergroup[{number}]"
