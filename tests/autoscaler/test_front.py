@@ -250,6 +250,23 @@ async def test_a_finished_request_frees_its_load(house):
     assert record.id in house.plane.fleet.endpoints
 
 
+async def test_a_worker_speaks_for_no_other(house):
+    await house.endpoint()
+    worker = await house.ready_worker()
+    environment = await house.plane.attach("llm")
+    other = house.plane.fleet.workers[int(environment["CONTAINER_ID"])]
+    idx = (await house.route(cost=50.0))["request_idx"]
+    before = house.plane.router.worker(worker.id)
+    status, _ = await house.report(worker, mtoken=other.token, cur_load=0.0)
+    assert status == 401
+    await house.report(other, working_request_idxs=[idx], cur_load=50.0, error_msg="not ready")
+    finished = {"worker_id": other.id, "mtoken": other.token, "requests": [{"request_idx": idx}]}
+    await house.post("/delete_requests/", finished, key=None)
+    assert house.plane.router.worker(worker.id) == before
+    status, _ = await house.post("/route/", {"endpoint": "llm"}, key=other.token)
+    assert status == 401
+
+
 async def test_workers_are_listed_as_the_protocol_has_them(house):
     record = await house.endpoint()
     worker = await house.ready_worker()
