@@ -151,6 +151,11 @@ class ControlPlane(Changes):
             await self._server.drain(0.0)
             self._server = None
 
+    def answer_with(self, handler: Callable[[Exchange], None]) -> None:
+        """Answer everything so from now on."""
+        assert self._server is not None
+        self._server.handler = handler
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"

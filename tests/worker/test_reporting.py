@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from stoker.worker.reporting import TRIES, Pace
+from stoker.http import Exchange, Response
+from stoker.worker.reporting import TRIES, Pace, _reason
 
 Worker = Any
 Model = Any
@@ -23,6 +24,33 @@ def test_a_report_is_due_each_second_of_change_and_each_ten_of_quiet(
     changed: bool, since_last: float, due: bool
 ) -> None:
     assert Pace().due(changed=changed, since_last=since_last) is due
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b'{"error": "url: must be\\u001b[2J"}', ": url: must be [2J"),
+        (b'{"error": 5}', ""),
+        (b'["error"]', ""),
+        (b"no JSON", ""),
+    ],
+)
+def test_the_reason_of_a_refusal_is_told_if_there_is_one(body: bytes, reason: str) -> None:
+    assert _reason(Response(400, [], body)) == reason
+
+
+async def test_a_refused_report_is_in_the_log_with_its_reason(
+    worker: Worker, control: Control, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(exchange: Exchange) -> None:
+        exchange.respond(400, b'{"error": "url: must be http(s)://host:port"}')
+        control.attempts += 1
+        control.notify()
+
+    before = control.attempts
+    control.answer_with(refuse)
+    await control.until(lambda: control.attempts > before + TRIES)
+    assert "url: must be http(s)://host:port" in "".join(capfd.readouterr())
 
 
 async def test_a_worker_reports_who_it_is_and_how_it_is(worker: Worker, control: Control) -> None:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import msgspec
 
 from stoker import logs
+from stoker.errors import InvalidMessageError
 from stoker.http import Origin, Response, UpstreamError, UpstreamPool, fetch
 from stoker.wire import DeleteRequests, WorkerStatus, encode
 from stoker.worker.auth import Gate, Mode
@@ -62,6 +63,15 @@ class Pace:
     def due(self, *, changed: bool, since_last: float) -> bool:
         """Whether a report goes out now."""
         return since_last >= self.quiet or (changed and since_last >= self.interval)
+
+
+def _reason(response: Response) -> str:
+    """What a control plane gives as the reason of its refusal, where it does."""
+    try:
+        said = response.json()["error"]
+    except (InvalidMessageError, TypeError, KeyError):
+        return ""
+    return f": {logs.printable(said[:200])}" if isinstance(said, str) else ""
 
 
 class Reporter:
@@ -189,7 +199,7 @@ class Reporter:
         except UpstreamError as error:
             return str(error)
         if not 200 <= response.status < 300:
-            return f"answered {response.status}"
+            return f"answered {response.status}{_reason(response)}"
         await self._learn(address, response.body, sent, time.time())
         return ""
 
