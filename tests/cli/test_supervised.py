@@ -52,3 +52,17 @@ async def test_one_that_is_stopped_while_it_starts_again_is_stopped_in_order(ser
         while server.pid == first:  # noqa: ASYNC110  (the supervisor does it)
             await asyncio.sleep(0)
     assert await server.stop() == 0
+
+
+async def test_one_that_is_killed_in_its_first_start_is_started_again(tmp_path):
+    settings = tmp_path / "stoker.toml"
+    settings.write_text(NOBODY)
+    server = SupervisedServer(settings, tmp_path, KEY)
+    starting = asyncio.create_task(server.start())
+    async with asyncio.timeout(10):
+        while server._process is None:  # noqa: ASYNC110  (the supervisor does it)
+            await asyncio.sleep(0)
+    os.kill(server.pid, signal.SIGKILL)
+    await starting
+    assert server.restarts == 1
+    assert await server.stop() == 0

@@ -81,7 +81,14 @@ class SupervisedServer:
         Raises:
             StokerError: it did not come up; the message has what it said.
         """
-        await self._spawn(port=0)
+        try:
+            await self._spawn(port=0)
+        except StokerError:
+            # One that ended by itself has said why; one that was killed comes up at the next try.
+            if self._process is None or (self._process.returncode or 0) >= 0:
+                raise
+            self.restarts += 1
+            await self._spawn(port=0)
         self._watch = asyncio.create_task(self._keep_up())
 
     async def stop(self) -> int:
