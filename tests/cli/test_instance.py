@@ -2,6 +2,7 @@ import json
 import os
 
 import pytest
+import structlog
 
 from stoker import backends
 from stoker.cli import instance
@@ -10,8 +11,10 @@ from stoker.errors import ConfigError
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
-    """What a command changes in the environment is undone."""
+    """What a command changes in the environment, and of the logs, is undone."""
     monkeypatch.setattr(os, "environ", dict(os.environ))
+    yield
+    structlog.reset_defaults()
 
 
 def test_a_worker_file_runs_as_the_main_program(tmp_path):
