@@ -90,7 +90,8 @@ def main(argv: list[str] | None = None) -> int:
     told = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: told.set())
-    print(f"llamacpp_server: serving {args.model} on {server.listening_address}", file=sys.stderr)
+    # One write: llama.cpp's own threads write to the same place, and would come before print's "\n".
+    sys.stderr.write(f"llamacpp_server: serving {args.model} on {server.listening_address}\n")
     told.wait()
     # Its destructor waits for running requests, for as long as they take.
     threading.Timer(SHUTDOWN_GRACE, os._exit, (0,)).start()
