@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     told = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: told.set())
-    # One write: llama.cpp's own threads write to the same place, and would come before print's "\n".
+    # One write: between print's text and its line end, llama.cpp's own threads could write theirs.
     sys.stderr.write(f"llamacpp_server: serving {args.model} on {server.listening_address}\n")
     told.wait()
     # Its destructor waits for running requests, for as long as they take.
