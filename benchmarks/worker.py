@@ -10,6 +10,7 @@ import asyncio
 import gc
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -32,7 +33,7 @@ WORKER_ID = 7
 
 def config(port: int) -> WorkerConfig:
     """One route for the small answer and one for the stream, with a real calculator."""
-    tokens = raw_calculator(lambda payload: completion_load(payload, 4096))
+    tokens = raw_calculator(partial(completion_load, context=4096))
     benchmark = BenchmarkConfig(dataset=[{"max_tokens": 40}], runs=1)
     handlers = [
         HandlerConfig(

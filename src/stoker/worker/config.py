@@ -34,14 +34,14 @@ _ROUTE = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*")
 class RawCalculator:
     """A workload calculator that reads the payload's bytes itself; see `raw_calculator`."""
 
-    __slots__ = ("_function",)
+    __slots__ = ("function",)
 
     def __init__(self, function: Callable[[msgspec.Raw], float]) -> None:
-        self._function = function
+        self.function = function
 
     def __call__(self, payload: msgspec.Raw) -> float:
         """Load units of the payload."""
-        return self._function(payload)
+        return self.function(payload)
 
 
 def raw_calculator(function: Callable[[msgspec.Raw], float]) -> RawCalculator:
