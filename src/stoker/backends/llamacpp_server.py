@@ -90,8 +90,8 @@ def main(argv: list[str] | None = None) -> int:
     told = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: told.set())
-    # One write: between print's text and its line end, llama.cpp's own threads could write theirs.
-    sys.stderr.write(f"llamacpp_server: serving {args.model} on {server.listening_address}\n")
+    # Nothing is printed here: llama.cpp logs its address itself, from a thread of its own and in
+    # pieces, and a line of ours in between could tear the one that readiness is known by.
     told.wait()
     # Its destructor waits for running requests, for as long as they take.
     threading.Timer(SHUTDOWN_GRACE, os._exit, (0,)).start()
