@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
+
+from stoker.worker import BenchmarkConfig, HandlerConfig, LogActionConfig, WorkerConfig
+from stoker.worker.benchmark import ResultFile
+from stoker.worker.watch import ModelWatch
 
 Worker = Any
 Model = Any
@@ -132,3 +138,19 @@ async def test_a_worker_that_was_ready_reports_an_error_until_it_is_again(
     await control.until(lambda: control.last.error_msg == "")
     assert (await worker.post()).status == 200
     assert all(report.loadtime for report in control.reports[before:])
+
+
+async def test_the_log_says_what_the_worker_waits_for(tmp_path: Path, log: Path) -> None:
+    handler = HandlerConfig("/a", benchmark_config=BenchmarkConfig(dataset=[{}]))
+    config = WorkerConfig(
+        handlers=[handler], log_action_config=LogActionConfig(on_load=["up and running"])
+    )
+    watch = ModelWatch(config, str(log), ResultFile(tmp_path, handler), lambda: None)
+    with structlog.testing.capture_logs() as lines:
+        running = asyncio.create_task(watch.run())
+        await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    (line,) = [line for line in lines if line["event"] == "waiting for the model server"]
+    assert line["file"] == str(log)
+    assert line["a_line_with"] == ["up and running"]

@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 from stoker import logs
@@ -82,6 +83,12 @@ class ModelWatch:
         self._tail = LogTail(log_file) if log_file else None
         self._matcher = LineMatcher(actions.on_load, actions.on_error, actions.on_info)
         self._health = Health(came_back_counts=not (log_file and actions.on_load))
+        # What must happen before the worker is ready, for the one who waits in vain.
+        self._awaited: dict[str, Any] = (
+            {"file": str(log_file), "a_line_with": actions.on_load}
+            if log_file and actions.on_load
+            else {"a_good_answer_of": "its health check"}
+        )
         self._look = asyncio.Event()
         self._healthy = asyncio.Event()
         self._benchmark: asyncio.Task[None] | None = None
@@ -92,6 +99,7 @@ class ModelWatch:
 
     async def run(self) -> None:
         """Watch until cancelled."""
+        _log.info("waiting for the model server", **self._awaited)
         known = self._results.load()
         if known is not None:
             self.perf = known
