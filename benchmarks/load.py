@@ -61,8 +61,16 @@ def own(count: int, connections: int, directory: Path) -> Load:
 
 _SCRIPT = """
 local file = io.open("{path}", "rb")
-local raw = file:read("*a")
-request = function() return raw end
+local made, at = {{}}, 0
+while true do
+  local size = file:read("*n", "*l")
+  if not size then break end
+  made[#made + 1] = file:read(size)
+end
+request = function()
+  at = at % #made + 1
+  return made[at]
+end
 done = function(summary)
   io.write(string.format("RESULT %d %d %d\\n",
     summary.requests, summary.errors.status, summary.duration))
@@ -78,7 +86,9 @@ def wrk(seconds: float, connections: int, directory: Path) -> Load | None:
 
     def load(port: int, requests: Sequence[bytes]) -> Result:
         raw = directory / "request"
-        raw.write_bytes(requests[0])
+        with raw.open("wb") as file:
+            for request in requests:
+                file.write(b"%d\n%b" % (len(request), request))
         script = directory / "load.lua"
         script.write_text(_SCRIPT.format(path=raw))
         done = subprocess.run(

@@ -27,7 +27,7 @@ def test_each_subject_is_measured_beside_nginx(nginx):
     done = subprocess.run(
         [
             *(sys.executable, "-m", "benchmarks"),
-            *("--rounds", "1", "--count", "300", "--skip-sse", "--json"),
+            *("--rounds", "1", "--count", "300", "--skip-sse", "--json", "--loader", "own"),
         ],
         cwd=ROOT,
         capture_output=True,
