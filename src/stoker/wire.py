@@ -216,7 +216,6 @@ class EndpointParameters(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
 
-_FIELD = re.compile(r"\$\.?(?P<path>[^`]*)`?$")
 _NAMED = re.compile(r"required field `(?P<name>[^`]*)`")
 
 

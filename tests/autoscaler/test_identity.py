@@ -3,7 +3,7 @@ import stat
 
 import pytest
 
-from stoker.autoscaler.identity import Identity, Keyring, hash_key, new_api_key, new_nonce
+from stoker.autoscaler.identity import Identity, Keyring, hash_key, new_api_key
 from stoker.errors import ConfigError
 
 
@@ -80,7 +80,3 @@ def test_a_removed_key_is_a_strangers():
     ring.replace([hash_key("k")], [])
     ring.replace([], [])
     assert ring.authenticate("k") is None
-
-
-def test_nonces_differ():
-    assert new_nonce() != new_nonce()

@@ -45,11 +45,6 @@ def new_api_key() -> str:
     return "stk_" + secrets.token_urlsafe(SECRET_BYTES)
 
 
-def new_nonce() -> str:
-    """A fresh public nonce to derive a token from."""
-    return secrets.token_hex(16)
-
-
 def hash_key(key: str) -> str:
     """How an account key is kept. Keys are 256 random bits, so a plain SHA-256 is enough."""
     return sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
