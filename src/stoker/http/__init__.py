@@ -9,6 +9,7 @@ from stoker.http.pool import Origin, UpstreamPool
 from stoker.http.relay import Outcome, Relay, RelayObserver, relay, relay_prefix
 from stoker.http.request import ResponseSink, UpstreamError, UpstreamRequest
 from stoker.http.server import Handler, HttpServer
+from stoker.http.stream import StreamedResponse, open_stream
 
 __all__ = [
     "Exchange",
@@ -21,10 +22,12 @@ __all__ = [
     "RelayObserver",
     "Response",
     "ResponseSink",
+    "StreamedResponse",
     "UpstreamError",
     "UpstreamPool",
     "UpstreamRequest",
     "fetch",
+    "open_stream",
     "relay",
     "relay_prefix",
 ]
