@@ -14,37 +14,46 @@ from stoker.version import __version__
 if TYPE_CHECKING:
     from stoker.client import Client
     from stoker.worker import (
+        ApiPayload,
         BenchmarkConfig,
+        EndpointHandler,
         HandlerConfig,
+        JsonDataException,
         LogActionConfig,
+        ModelResponse,
+        MultipartConfig,
+        Request,
+        Response,
         Worker,
         WorkerConfig,
+        raw_calculator,
     )
 
 __all__ = [
+    "ApiPayload",
     "BenchmarkConfig",
     "Client",
     "ConfigError",
+    "EndpointHandler",
     "HandlerConfig",
+    "JsonDataException",
     "LogActionConfig",
+    "ModelResponse",
+    "MultipartConfig",
     "NotFoundError",
+    "Request",
+    "Response",
     "StokerError",
     "Worker",
     "WorkerConfig",
     "__version__",
+    "raw_calculator",
 ]
 
-_ROOMS = {
-    "Client": "stoker.client",
-    "BenchmarkConfig": "stoker.worker",
-    "HandlerConfig": "stoker.worker",
-    "LogActionConfig": "stoker.worker",
-    "Worker": "stoker.worker",
-    "WorkerConfig": "stoker.worker",
-}
+_ROOMS = {"Client": "stoker.client"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ROOMS:
+    if name not in __all__:
         raise AttributeError(f"module 'stoker' has no attribute {name!r}")
-    return getattr(importlib.import_module(_ROOMS[name]), name)
+    return getattr(importlib.import_module(_ROOMS.get(name, "stoker.worker")), name)

@@ -10,6 +10,7 @@ import pytest
 from stoker.errors import StokerError
 from stoker.worker import BenchmarkConfig, HandlerConfig
 from stoker.worker.benchmark import BenchmarkError, ResultFile, measure, requests_per_run
+from stoker.worker.preparing import Prepared
 
 
 def handler(**changes: Any) -> HandlerConfig:
@@ -31,6 +32,7 @@ class Server:
     def __init__(self, *seconds: float, fails: tuple[int, ...] = ()) -> None:
         self.bodies: list[bytes] = []
         self.most = 0
+        self.actual: float | None = None
         self._here = 0
         self._fails = fails
         self._readings = [x for s in seconds for x in (100.0, 100.0 + s)]
@@ -38,8 +40,8 @@ class Server:
     def clock(self) -> float:
         return self._readings.pop(0)
 
-    async def post(self, body: bytes) -> None:
-        self.bodies.append(body)
+    async def post(self, prepared: Prepared) -> float | None:
+        self.bodies.append(prepared.body)
         number = len(self.bodies)
         self._here += 1
         self.most = max(self.most, self._here)
@@ -47,6 +49,7 @@ class Server:
         self._here -= 1
         if number in self._fails:
             raise StokerError(f"request {number} failed")
+        return self.actual
 
 
 async def test_the_best_run_counts() -> None:
@@ -54,6 +57,12 @@ async def test_the_best_run_counts() -> None:
     assert await measure(handler(), server.post, clock=server.clock) == 2.0
     assert server.most == 2
     assert [json.loads(b)["n"] for b in server.bodies] == [1, 2, 1, 2, 1, 2, 1]
+
+
+async def test_what_the_model_server_counted_is_worth_more_than_the_estimate() -> None:
+    server = Server(2.0, 2.0, 2.0)
+    server.actual = 0.5
+    assert await measure(handler(), server.post, clock=server.clock) == 0.5
 
 
 async def test_the_warm_up_can_be_left_out() -> None:

@@ -1,12 +1,21 @@
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from stoker.errors import ConfigError
-from stoker.worker import BenchmarkConfig, HandlerConfig, LogActionConfig, WorkerConfig
+from stoker.worker import (
+    ApiPayload,
+    BenchmarkConfig,
+    EndpointHandler,
+    HandlerConfig,
+    LogActionConfig,
+    MultipartConfig,
+    WorkerConfig,
+)
 
 BENCHMARK = BenchmarkConfig(dataset=[{"prompt": "x"}])
 
@@ -96,29 +105,136 @@ def test_a_mistake_is_reported_by_the_name_of_its_setting(
     assert caught.value.field == field
 
 
-def test_a_bound_on_sessions_is_taken_although_none_are_served() -> None:
-    config(max_sessions=10).check()
+class Payload(ApiPayload):
+    @classmethod
+    def for_test(cls) -> Payload:
+        return cls()
+
+    def generate_payload_json(self) -> dict[str, Any]:
+        return {}
+
+    def count_workload(self) -> float:
+        return 1.0
+
+    @classmethod
+    def from_json_msg(cls, json_msg: dict[str, Any]) -> Payload:
+        return cls()
+
+
+class Handler(EndpointHandler[Payload]):
+    has_benchmark = False
+
+    @property
+    def endpoint(self) -> str:
+        return "/inside"
+
+    @property
+    def healthcheck_endpoint(self) -> str | None:
+        return "/well"
+
+    @classmethod
+    def payload_cls(cls) -> type[Payload]:
+        return Payload
+
+    def make_benchmark_payload(self) -> Payload:
+        return Payload()
+
+    async def generate_client_response(self, client_request: Any, model_response: Any) -> Any:
+        return None
+
+
+class Unfinished(EndpointHandler[Payload]):
+    pass
+
+
+class Failing(Handler):
+    def __init__(self) -> None:
+        raise RuntimeError("no model here")
+
+
+async def echo(**fields: Any) -> Any:
+    return fields
 
 
 @pytest.mark.parametrize(
-    ("unsupported", "field"),
+    ("wrong", "field"),
     [
         ({"lifecycle": object()}, "lifecycle"),
         ({"benchmark_data": [{}]}, "benchmark_data"),
         ({"benchmark_route": "/a"}, "benchmark_route"),
+        ({"max_sessions": -1}, "max_sessions"),
+        ({"max_sessions": True}, "max_sessions"),
         ({"handler": {"handler_class": object}}, "handlers[0].handler_class"),
+        ({"handler": {"handler_class": Handler()}}, "handlers[0].handler_class"),
+        ({"handler": {"handler_class": Unfinished}}, "handlers[0].handler_class"),
+        ({"handler": {"handler_class": Failing}}, "handlers[0].handler_class"),
+        (
+            {"handler": {"handler_class": Handler, "response_generator": echo}},
+            "handlers[0].response_generator",
+        ),
         ({"handler": {"payload_class": object}}, "handlers[0].payload_class"),
-        ({"handler": {"response_generator": print}}, "handlers[0].response_generator"),
-        ({"handler": {"is_remote_dispatch": True}}, "handlers[0].is_remote_dispatch"),
-        ({"handler": {"remote_function": print}}, "handlers[0].remote_function"),
+        ({"handler": {"response_generator": 5}}, "handlers[0].response_generator"),
+        ({"handler": {"is_remote_dispatch": True}}, "handlers[0].remote_function"),
+        ({"handler": {"remote_function": echo}}, "handlers[0].is_remote_dispatch"),
+        ({"handler": {"timeout": 0}}, "handlers[0].timeout"),
+        ({"handler": {"methods": ("FETCH",)}}, "handlers[0].methods"),
+        ({"handler": {"methods": "GET"}}, "handlers[0].methods"),
+        ({"handler": {"methods": ("GET",), "max_body_bytes": -1}}, "handlers[0].max_body_bytes"),
+        (
+            {"handler": {"methods": ("POST",), "request_parser": dict}},
+            "handlers[0].request_parser",
+        ),
+        ({"handler": {"route": "/a/*"}}, "handlers[0].route"),
+        ({"handler": {"route": "/a*b", "methods": ("GET",)}}, "handlers[0].route"),
+        (
+            {"handler": {"route": "/a/*", "methods": ("GET",)}},
+            "handlers[0].benchmark_config",
+        ),
+        ({"handler": {"multipart": {}}}, "handlers[0].multipart"),
+        (
+            {"handler": {"multipart": MultipartConfig(files=(5,))}},  # type: ignore[arg-type]
+            "handlers[0].multipart.files",
+        ),
+        (
+            {"handler": {"multipart": MultipartConfig(max_file_bytes=0)}},
+            "handlers[0].multipart.max_file_bytes",
+        ),
+        (
+            {"handler": {"multipart": MultipartConfig(content_types=("audio",))}},
+            "handlers[0].multipart.content_types",
+        ),
     ],
 )
-def test_what_is_not_run_is_refused_and_not_ignored(
-    unsupported: dict[str, Any], field: str
-) -> None:
-    with pytest.raises(ConfigError, match="not supported") as caught:
-        config(**unsupported).check()
+def test_what_cannot_work_is_named(wrong: dict[str, Any], field: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config(**wrong).check()
     assert caught.value.field == field
+
+
+def test_a_handler_class_is_made_once_and_names_the_path_at_the_model_server() -> None:
+    made = config(handler={"handler_class": Handler})
+    made.check()
+    assert made.handlers[0].model_path == "/inside"
+    assert made.handlers[0].handler is made.handlers[0].handler
+    assert made.healthcheck_url() == "http://127.0.0.1:8902/well"
+
+
+def test_a_handler_class_carries_the_benchmark_unless_it_says_otherwise() -> None:
+    carrier = type("Carrier", (Handler,), {"has_benchmark": True})
+    with pytest.raises(ConfigError, match="found: /a and /b"):
+        config(
+            handlers=[
+                HandlerConfig("/a", handler_class=carrier),
+                HandlerConfig("/b", handler_class=carrier),
+            ]
+        ).check()
+
+
+def test_a_lifecycle_and_a_line_of_the_log_cannot_both_say_that_the_model_is_loaded() -> None:
+    with pytest.raises(ConfigError, match="leave log_action_config.on_load empty"):
+        config(
+            lifecycle=contextlib.nullcontext(), log_action_config=LogActionConfig(on_load=["up"])
+        ).check()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ class Request:
 
     def __init__(self, request_idx: int, load: float, now: float) -> None:
         self.request_idx = request_idx
-        self.load = load
+        self.load = self.estimate = load
+        self.served = 0.0
+        self.silent = False
         self.entered_queue_at = now
         self.work_started_at: float | None = None
 
@@ -171,3 +173,70 @@ def test_requests_at_work_are_named_but_not_without_bound(monkeypatch: pytest.Mo
     assert meter.working_request_idxs() == [1, 2]
     meter.ended(first, "Success", 1.0)
     assert meter.working_request_idxs() == [2, 3]
+
+
+def test_what_is_known_to_be_served_counts_at_once_and_is_no_load_any_more() -> None:
+    meter = Meter()
+    request = accept(meter, 1, 100.0, 0.0)
+    request.load -= 30.0
+    meter.progress(request, served=30.0, off=30.0)
+    assert meter.cur_load == 70.0
+    assert meter.take().cur_perf == 30.0
+    meter.ended(request, "Success", 1.0)
+    assert meter.take().cur_perf == 70.0
+    assert meter.served == 100.0
+
+
+def test_a_load_that_turned_out_otherwise_takes_the_place_of_the_estimate() -> None:
+    meter = Meter()
+    request = accept(meter, 1, 100.0, 0.0)
+    meter.progress(request, served=10.0, off=10.0)
+    request.load -= 10.0
+    meter.ended(request, "Success", 1.0, actual=40.0)
+    figures = meter.take()
+    assert (figures.new_load, figures.cur_perf, meter.cur_load) == (40.0, 40.0, 0.0)
+
+
+def test_what_a_cancelled_request_was_served_stays_in_the_figures() -> None:
+    meter = Meter()
+    request = accept(meter, 1, 100.0, 0.0)
+    meter.progress(request, served=25.0, off=25.0)
+    request.load -= 25.0
+    meter.ended(request, "Cancelled", 1.0)
+    figures = meter.take()
+    assert (figures.new_load, figures.cur_perf) == (25.0, 25.0)
+
+
+def test_a_request_within_a_session_is_counted_and_not_told() -> None:
+    meter = Meter()
+    request = accept(meter, 1, 5.0, 0.0)
+    request.silent = True
+    assert meter.working_request_idxs() == []
+    meter.ended(request, "Success", 1.0)
+    meter.refused(1, 5.0, 2.0, silent=True)
+    figures = meter.take()
+    assert (figures.new_load, figures.rej_load, figures.received) == (5.0, 5.0, 2)
+    assert meter.take_finished() == []
+
+
+ENDS = st.sampled_from(["Success", "Error", "Cancelled"])
+LOADS = st.integers(0, 1000)
+
+
+@given(st.lists(st.tuples(LOADS, LOADS, st.none() | LOADS, ENDS), max_size=30))
+def test_in_the_end_what_came_less_what_was_lost_is_what_was_served(
+    requests: list[tuple[int, int, int | None, str]],
+) -> None:
+    meter = Meter()
+    lost = 0.0
+    for number, (load, passed, actual, end) in enumerate(requests):
+        request = accept(meter, number, float(load), 0.0)
+        off = min(float(passed), request.load)
+        request.load -= off
+        meter.progress(request, float(passed), off)
+        meter.ended(request, end, 1.0, actual=None if actual is None else float(actual))
+        lost += load - passed if end == "Error" else 0.0
+    figures = meter.take()
+    assert figures.new_load - lost == pytest.approx(figures.cur_perf)
+    assert meter.served == pytest.approx(figures.cur_perf)
+    assert meter.cur_load == 0.0

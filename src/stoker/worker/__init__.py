@@ -6,19 +6,29 @@ from stoker.worker.config import (
     BenchmarkConfig,
     HandlerConfig,
     LogActionConfig,
+    MultipartConfig,
     RawCalculator,
     WorkerConfig,
     raw_calculator,
 )
+from stoker.worker.handling import ModelResponse, Request, Response
+from stoker.worker.payloads import ApiPayload, EndpointHandler, JsonDataException
 from stoker.worker.running import RunningWorker
 from stoker.worker.settings import WorkerSettings
 from stoker.worker.worker import Worker
 
 __all__ = [
+    "ApiPayload",
     "BenchmarkConfig",
+    "EndpointHandler",
     "HandlerConfig",
+    "JsonDataException",
     "LogActionConfig",
+    "ModelResponse",
+    "MultipartConfig",
     "RawCalculator",
+    "Request",
+    "Response",
     "RunningWorker",
     "Worker",
     "WorkerConfig",

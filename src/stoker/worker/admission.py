@@ -12,6 +12,10 @@ Rules (everything that decides about the queue lives in this file):
   the same rule is applied to everyone. In a lane with a limit, a free place is taken at once.
 * Without a known perf (0) there is no expected wait, and only the length of the queue is bounded.
 * Refused requests are told when to come back: after the wait is below the limit again.
+* What is known to be served of a request (tokens that have passed) is no load any more, so that the
+  expected wait shrinks while it runs.
+* The model server is *saturated* while all places of every lane that is used are taken, without a
+  moment in between; in a lane without a limit, while at least `full_at` requests are at work.
 
 Pure: no clock and no I/O. The caller starts what `enter` admits and what `leave` returns.
 """
@@ -41,7 +45,7 @@ class Place:
 
     Attributes:
         lane: where it is.
-        load: its load units.
+        load: its load units that are not served yet, as far as known.
         working: it is at the model server.
         gone: it has left.
     """
@@ -81,15 +85,20 @@ class Admission(Generic[P]):
     Attributes:
         perf: capacity of the model server, load units per second; 0: not known.
         load: queued and working, load units.
+        full_at: requests at work that saturate the model server, in a lane without a limit.
         max_queued: bound on the queue of a lane.
         retry_after: seconds to come back after, for the request that was refused last.
     """
 
-    __slots__ = ("_present", "load", "max_queued", "perf", "retry_after")
+    __slots__ = ("_present", "_slack", "full_at", "load", "max_queued", "perf", "retry_after")
 
-    def __init__(self, perf: float = 0.0, *, max_queued: int = MAX_QUEUED) -> None:
+    def __init__(
+        self, perf: float = 0.0, *, max_queued: int = MAX_QUEUED, full_at: int = 10
+    ) -> None:
         self.perf = perf
         self.load = 0.0
+        self.full_at = full_at
+        self._slack = True
         self.max_queued = max_queued
         self.retry_after = 0.0
         self._present = 0
@@ -142,6 +151,8 @@ class Admission(Generic[P]):
         # Sums of floats drift; with nobody here the truth is known.
         self.load = max(0.0, self.load - place.load) if self._present else 0.0
         if not lane.queue:
+            if place.working and lane.working < (lane.limit or self.full_at):
+                self._slack = True
             return ()
         started: list[P] = []
         while lane.queue and (lane.limit is None or lane.working < lane.limit):
@@ -150,6 +161,28 @@ class Admission(Generic[P]):
             lane.working += 1
             started.append(first)
         return started
+
+    def progress(self, place: P, served: float) -> float:
+        """A part of a request's load is served.
+
+        Args:
+            place: one that is here.
+            served: load units.
+
+        Returns:
+            what came off the load: never more than `place` had left.
+        """
+        served = min(served, place.load)
+        place.load -= served
+        self.load = max(0.0, self.load - served)
+        return served
+
+    def take_slack(self, lanes: Sequence[Lane[P]]) -> bool:
+        """Whether there was a moment without saturation since the last call, or is one now."""
+        slack, self._slack = self._slack, False
+        used = [lane for lane in lanes if lane.working]
+        free = any(lane.working < (lane.limit or self.full_at) for lane in used)
+        return slack or free or not used
 
 
 def retry_after_header(seconds: float) -> bytes:

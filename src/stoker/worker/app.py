@@ -1,7 +1,7 @@
 """The worker's HTTP side: from an envelope to the model server and back.
 
-The way of a request, each step a plain call, none a task:
-route -> ready? -> envelope -> authorised? -> load -> admission -> relay -> metered.
+The way of a request, each step a plain call, none a task (but for a handler's own code):
+route -> ready? -> envelope -> authorised, or of a session? -> load -> admission -> start -> end.
 """
 
 from __future__ import annotations
@@ -11,138 +11,35 @@ from collections.abc import Callable
 from time import monotonic, time
 from typing import Any
 
-import msgspec
-
 from stoker import logs
 from stoker.errors import InvalidMessageError, TicketError
-from stoker.http import Exchange, Outcome, RelayObserver, UpstreamPool, relay, relay_prefix
-from stoker.wire import encode, error_body
-from stoker.worker.admission import Admission, Lane, Place, Verdict, retry_after_header
+from stoker.http import Exchange, UpstreamPool
+from stoker.wire import AuthData, encode, error_body
+from stoker.worker.admission import Admission, Lane, Verdict, retry_after_header
 from stoker.worker.auth import Gate, UndecidedError
-from stoker.worker.config import HandlerConfig, RequestParser, WorkerConfig
+from stoker.worker.config import WorkerConfig
+from stoker.worker.custom import CustomJob
+from stoker.worker.job import Job, Route, TokenJob
 from stoker.worker.metering import Meter
 from stoker.worker.metrics import CONTENT_TYPE, WorkerMetrics
-from stoker.worker.workload import Workload
-
-CLIENT_LEFT = 499
-"""Status in the metrics of a request whose client went before the answer was whole."""
+from stoker.worker.multipart import PayloadError
+from stoker.worker.preparing import Preparer
+from stoker.worker.session_calls import SessionCalls
+from stoker.worker.sessions import Session
 
 NOT_READY_RETRY = b"5"
 """``Retry-After`` of a worker that is not ready or is draining, seconds."""
 
-_MAX_ACCEPT = 256
-_MAX_PREFIXES = 64
 _NOT_FOUND = error_body("no such route")
 _NOT_READY = error_body("this worker is not ready: its model server cannot serve now")
 _DRAINING = error_body("this worker takes no new requests: it is being stopped")
 _UNDECIDED = error_body("this worker has not heard from its control plane yet")
-_NO_SESSION = error_body("no such session")
 _TOO_BUSY = error_body("too busy: the expected wait is above this route's max_queue_time")
+_TIMED_OUT = error_body("the request took longer than this route's timeout")
 _POST_ONLY = error_body("this route takes POST only")
 _GET_ONLY = error_body("this route takes GET only")
 
 _log = logs.get_logger("worker")
-_decode_payload = msgspec.json.Decoder(dict[str, Any]).decode
-_STATUS_OF = {
-    Outcome.UPSTREAM_REFUSED: 502,
-    Outcome.UPSTREAM_CLOSED: 502,
-    Outcome.UPSTREAM_MALFORMED: 502,
-    Outcome.UPSTREAM_TIMEOUT: 504,
-    Outcome.ABORTED: 503,
-    Outcome.CLIENT_GONE: CLIENT_LEFT,
-}
-
-
-class Route:
-    """A handler, with what its requests need at hand."""
-
-    __slots__ = ("_prefixes", "figures", "lane", "max_queue_time", "parser", "path", "workload")
-
-    def __init__(self, handler: HandlerConfig, lane: Lane[Job], metrics: WorkerMetrics) -> None:
-        self.path = handler.route
-        self._prefixes: dict[bytes | None, bytes] = {}
-        self.lane = lane
-        self.max_queue_time = handler.max_queue_time
-        self.parser = handler.request_parser
-        self.workload = Workload(handler.route, handler.workload_calculator)
-        self.figures = metrics.route(handler.route)
-
-    def prefix(self, accept: bytes | None) -> bytes:
-        """What the model server is told: nothing of the caller's but what it accepts."""
-        known = self._prefixes.get(accept)
-        if known is not None:
-            return known
-        wanted = b"*/*" if accept is None or len(accept) > _MAX_ACCEPT else accept
-        headers = [(b"content-type", b"application/json"), (b"accept", wanted)]
-        try:
-            made = relay_prefix("POST", self.path.encode(), headers)
-        except ValueError:  # the parser lets no such header pass; were it to, no place may leak
-            return self.prefix(None)
-        if len(self._prefixes) < _MAX_PREFIXES and (accept is None or len(accept) <= _MAX_ACCEPT):
-            self._prefixes[accept] = made
-        return made
-
-
-class Job(Place, RelayObserver):
-    """One request from its arrival to its end: its place in the lane, and what is counted of it.
-
-    Attributes:
-        request_idx: the router's number for it.
-        entered_queue_at: Unix time.
-        work_started_at: Unix time; None: it has not started.
-        arrived: when it came, by the monotonic clock.
-        started: when it went to the model server, by the monotonic clock.
-    """
-
-    __slots__ = (
-        "app",
-        "arrived",
-        "body",
-        "entered_queue_at",
-        "exchange",
-        "request_idx",
-        "route",
-        "started",
-        "work_started_at",
-    )
-
-    def __init__(
-        self, app: WorkerApp, route: Route, exchange: Exchange, index: int, load: float, now: float
-    ) -> None:
-        self.lane = route.lane
-        self.load = load
-        self.working = self.gone = False
-        self.app = app
-        self.route = route
-        self.exchange = exchange
-        self.body = b""
-        self.request_idx = index
-        self.entered_queue_at = now
-        self.work_started_at: float | None = None
-        self.arrived = self.started = monotonic()
-
-    def on_done(self, outcome: Outcome, status: int, detail: str) -> None:
-        """The relay ended (see `stoker.http.RelayObserver`)."""
-        if outcome is Outcome.COMPLETE:
-            self.app.ended(self, "Success" if status < 400 else "Error", status)
-            return
-        if outcome is Outcome.CLIENT_GONE:
-            # At the end of a drain it is we who hang up.
-            self.app.ended(self, "Error" if self.app.cutting else "Cancelled", CLIENT_LEFT)
-            return
-        _log.warning(
-            "the model server failed a request",
-            route=self.route.path,
-            outcome=outcome.value,
-            why=detail,
-        )
-        self.app.ended(self, "Error", _STATUS_OF[outcome])
-        if outcome is not Outcome.ABORTED:
-            self.app.on_upstream_failure()
-
-    def left_the_queue(self) -> None:
-        """The client went while its request was waiting."""
-        self.app.ended(self, "Cancelled", CLIENT_LEFT)
 
 
 class WorkerApp:
@@ -154,6 +51,9 @@ class WorkerApp:
         cutting: True when what still runs is being cut off.
         on_idle: called while draining, when the last request has ended.
         on_upstream_failure: called when the model server failed a request.
+        pool: of the model server.
+        sessions: the calls about sessions.
+        request_seconds: how long a request takes at the model server, start to end: a moving mean.
     """
 
     def __init__(
@@ -181,14 +81,16 @@ class WorkerApp:
         self.accepting = False
         self.draining = False
         self.cutting = False
+        self.request_seconds = 0.0
         self.on_upstream_failure: Callable[[], None] = lambda: None
         self.on_idle: Callable[[], None] = lambda: None
-        self._gate = gate
-        self._pool = pool
-        self._meter = meter
+        self.pool = pool
+        self.gate = gate
+        self.meter = meter
         self._admission = admission
         self._metrics = metrics
         self._describe = describe
+        self.sessions = SessionCalls(self, config.max_sessions)
         one_at_a_time: Lane[Job] = Lane(1)
         self._routes: dict[str, Route] = {}
         for handler in config.handlers:
@@ -196,17 +98,17 @@ class WorkerApp:
             if handler.allow_parallel_requests:
                 lane = Lane(handler.max_concurrency)
             self._routes[handler.route] = Route(handler, lane, metrics)
-        self._lanes = list({id(r.lane): r.lane for r in self._routes.values()}.values())
+        self.lanes = list({id(r.lane): r.lane for r in self._routes.values()}.values())
 
     @property
     def queued(self) -> int:
         """Requests waiting for their turn."""
-        return sum(len(lane.queue) for lane in self._lanes)
+        return sum(len(lane.queue) for lane in self.lanes)
 
     @property
     def working(self) -> int:
         """Requests at the model server."""
-        return sum(lane.working for lane in self._lanes)
+        return sum(lane.working for lane in self.lanes)
 
     # --- a request comes in
 
@@ -216,111 +118,182 @@ class WorkerApp:
         if route is None or exchange.method != "POST":
             self._answer_itself(exchange, route)
             return
-        if not self.accepting or self.draining:
-            body, reason = (_DRAINING, "draining") if self.draining else (_NOT_READY, "not_ready")
-            self._refuse(exchange, 503, body, reason, retry_after=NOT_READY_RETRY)
+        if not self.accepting:
+            self.refuse(exchange, 503, _NOT_READY, "not_ready", retry_after=NOT_READY_RETRY)
             return
-        gate = self._gate
+        gate = self.gate
         try:
             envelope = gate.read(exchange.body)
         except InvalidMessageError as error:
-            status = 400 if "body" in error.fields else 422
-            body = error_body("the request is not valid", error.fields)
-            self._refuse(exchange, status, body, "invalid")
-            return
-        if envelope.session_id is not None:
-            self._refuse(exchange, 410, _NO_SESSION, "no_session")
+            self.invalid(exchange, error)
             return
         now = time()
-        try:
-            gate.check(envelope.auth_data, now)
-        except TicketError as error:
-            body = error_body(str(error), reason=error.reason)
-            self._refuse(exchange, 401, body, f"unauthorised_{error.reason}")
-            return
-        except UndecidedError:
-            self._refuse(exchange, 503, _UNDECIDED, "undecided", retry_after=NOT_READY_RETRY)
+        auth = envelope.auth_data
+        session: Session[Job] | None = None
+        if envelope.session_id is not None:
+            session = self.sessions.enter(exchange, envelope.session_id, auth, now)
+            if session is None:
+                return
+        elif not self.authorised(exchange, auth, now):
             return
         payload = envelope.payload
-        load = route.workload.of(payload)
-        job = Job(self, route, exchange, envelope.auth_data.request_idx, load, now)
-        if route.parser is None:
-            job.body = bytes(payload)
-        elif not self._parse(job, route.parser, payload):
-            return
         exchange.body = b""  # the envelope is not needed any more; it may be large
-        self._admit(job)
+        prepare = route.prepare
+        if prepare is not None:
+            job = self._prepared(exchange, route, prepare, payload, auth, session, now)
+            if job is None:
+                return
+        else:
+            make = TokenJob if route.counts_tokens else Job
+            load = route.workload.of(payload)
+            job = make(self, route, exchange, auth.request_idx, load, now)
+            job.body = bytes(payload)
+            job.session = session
+        self.admit(job)
 
-    def _parse(self, job: Job, parser: RequestParser, payload: msgspec.Raw) -> bool:
-        """Let the handler's own parser make the body; whether it could (else it is answered)."""
+    def authorised(self, exchange: Exchange, auth: AuthData, now: float) -> bool:
+        """Whether a request that belongs to no session may come in; answers it if not."""
+        if self.draining:
+            self.refuse(exchange, 503, _DRAINING, "draining", retry_after=NOT_READY_RETRY)
+            return False
         try:
-            job.body = encode(parser(_decode_payload(payload)))
-        except Exception:
-            number = secrets.token_hex(6)
-            _log.exception("request_parser failed", route=job.route.path, error_id=number)
-            job.route.figures.answered(500)
-            self._meter.accepted(job)
-            self._meter.ended(job, "Error", job.entered_queue_at)
-            job.exchange.respond(500, error_body("request_parser failed", error_id=number))
+            self.gate.check(auth, now)
+        except TicketError as error:
+            body = error_body(str(error), reason=error.reason)
+            self.refuse(exchange, 401, body, f"unauthorised_{error.reason}")
+            return False
+        except UndecidedError:
+            self.refuse(exchange, 503, _UNDECIDED, "undecided", retry_after=NOT_READY_RETRY)
             return False
         return True
 
+    def _prepared(
+        self,
+        exchange: Exchange,
+        route: Route,
+        prepare: Preparer,
+        payload: Any,
+        auth: AuthData,
+        session: Session[Job] | None,
+        now: float,
+    ) -> Job | None:
+        """A job whose payload the handler's own code or form has made; None: it is answered."""
+        index = auth.request_idx
+        try:
+            prepared = prepare(payload)
+        except PayloadError as error:
+            body = error_body("the request is not valid", error.fields)
+            self._failed_early(exchange, route, index, session, now, error.status, body)
+            return None
+        except Exception:
+            body = self.own_code_failed(route, "reading the payload failed")
+            self._failed_early(exchange, route, index, session, now, 500, body)
+            return None
+        custom = CustomJob.needed(route.config)
+        make = CustomJob if custom else TokenJob if route.counts_tokens else Job
+        job = make(self, route, exchange, index, prepared.load, now)
+        job.body, job.content_type = prepared.body, prepared.content_type
+        job.session = session
+        if isinstance(job, CustomJob):
+            job.payload = prepared.payload
+        return job
+
+    def own_code_failed(self, route: Route, what: str) -> bytes:
+        """A handler's own code raised (call it in the ``except``): the log gets the traceback.
+
+        Returns:
+            the answer's body, with an id that is found in the log.
+        """
+        number = secrets.token_hex(6)
+        _log.exception(what, route=route.path, error_id=number)
+        return error_body("internal error in this route's handler", error_id=number)
+
+    def _failed_early(
+        self,
+        exchange: Exchange,
+        route: Route,
+        index: int,
+        session: Session[Job] | None,
+        now: float,
+        status: int,
+        body: bytes,
+    ) -> None:
+        """A payload cannot be used: the router hears that its request is over."""
+        job = Job(self, route, exchange, index, 0.0, now)
+        job.session = session
+        route.figures.answered(status)
+        self.meter.accepted(job)
+        self.meter.ended(job, "Error", now)
+        exchange.respond(status, body)
+
     # --- admission
 
-    def _admit(self, job: Job) -> None:
+    def admit(self, job: Job) -> None:
+        """Let a job wait, work, or be refused."""
         route = job.route
         verdict = self._admission.enter(job, route.max_queue_time)
         if verdict is Verdict.REFUSE:
-            self._meter.refused(job.request_idx, job.load, job.entered_queue_at)
+            self.meter.refused(job.request_idx, job.load, job.entered_queue_at, job.silent)
             route.figures.answered(429)
             after = retry_after_header(self._admission.retry_after)
             job.exchange.respond(429, _TOO_BUSY, headers=((b"retry-after", after),))
             return
-        self._meter.accepted(job)
+        self.meter.accepted(job)
         route.figures.load += job.load
+        if job.session is not None:
+            job.session.jobs[job] = None
         if verdict is Verdict.START:
             self._start(job, job.entered_queue_at)
         else:
-            job.exchange.on_disconnect = job.left_the_queue
+            job.exchange.on_disconnect = job.client_left
 
     def _start(self, job: Job, now: float) -> None:
         job.work_started_at = now
-        route, exchange = job.route, job.exchange
+        route = job.route
         if job.started == job.arrived:
             route.figures.queue.nothing += 1
         else:
             route.figures.queue.add(job.started - job.arrived)
-        body, job.body = job.body, b""
-        relay(
-            exchange,
-            self._pool,
-            prefix=route.prefix(exchange.header(b"accept")),
-            body=body,
-            observer=job,
-        )
+        if route.timeout is not None:
+            job.expire_after(route.timeout, _TIMED_OUT)
+        job.start()
+
+    def progress(self, job: Job, tokens: int) -> None:
+        """Tokens of an answer have passed: they are no load any more."""
+        of_usage = job.route.workload.of_usage
+        assert of_usage is not None
+        served = of_usage(0, tokens)
+        off = self._admission.progress(job, served)
+        self.meter.progress(job, served, off)
 
     def ended(self, job: Job, status: str, http_status: int) -> None:
         """A job is over: count it, and start those that waited for its place."""
+        if job.gone:
+            return
         now = time()
         figures = job.route.figures
         figures.answered(http_status)
         if job.working:
-            figures.work.add(monotonic() - job.started)
+            took = monotonic() - job.started
+            figures.work.add(took)
+            self.request_seconds += (took - self.request_seconds) * 0.1
+        actual = job.actual() if status == "Success" else None
         if status == "Success":
-            figures.served += job.load
-        self._meter.ended(job, status, now)
-        if self.draining and not self._meter.live:
-            self.on_idle()
+            figures.served += job.estimate if actual is None else actual
+        self.meter.ended(job, status, now, actual=actual)
+        job.let_go()
         for following in self._admission.leave(job):
             following.started = monotonic()
             self._start(following, now)
+        if self.draining and not self.meter.live:
+            self.on_idle()
 
     # --- the worker's own routes, and refusals
 
     def _answer_itself(self, exchange: Exchange, route: Route | None) -> None:
         path, reading = exchange.path, exchange.method in ("GET", "HEAD")
         if route is not None:
-            self._refuse(exchange, 405, _POST_ONLY, "method", allow=b"POST")
+            self.refuse(exchange, 405, _POST_ONLY, "method", allow=b"POST")
         elif path == "/healthz" and reading:
             ready = self.accepting and not self.draining
             body = encode({"ready": ready, "draining": self.draining} | self._describe())
@@ -328,11 +301,26 @@ class WorkerApp:
         elif path == "/metrics" and reading:
             exchange.respond(200, self._metrics.render(), content_type=CONTENT_TYPE)
         elif path in ("/healthz", "/metrics"):
-            self._refuse(exchange, 405, _GET_ONLY, "method", allow=b"GET, HEAD")
+            self.refuse(exchange, 405, _GET_ONLY, "method", allow=b"GET, HEAD")
+        elif self.sessions.knows(path):
+            if exchange.method == "POST":
+                self.sessions.answer(exchange)
+            else:
+                self.refuse(exchange, 405, _POST_ONLY, "method", allow=b"POST")
         else:
-            self._refuse(exchange, 404, _NOT_FOUND, "not_found")
+            self.refuse(exchange, 404, _NOT_FOUND, "not_found")
 
-    def _refuse(
+    def invalid(self, exchange: Exchange, error: InvalidMessageError) -> None:
+        """Answer a body that cannot be read."""
+        status = 400 if "body" in error.fields else 422
+        body = error_body("the request is not valid", error.fields)
+        self.refuse(exchange, status, body, "invalid")
+
+    def not_ready(self, exchange: Exchange) -> None:
+        """Answer while the model server cannot serve."""
+        self.refuse(exchange, 503, _NOT_READY, "not_ready", retry_after=NOT_READY_RETRY)
+
+    def refuse(
         self,
         exchange: Exchange,
         status: int,
@@ -342,6 +330,7 @@ class WorkerApp:
         retry_after: bytes = b"",
         allow: bytes = b"",
     ) -> None:
+        """Turn a request away; `reason` is one of ours, for the metrics."""
         self._metrics.refused(reason)
         headers = []
         if retry_after:

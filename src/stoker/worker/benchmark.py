@@ -2,7 +2,9 @@
 
 A run sends `concurrency` requests together, straight to the model server (so its payloads are those
 of the model server: a handler's `request_parser` does not see them); its perf is their load
-over the time until the last is answered. The best run counts, because every disturbance makes a run
+over the time until the last is answered. Where the model server counts the tokens of its answers
+itself, their load is by that count: an answer that ended early is not worth what was asked for. The
+best run counts, because every disturbance makes a run
 slower and none makes it faster. The result is kept on disk: an instance that was stopped and starts
 again is ready without measuring.
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import hashlib
 import math
 import os
@@ -24,6 +27,7 @@ import msgspec
 from stoker import logs
 from stoker.errors import StokerError
 from stoker.worker.config import BenchmarkConfig, HandlerConfig
+from stoker.worker.preparing import JSON, Prepared, from_instance, preparer_of
 from stoker.worker.workload import Workload
 
 DEFAULT_CONCURRENCY = 10
@@ -31,8 +35,11 @@ DEFAULT_CONCURRENCY = 10
 MAX_PERF = 1e15
 """Largest perf that is believed, load units per second."""
 
-Post = Callable[[bytes], Awaitable[None]]
-"""Sends a payload to the model server; raises StokerError unless it is answered well."""
+Post = Callable[[Prepared], Awaitable[float | None]]
+"""Has a payload answered; raises StokerError unless it is answered well.
+
+Returns its load as it turned out, or None where only the estimate is known.
+"""
 
 _log = logs.get_logger("worker")
 
@@ -96,12 +103,25 @@ class ResultFile:
                 temporary.unlink(missing_ok=True)
 
 
+def benchmark_of(handler: HandlerConfig) -> BenchmarkConfig:
+    """How the capacity behind a handler that `carries_benchmark` is measured."""
+    if handler.benchmark_config is not None:
+        return handler.benchmark_config
+    own = handler.handler
+    return BenchmarkConfig(
+        runs=getattr(own, "benchmark_runs", 8),
+        concurrency=getattr(own, "concurrency", DEFAULT_CONCURRENCY),
+        do_warmup=getattr(own, "do_warmup_benchmark", True),
+    )
+
+
 def _key(handler: HandlerConfig, model_identity: str) -> str:
-    benchmark = handler.benchmark_config
-    assert benchmark is not None
+    benchmark = benchmark_of(handler)
     source: Any = benchmark.dataset
     if benchmark.generator is not None:
         source = getattr(benchmark.generator, "__qualname__", "generator")
+    elif source is None:
+        source = type(handler.handler).__qualname__
     described = msgspec.json.encode(
         [handler.route, benchmark.runs, requests_per_run(handler), source, model_identity],
         enc_hook=repr,
@@ -112,11 +132,9 @@ def _key(handler: HandlerConfig, model_identity: str) -> str:
 
 def requests_per_run(handler: HandlerConfig) -> int:
     """Requests sent together: never more than the worker itself would let through."""
-    benchmark = handler.benchmark_config
-    assert benchmark is not None
     if not handler.allow_parallel_requests:
         return 1
-    wanted = benchmark.concurrency or DEFAULT_CONCURRENCY
+    wanted = benchmark_of(handler).concurrency or DEFAULT_CONCURRENCY
     return min(wanted, handler.max_concurrency or wanted)
 
 
@@ -131,27 +149,25 @@ async def measure(
     Raises:
         BenchmarkError: no run went through without a failure, or the payloads cannot be used.
     """
-    benchmark = handler.benchmark_config
-    assert benchmark is not None
-    workload = Workload(handler.route, handler.workload_calculator)
+    benchmark = benchmark_of(handler)
     count = requests_per_run(handler)
-    payloads = _Payloads(benchmark)
+    payloads = _Payloads(handler, benchmark)
     problem = ""
     if benchmark.do_warmup:
-        body, _ = (await payloads.take(1, workload))[0]
-        problem = await _try(post, body)
+        (first,) = await payloads.take(1)
+        _, problem = await _try(post, first)
     best = 0.0
     for run in range(benchmark.runs):
-        batch = await payloads.take(count, workload)
+        batch = await payloads.take(count)
         began = clock()
-        problems = await asyncio.gather(*(_try(post, body) for body, _ in batch))
+        results = await asyncio.gather(*(_try(post, prepared) for prepared in batch))
         seconds = clock() - began
-        failed = [text for text in problems if text]
+        failed = [text for _, text in results if text]
         if failed:
             problem = failed[0]
             _log.warning("a benchmark run failed", run=run, failed=len(failed), problem=problem)
             continue
-        perf = sum(load for _, load in batch) / max(seconds, 1e-9)
+        perf = sum(load for load, _ in results) / max(seconds, 1e-9)
         best = max(best, perf)
         _log.debug("benchmark run", run=run, perf=round(perf, 3), seconds=round(seconds, 3))
     if not best and problem:
@@ -161,37 +177,44 @@ async def measure(
     return best
 
 
-async def _try(post: Post, body: bytes) -> str:
-    """What went wrong; empty when nothing did."""
+async def _try(post: Post, prepared: Prepared) -> tuple[float, str]:
+    """Load of what was answered, and what went wrong; the latter empty when nothing did."""
     try:
-        await post(body)
+        actual = await post(prepared)
     except StokerError as error:
-        return str(error) or type(error).__name__
-    return ""
+        return 0.0, str(error) or type(error).__name__
+    return prepared.load if actual is None else actual, ""
 
 
 class _Payloads:
-    def __init__(self, benchmark: BenchmarkConfig) -> None:
+    def __init__(self, handler: HandlerConfig, benchmark: BenchmarkConfig) -> None:
         self._benchmark = benchmark
+        self._own = handler.handler
+        self._workload = Workload(handler.route, handler.workload_calculator)
+        unparsed = dataclasses.replace(handler, request_parser=None)
+        self._prepare = preparer_of(unparsed, self._workload)
         self._next = 0
 
-    async def take(self, count: int, workload: Workload) -> list[tuple[bytes, float]]:
-        """Bodies for the model server, and their loads."""
-        return [await self._one(workload) for _ in range(count)]
+    async def take(self, count: int) -> list[Prepared]:
+        """Requests for the model server."""
+        return [await self._one() for _ in range(count)]
 
-    async def _one(self, workload: Workload) -> tuple[bytes, float]:
+    async def _one(self) -> Prepared:
         dataset, generator = self._benchmark.dataset, self._benchmark.generator
         try:
             if dataset is not None:
                 payload = dataset[self._next % len(dataset)]
                 self._next += 1
-            else:
-                assert generator is not None
+            elif generator is not None:
                 # It may load a tokenizer or a word list: reports must go on meanwhile.
                 payload = await asyncio.to_thread(generator)
-            raw = msgspec.json.encode(payload)
-            load = workload.of(msgspec.Raw(raw))
+            else:
+                assert self._own is not None
+                return from_instance(self._own.make_benchmark_payload(), {})
+            raw = msgspec.Raw(msgspec.json.encode(payload))
+            if self._prepare is not None:
+                return self._prepare(raw)
+            return Prepared(self._workload.of(raw), bytes(raw), JSON, {})
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             raise BenchmarkError(f"benchmark payload cannot be made: {reason}") from error
-        return raw, load

@@ -1,34 +1,33 @@
 """What a ``worker.py`` says about its model server: the configuration of a worker.
 
 Names, order and meaning are those of the existing SDK, so that a ``worker.py`` written for it runs
-after its import line alone was changed. What this version does not run is refused with a clear
-error, never ignored. `max_concurrency` and `raw_calculator` are ours.
+after its import line alone was changed. Ours, with defaults that change nothing: `max_concurrency`,
+`timeout`, `methods`, `websocket`, `multipart` and `max_body_bytes` of a handler, and
+`raw_calculator`. What makes no sense is refused by `WorkerConfig.check`, never ignored; the rules
+are in `stoker.worker.checking`.
 """
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import msgspec
 
 from stoker.errors import ConfigError
 
+if TYPE_CHECKING:
+    from stoker.worker.handling import ModelResponse, Request
+    from stoker.worker.payloads import ApiPayload, EndpointHandler
+
 DEFAULT_MODEL_PORT = 8902
 """Port of the model server where the configuration names none."""
 
-RESERVED_ROUTES = ("/healthz", "/metrics")
-"""Routes that the worker answers itself."""
-
-RESERVED_PREFIX = "/session/"
-"""Kept for the calls about sessions."""
-
-_ROUTE = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*")
+MAX_FILE_BYTES = 25 * 2**20
+"""Largest file part of a multipart request, bytes (the limit of OpenAI's audio routes)."""
 
 
 class RawCalculator:
@@ -58,6 +57,8 @@ def raw_calculator(function: Callable[[msgspec.Raw], float]) -> RawCalculator:
 
 Calculator = Callable[[dict[str, Any]], float] | RawCalculator
 RequestParser = Callable[[dict[str, Any]], dict[str, Any]]
+ResponseGenerator = Callable[["Request", "ModelResponse"], Awaitable[Any]]
+RemoteFunction = Callable[..., Awaitable[Any]]
 
 
 @dataclass
@@ -95,23 +96,56 @@ class LogActionConfig:
 
 
 @dataclass
+class MultipartConfig:
+    """Ours: the payload of an envelope goes to the model server as ``multipart/form-data``.
+
+    A value of a field in `files` is base64 text, a ``data:`` URL, or an object of ``filename``,
+    ``content_type`` and ``data`` (base64), or a list of these. Other fields become text; objects
+    become JSON, a list repeats its field, null is left out.
+
+    Attributes:
+        files: names of the fields that hold files.
+        max_file_bytes: of one file, decoded; more is refused with 413.
+        content_types: of files, as ``audio/wav`` or ``audio/*``; another is refused with 422.
+        default_content_type: of a file that does not tell.
+    """
+
+    files: tuple[str, ...] = ("file",)
+    max_file_bytes: int = MAX_FILE_BYTES
+    content_types: tuple[str, ...] = ("*/*",)
+    default_content_type: str = "application/octet-stream"
+
+
+@dataclass
 class HandlerConfig:
     """One route of the model server that clients may call.
 
     Attributes:
-        route: path, the same at the worker and at the model server.
+        route: path, the same at the worker and at the model server. With `methods` or `websocket`
+            it may end in ``/*``: whatever lies below.
         healthcheck: path of a health check, used where the worker's configuration has none.
         allow_parallel_requests: False: strictly one request at a time, in order of arrival.
         max_queue_time: expected wait, in seconds, above which a request is refused with 429; None:
             no such limit.
         benchmark_config: exactly one handler of a worker has it.
+        handler_class: an `EndpointHandler`, in place of the functions below.
+        payload_class: an `ApiPayload`: reads and checks the payload, and makes the model server's.
         request_parser: makes the model server's payload out of the client's.
+        response_generator: makes the answer: ``async (Request, ModelResponse) -> Response``, or an
+            async iterator of its parts.
         workload_calculator: load units of a payload; 100.0 where there is none or it fails.
+        is_remote_dispatch: the route is answered by `remote_function` and has no model server.
+        remote_function: called with the payload's fields; what it returns is answered as JSON under
+            ``result``.
         max_concurrency: ours; requests at a time with `allow_parallel_requests`; None: no limit
             but `max_queue_time`.
-
-    The others (`handler_class`, `payload_class`, `response_generator`, `is_remote_dispatch`,
-    `remote_function`) are not run by this version, and refused when set.
+        timeout: ours; seconds from the start of a request to the end of its answer, then 504, or a
+            cut where the answer has begun; None: the time-outs of docs/http.md alone.
+        methods: ours; HTTP methods that are passed on as they are, body and all, without an
+            envelope; the caller is authorised by a header (see docs/requests.md).
+        websocket: ours; WebSocket connections are passed through, authorised likewise.
+        multipart: ours; see `MultipartConfig`.
+        max_body_bytes: ours; largest body that is passed on by `methods`, bytes.
     """
 
     route: str
@@ -119,14 +153,47 @@ class HandlerConfig:
     allow_parallel_requests: bool = False
     max_queue_time: float | None = 30.0
     benchmark_config: BenchmarkConfig | None = None
-    handler_class: type[Any] | None = None
-    payload_class: type[Any] | None = None
+    handler_class: type[EndpointHandler[Any]] | None = None
+    payload_class: type[ApiPayload] | None = None
     request_parser: RequestParser | None = None
-    response_generator: Callable[..., Any] | None = None
+    response_generator: ResponseGenerator | None = None
     workload_calculator: Calculator | None = None
     is_remote_dispatch: bool = False
-    remote_function: Callable[..., Any] | None = None
+    remote_function: RemoteFunction | None = None
     max_concurrency: int | None = None
+    timeout: float | None = None
+    methods: tuple[str, ...] = ()
+    websocket: bool = False
+    multipart: MultipartConfig | None = None
+    max_body_bytes: int = 2**30
+    _handler: EndpointHandler[Any] | None = field(
+        default=None, init=False, repr=False, compare=False
+    )
+
+    @property
+    def handler(self) -> EndpointHandler[Any] | None:
+        """The one instance of `handler_class`; None where there is no such class."""
+        if self._handler is None and self.handler_class is not None:
+            self._handler = self.handler_class()
+        return self._handler
+
+    @property
+    def model_path(self) -> str:
+        """Path at the model server: `route`, unless a `handler_class` names another."""
+        handler = self.handler
+        return self.route if handler is None else handler.endpoint
+
+    @property
+    def direct(self) -> bool:
+        """Whether requests come without an envelope."""
+        return bool(self.methods) or self.websocket
+
+    @property
+    def carries_benchmark(self) -> bool:
+        """Whether the capacity is measured on this route."""
+        handler = self.handler_class
+        own = handler is not None and getattr(handler, "has_benchmark", True) is not False
+        return self.benchmark_config is not None or own
 
 
 @dataclass
@@ -141,13 +208,15 @@ class WorkerConfig:
         model_healthcheck_url: path on the model server, or a whole ``http://`` URL. None: the
             first handler's `healthcheck`, else the worker looks whether the port takes connections.
         log_action_config: what the lines of the log mean.
+        max_sessions: sessions open at a time; None: no limit but `MAX_SESSIONS`.
+        lifecycle: an async context manager; entering it brings the model up (in place of a log line
+            that says so), leaving it takes the model down.
 
-    `benchmark_data` and `benchmark_route` are former forms of a handler's `benchmark_config`; they
-    and `lifecycle` are not run by this version, and refused when set. `max_sessions` is taken, as
-    files that never open a session set it; it has no effect, and the worker's log says so.
+    `benchmark_data` and `benchmark_route` are former forms of a handler's `benchmark_config`, and
+    refused when set.
     """
 
-    model_server_url: str = "http://127.0.0.1"
+    model_server_url: str | None = "http://127.0.0.1"
     model_server_port: int | None = DEFAULT_MODEL_PORT
     model_log_file: str | None = None
     benchmark_data: list[dict[str, Any]] = field(default_factory=list)
@@ -155,7 +224,7 @@ class WorkerConfig:
     model_healthcheck_url: str | None = None
     benchmark_route: str | None = None
     log_action_config: LogActionConfig = field(default_factory=LogActionConfig)
-    max_sessions: int | None = None
+    max_sessions: int | None = 10
     lifecycle: AbstractAsyncContextManager[Any] | None = None
 
     def check(self) -> None:
@@ -164,40 +233,19 @@ class WorkerConfig:
         Raises:
             ConfigError: names the first setting that is wrong, and what to do about it.
         """
-        _refuse_unsupported(
-            "",
-            {
-                "benchmark_data": (self.benchmark_data, "use benchmark_config of a handler"),
-                "benchmark_route": (self.benchmark_route, "use benchmark_config of a handler"),
-                "lifecycle": (self.lifecycle, "start the model server with the launcher"),
-            },
-        )
-        self.model_origin()
-        self.healthcheck_url()
-        if not isinstance(self.log_action_config, LogActionConfig):
-            raise ConfigError("log_action_config", "must be a LogActionConfig")
-        for name in ("on_load", "on_error", "on_info"):
-            lines = getattr(self.log_action_config, name)
-            if not isinstance(lines, list) or not all(isinstance(x, str) and x for x in lines):
-                raise ConfigError(f"log_action_config.{name}", "must be a list of non-empty texts")
-        if not isinstance(self.handlers, list) or not self.handlers:
-            raise ConfigError("handlers", "must be a list with at least one HandlerConfig")
-        seen: set[str] = set()
-        for number, handler in enumerate(self.handlers):
-            _check_handler(handler, f"handlers[{number}]", seen)
-        carriers = [h.route for h in self.handlers if h.benchmark_config is not None]
-        if len(carriers) != 1:
-            found = " and ".join(carriers) if carriers else "none"
-            raise ConfigError(
-                "handlers",
-                "exactly one handler must have a benchmark_config, because the capacity that it "
-                f"measures is what the worker is scaled by; found: {found}",
-            )
+        from stoker.worker.checking import check  # it knows these classes
+
+        check(self)
 
     @property
     def benchmark_handler(self) -> HandlerConfig:
         """The handler that carries the benchmark (of a configuration that passed `check`)."""
-        return next(h for h in self.handlers if h.benchmark_config is not None)
+        return next(h for h in self.handlers if h.carries_benchmark)
+
+    @property
+    def needs_model_server(self) -> bool:
+        """Whether any route leads to a model server."""
+        return any(h.remote_function is None for h in self.handlers)
 
     def model_origin(self) -> str:
         """Where the model server is: ``http://host:port``.
@@ -205,7 +253,7 @@ class WorkerConfig:
         Raises:
             ConfigError: when `model_server_url` or `model_server_port` cannot be used.
         """
-        url, port = self.model_server_url, self.model_server_port
+        url, port = self.model_server_url or "http://127.0.0.1", self.model_server_port
         if not isinstance(url, str):
             raise ConfigError("model_server_url", "must be a text such as 'http://127.0.0.1'")
         try:
@@ -219,7 +267,8 @@ class WorkerConfig:
             raise ConfigError(
                 "model_server_url", "must have no path, query or user: name the path as a route"
             )
-        if port is not None and (not _is_int(port) or not 1 <= port <= 65535):
+        number = isinstance(port, int) and not isinstance(port, bool)
+        if port is not None and (not number or not 1 <= port <= 65535):
             raise ConfigError("model_server_port", "must be from 1 to 65535")
         if own_port is not None and port not in (None, DEFAULT_MODEL_PORT, own_port):
             raise ConfigError(
@@ -237,8 +286,10 @@ class WorkerConfig:
         path, name = self.model_healthcheck_url, "model_healthcheck_url"
         if not path:
             for number, handler in enumerate(self.handlers):
-                if getattr(handler, "healthcheck", None):
-                    path, name = handler.healthcheck, f"handlers[{number}].healthcheck"
+                own = handler.handler
+                path = handler.healthcheck or (own.healthcheck_endpoint if own else None)
+                if path:
+                    name = f"handlers[{number}].healthcheck"
                     break
         if not path:
             return None
@@ -250,78 +301,3 @@ class WorkerConfig:
 
 
 _SCHEME_PORT = {"http": 80, "https": 443}
-
-
-def _check_handler(handler: Any, where: str, seen: set[str]) -> None:
-    if not isinstance(handler, HandlerConfig):
-        raise ConfigError(where, "must be a HandlerConfig")
-    route = handler.route
-    if not isinstance(route, str) or not _ROUTE.fullmatch(route):
-        raise ConfigError(f"{where}.route", "must be a path such as '/v1/completions'")
-    if route in RESERVED_ROUTES or route.startswith(RESERVED_PREFIX):
-        raise ConfigError(f"{where}.route", f"{route!r} is answered by the worker itself")
-    if route in seen:
-        raise ConfigError(f"{where}.route", f"{route!r} is the route of another handler as well")
-    seen.add(route)
-    _refuse_unsupported(
-        where,
-        {
-            "handler_class": (handler.handler_class, "use workload_calculator, request_parser"),
-            "payload_class": (handler.payload_class, "use workload_calculator, request_parser"),
-            "response_generator": (handler.response_generator, "answers are passed on as they are"),
-            "is_remote_dispatch": (handler.is_remote_dispatch, "name a route of a model server"),
-            "remote_function": (handler.remote_function, "name a route of a model server"),
-        },
-    )
-    if handler.max_queue_time is not None and not _is_number(handler.max_queue_time, 0.0, 1e6):
-        raise ConfigError(f"{where}.max_queue_time", "must be from 0 to 1000000 seconds, or None")
-    for name in ("request_parser", "workload_calculator"):
-        value = getattr(handler, name)
-        if value is not None and not callable(value):
-            raise ConfigError(f"{where}.{name}", "must be a function")
-    if handler.max_concurrency is not None:
-        if not _is_int(handler.max_concurrency) or not 1 <= handler.max_concurrency <= 100_000:
-            raise ConfigError(f"{where}.max_concurrency", "must be from 1 to 100000")
-        if not handler.allow_parallel_requests and handler.max_concurrency != 1:
-            raise ConfigError(f"{where}.max_concurrency", "needs allow_parallel_requests=True")
-    if handler.benchmark_config is not None:
-        _check_benchmark(handler.benchmark_config, f"{where}.benchmark_config")
-
-
-def _check_benchmark(benchmark: Any, where: str) -> None:
-    if not isinstance(benchmark, BenchmarkConfig):
-        raise ConfigError(where, "must be a BenchmarkConfig")
-    dataset, generator = benchmark.dataset, benchmark.generator
-    if (dataset is None) == (generator is None):
-        raise ConfigError(where, "needs a dataset or a generator, and not both")
-    if dataset is not None and (
-        not isinstance(dataset, list)
-        or not dataset
-        or not all(isinstance(p, dict) for p in dataset)
-    ):
-        raise ConfigError(f"{where}.dataset", "must be a list of payloads (dicts), not empty")
-    if generator is not None and not callable(generator):
-        raise ConfigError(f"{where}.generator", "must be a function that returns a payload")
-    if not _is_int(benchmark.runs) or not 1 <= benchmark.runs <= 1000:
-        raise ConfigError(f"{where}.runs", "must be from 1 to 1000")
-    if benchmark.concurrency is not None and (
-        not _is_int(benchmark.concurrency) or not 1 <= benchmark.concurrency <= 1000
-    ):
-        raise ConfigError(f"{where}.concurrency", "must be from 1 to 1000")
-
-
-def _refuse_unsupported(where: str, settings: dict[str, tuple[Any, str]]) -> None:
-    for name, (value, instead) in settings.items():
-        if value:
-            path = f"{where}.{name}" if where else name
-            raise ConfigError(path, f"is not supported by this version of Stoker; {instead}")
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any, low: float, high: float) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value) and low <= value <= high

@@ -8,7 +8,12 @@ Rules (all figures that are reported live in this file):
 * `new_load` is what was let in, less what was cancelled; it is negative where something was
   cancelled that an earlier report told of. What was refused is in `rej_load` and not in `new_load`:
   new_load + rej_load is the load that was asked for.
-* `cur_perf` is the load of requests that were answered well.
+* `cur_perf` is the load of requests that were answered well; what is known to be served of a
+  running one (tokens that have passed) counts at once.
+* Where a request's load is known in the end (the model server's own count of tokens), it takes the
+  place of the estimate in all figures: `new_load` gets the difference.
+* A session counts as a request without a load of its own; the requests in it are not told of one by
+  one, because the router knows only the one that opened it.
 * Finished requests wait in a list until they were told. While the control plane is away it grows to
   `MAX_FINISHED` and no more: then the oldest are forgotten, and counted in `forgotten`.
 
@@ -48,15 +53,24 @@ class Metered(Protocol):
 
     Attributes:
         request_idx: the router's number for it.
-        load: load units.
+        load: load units that are not served yet, as far as known.
+        estimate: load units that were expected when it came.
+        served: load units that are known to be served.
+        silent: the router is not told of it (a request within a session).
         entered_queue_at: Unix time.
         work_started_at: Unix time; None: it did not start.
     """
 
     request_idx: int
     load: float
+    estimate: float
+    served: float
     entered_queue_at: float
     work_started_at: float | None
+
+    @property
+    def silent(self) -> bool:
+        """See above."""
 
     def __hash__(self) -> int: ...
 
@@ -67,10 +81,12 @@ class Meter:
 
     Attributes:
         cur_load: load queued or working now.
+        served: load served since the worker started.
         changes: goes up with every event, so that a reporter sees that something changed.
     """
 
     cur_load: float = 0.0
+    served: float = 0.0
     changes: int = 0
     forgotten: int = 0
     _new_load: float = 0.0
@@ -89,22 +105,41 @@ class Meter:
         self._received += 1
         self.changes += 1
 
-    def refused(self, request_idx: int, load: float, now: float) -> None:
+    def refused(self, request_idx: int, load: float, now: float, silent: bool = False) -> None:
         """A request was turned away for want of capacity."""
         self._rej_load += load
         self._received += 1
         self.changes += 1
+        if silent:
+            return
         self._finished.append(FinishedRequest(request_idx, False, "Rejected", now, None, now))
         if len(self._finished) > MAX_FINISHED:
             self._forget_oldest()
 
-    def ended(self, request: Metered, status: str, now: float) -> None:
+    def progress(self, request: Metered, served: float, off: float) -> None:
+        """A part of an accepted request is served.
+
+        Args:
+            request: one that was `accepted` and has not ended.
+            served: load units.
+            off: what of it came off the request's `load`.
+        """
+        request.served += served
+        self.cur_load -= off
+        self._cur_perf += served
+        self.served += served
+        self.changes += 1
+
+    def ended(
+        self, request: Metered, status: str, now: float, *, actual: float | None = None
+    ) -> None:
         """An accepted request left, once.
 
         Args:
             request: the one that was `accepted`.
             status: ``Success``, ``Error`` or ``Cancelled``.
             now: Unix time.
+            actual: its load as it turned out; None: as estimated.
         """
         live = self._live
         if request not in live:
@@ -113,10 +148,18 @@ class Meter:
         # Sums of floats drift; with nothing at work the truth is known.
         self.cur_load = self.cur_load - request.load if live else 0.0
         if status == "Success":
-            self._cur_perf += request.load
+            if actual is None:
+                served = request.estimate - request.served
+            else:
+                served = actual - request.served
+                self._new_load += actual - request.estimate
+            self._cur_perf += served
+            self.served += served
         elif status == "Cancelled":
-            self._new_load -= request.load
+            self._new_load -= request.estimate - request.served
         self.changes += 1
+        if request.silent:
+            return
         finished = self._finished
         finished.append(
             FinishedRequest(
@@ -146,7 +189,8 @@ class Meter:
         for request in self._live:
             if len(found) == MAX_WORKING_IDXS:
                 break
-            found.append(request.request_idx)
+            if not request.silent:
+                found.append(request.request_idx)
         return found
 
     def take(self) -> Figures:

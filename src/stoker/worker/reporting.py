@@ -144,7 +144,9 @@ class Reporter:
                 self._last = loop.time()
                 await self.report()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), pause)
+                # Not wait_for: before Python 3.12 it may lose a cancellation.
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
 
     async def report(self, *, tries: int = TRIES) -> bool:
         """Send one report, and what finished; whether it was taken."""

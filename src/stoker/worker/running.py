@@ -18,10 +18,12 @@ from stoker.http import HttpServer, Origin, UpstreamPool
 from stoker.version import __version__
 from stoker.wire import WorkerStatus
 from stoker.worker.admission import Admission
-from stoker.worker.app import Job, WorkerApp
+from stoker.worker.app import WorkerApp
 from stoker.worker.auth import Gate, Mode
-from stoker.worker.benchmark import ResultFile
+from stoker.worker.benchmark import ResultFile, requests_per_run
+from stoker.worker.capacity import Capacity
 from stoker.worker.config import WorkerConfig
+from stoker.worker.job import Job
 from stoker.worker.metering import Figures, Meter
 from stoker.worker.metrics import Reading, WorkerMetrics
 from stoker.worker.reporting import Pace, Reporter
@@ -34,6 +36,9 @@ FINAL_REPORT_SECONDS = 5.0
 FLUSH_SECONDS = 5.0
 """Longest time that clients get to read the end of an answer that is complete."""
 
+TICK_SECONDS = 1.0
+"""Between two looks at sessions and at the figures of a saturated model server."""
+
 _GIGABYTE = 1e9
 _log = logs.get_logger("worker")
 
@@ -43,6 +48,7 @@ class RunningWorker:
 
     Attributes:
         port: that it listens on, after `start`.
+        http_port: on loopback, for the model server's own calls; 0: it was taken.
         url: under which clients know it, after `start`.
         boot_id: random, new for each start.
     """
@@ -62,7 +68,6 @@ class RunningWorker:
             ConfigError: the two do not fit together.
         """
         log_file = config.model_log_file or settings.model_log
-        self._max_sessions = config.max_sessions
         if config.log_action_config.on_load and not log_file:
             raise ConfigError(
                 "model_log_file", "is required for log_action_config.on_load (or set MODEL_LOG)"
@@ -71,6 +76,7 @@ class RunningWorker:
         self.settings = settings
         self.boot_id = secrets.token_hex(8)
         self.port = 0
+        self.http_port = 0
         self.url = ""
         self.gate = Gate(
             mtoken=settings.mtoken,
@@ -81,7 +87,10 @@ class RunningWorker:
         if settings.tickets_required:
             self.gate.demand_tickets()
         self._meter = Meter()
-        self._admission: Admission[Job] = Admission()
+        self._capacity = Capacity()
+        self._admission: Admission[Job] = Admission(
+            full_at=requests_per_run(config.benchmark_handler)
+        )
         self._metrics = WorkerMetrics(self._gauges, self._state)
         self._pool = UpstreamPool(Origin.parse(config.model_origin()))
         self._watch = ModelWatch(
@@ -108,6 +117,8 @@ class RunningWorker:
         self._server = HttpServer(
             self._app, on_refused=lambda reason: self._metrics.refused(f"http_{reason}")
         )
+        # For the model server's own calls, plain and on loopback; see `_listen_locally`.
+        self._local_server = HttpServer(self._app.sessions.answer_local)
         self._reporter = Reporter(
             settings.report_addrs, self._meter, self.gate, self._describe, pace=pace
         )
@@ -139,6 +150,7 @@ class RunningWorker:
                 raise ConfigError("WORKER_PORT", problem) from None
             problem = f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}"
             raise ConfigError("STOKER_HOST", problem) from None
+        await self._listen_locally()
         self.url = self.gate.url = settings.public_url(self.port)
         self._disk_at_start = self._disk_usage()
         _log.info(
@@ -149,12 +161,55 @@ class RunningWorker:
             url=self.url,
             authorisation=self.gate.mode.value,
         )
-        if self._max_sessions:
-            _log.warning("max_sessions has no effect: this version serves no sessions")
         self._tasks.append(asyncio.create_task(self._guarded(self._watch.run())))
         if settings.report_addrs:
             self._tasks.append(asyncio.create_task(self._guarded(self._reporter.run())))
+        self._tasks.append(asyncio.create_task(self._guarded(self._tick())))
         self._tasks.append(asyncio.create_task(self._end_when_told()))
+
+    async def _listen_locally(self) -> None:
+        """Open the port for the model server's own calls.
+
+        Raises:
+            ConfigError: a port that was asked for cannot be had.
+        """
+        wanted = self.settings.http_port
+        port = wanted or 0
+        if wanted is None and self.settings.port:
+            port = min(self.port + 1, 65535)
+        try:
+            self.http_port = await self._local_server.listen("127.0.0.1", port)
+        except OSError as error:
+            if wanted is not None:
+                problem = f"cannot listen on 127.0.0.1:{port}: {error.strerror or error}"
+                raise ConfigError("WORKER_HTTP_PORT", problem) from None
+            _log.warning(
+                "no port for the model server's own calls: set WORKER_HTTP_PORT",
+                port=port,
+            )
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            self._app.sessions.sweep(time.time())
+            self.look_at_capacity(time.monotonic())
+
+    def look_at_capacity(self, now: float) -> None:
+        """Correct perf by what is served under saturation (called every `TICK_SECONDS`).
+
+        Args:
+            now: seconds, by the monotonic clock.
+        """
+        changed = self._capacity.observe(
+            now,
+            self._meter.served,
+            saturated=not self._admission.take_slack(self._app.lanes),
+            request_seconds=self._app.request_seconds,
+        )
+        if changed:
+            self._admission.perf = self._capacity.perf
+            _log.info("capacity was corrected under load", perf=round(self._capacity.perf, 3))
+            self._reporter.wake()
 
     async def _guarded(self, work: Any) -> None:
         """A part that breaks must not leave a worker that looks alive: stop it."""
@@ -210,6 +265,7 @@ class RunningWorker:
             if left:
                 _log.warning("requests are cut off", requests=left)
             self._app.cutting = True
+            await self._app.sessions.end_all()
             await self._server.drain(0.0 if left else FLUSH_SECONDS)
             await self._last_report()
         finally:
@@ -228,7 +284,9 @@ class RunningWorker:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._app.sessions.close()
         await self._server.drain(0.0)
+        await self._local_server.drain(0.0)
         await self._pool.close()
         await self._reporter.close()
         _log.info("worker has stopped")
@@ -237,7 +295,8 @@ class RunningWorker:
 
     def _model_changed(self) -> None:
         readiness = self._watch.readiness
-        self._admission.perf = self._watch.perf
+        self._capacity.measured(self._watch.perf)
+        self._admission.perf = self._capacity.perf
         self._app.accepting = readiness.ready
         if readiness.ready and not self._loadtime:
             self._loadtime = time.monotonic() - self._began
@@ -267,7 +326,7 @@ class RunningWorker:
             new_load=figures.new_load,
             rej_load=figures.rej_load,
             cur_perf=figures.cur_perf,
-            max_perf=self._watch.perf,
+            max_perf=self._capacity.perf,
             error_msg=self._error(),
             num_requests_working=self._meter.live,
             num_requests_recieved=figures.received,
@@ -313,7 +372,9 @@ class RunningWorker:
         yield "working_requests", "Requests at the model server.", self._app.working
         yield "connections", "Connections of clients.", self._server.connections
         yield "current_load", "Load units queued or working.", meter.cur_load
-        yield "capacity", "Capacity from the benchmark, load units per second.", self._watch.perf
+        yield "capacity", "Load units per second.", self._capacity.perf
+        yield "capacity_corrections", "Times that load put it right.", self._capacity.corrections
+        yield "sessions", "Sessions open.", len(self._app.sessions)
         yield "expected_wait_seconds", "Load over capacity.", self._admission.expected_wait()
         yield "load_seconds", "Time until ready; 0 before.", self._loadtime
         yield "reports_accepted", "Reports that a control plane took.", reporter.accepted

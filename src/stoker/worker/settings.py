@@ -33,6 +33,8 @@ class WorkerSettings:
         report_addrs: ``REPORT_ADDR``, base URLs of the control planes, in order of preference.
         host: ``STOKER_HOST``, the address to bind.
         port: ``WORKER_PORT``; 0: any free one.
+        http_port: ``WORKER_HTTP_PORT``, on loopback, for the model server's own calls; None: `port`
+            + 1, or any free one where `port` is any.
         public_host: ``PUBLIC_IPADDR``, where clients reach this machine.
         public_port: ``VAST_TCP_PORT_<WORKER_PORT>``, `port` as the outside sees it; None: the same.
         use_ssl: ``USE_SSL``; then with `ssl_cert` (``SSL_CERT``) and `ssl_key` (``SSL_KEY``), PEM.
@@ -51,6 +53,7 @@ class WorkerSettings:
     report_addrs: tuple[str, ...] = ()
     host: str = "0.0.0.0"  # noqa: S104 - a worker is there to be reached from outside
     port: int = DEFAULT_PORT
+    http_port: int | None = None
     public_host: str = "127.0.0.1"
     public_port: int | None = None
     use_ssl: bool = False
@@ -101,6 +104,11 @@ class WorkerSettings:
             report_addrs=_addresses(environ.get("REPORT_ADDR", "")),
             host=host,
             port=port,
+            http_port=(
+                _integer(environ, "WORKER_HTTP_PORT", 0, 0, 65535)
+                if environ.get("WORKER_HTTP_PORT")
+                else None
+            ),
             public_host=environ.get("PUBLIC_IPADDR") or "127.0.0.1",
             public_port=public_port,
             use_ssl=_flag(environ, "USE_SSL"),

@@ -9,20 +9,22 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from stoker import logs
 from stoker.http import UpstreamError, fetch
-from stoker.worker.benchmark import BenchmarkError, ResultFile, measure
-from stoker.worker.config import WorkerConfig
+from stoker.worker.benchmark import BenchmarkError, Post, ResultFile, measure
+from stoker.worker.config import HandlerConfig, WorkerConfig
 from stoker.worker.logtail import LineMatcher, LogTail, Meaning
+from stoker.worker.preparing import Prepared, remote_of
 from stoker.worker.readiness import Event, Health, Readiness, State
+from stoker.worker.usage import load_of_answer
 
 _MAX_ANSWER = 64 * 2**20
 _MAX_SHOWN = 500
-_JSON = [(b"content-type", b"application/json"), (b"accept", b"*/*")]
 _log = logs.get_logger("worker")
 
 
@@ -82,13 +84,14 @@ class ModelWatch:
         self._url = config.healthcheck_url()
         self._tail = LogTail(log_file) if log_file else None
         self._matcher = LineMatcher(actions.on_load, actions.on_error, actions.on_info)
-        self._health = Health(came_back_counts=not (log_file and actions.on_load))
+        waits_for_line = bool(log_file and actions.on_load)
+        self._health = Health(came_back_counts=not waits_for_line and config.lifecycle is None)
         # What must happen before the worker is ready, for the one who waits in vain.
-        self._awaited: dict[str, Any] = (
-            {"file": str(log_file), "a_line_with": actions.on_load}
-            if log_file and actions.on_load
-            else {"a_good_answer_of": "its health check"}
-        )
+        self._awaited: dict[str, Any] = {"a_good_answer_of": "its health check"}
+        if config.lifecycle is not None:
+            self._awaited = {"entering": "the lifecycle"}
+        elif waits_for_line:
+            self._awaited = {"file": str(log_file), "a_line_with": actions.on_load}
         self._look = asyncio.Event()
         self._healthy = asyncio.Event()
         self._benchmark: asyncio.Task[None] | None = None
@@ -111,6 +114,8 @@ class ModelWatch:
                 group.create_task(self._check_health())
                 if self._tail is not None:
                     group.create_task(self._follow_log(self._tail))
+                if self._config.lifecycle is not None:
+                    group.create_task(self._live(self._config.lifecycle))
         finally:
             if self._benchmark is not None:
                 self._benchmark.cancel()
@@ -138,6 +143,21 @@ class ModelWatch:
             self._benchmark = asyncio.create_task(self._run_benchmark())
         self._look.set()
         self._on_change()
+
+    # --- the lifecycle
+
+    async def _live(self, lifecycle: AbstractAsyncContextManager[Any]) -> None:
+        """Bring the model up, and take it down when cancelled."""
+        try:
+            async with lifecycle:
+                self._apply(Event.LOADED)
+                # The end of the worker is no failure of the model: leave in good order.
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.Event().wait()
+        except Exception as error:
+            _log.exception("the lifecycle failed")
+            told = logs.redact(f"{type(error).__name__}: {error}"[:_MAX_SHOWN])
+            self._apply(Event.ERROR_LINE, f"the lifecycle failed: {told}")
 
     # --- the log
 
@@ -171,8 +191,10 @@ class ModelWatch:
                     self._apply(event, f"health check: {problem}")
             settled = self.readiness.ready and not self._health.failing
             pause = self._rhythm.calm if settled else self._rhythm.eager
+            # Not wait_for: before Python 3.12 it may lose a cancellation.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._look.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._look.wait()
             # Requests that fail one after another ask for a check each time: not that often.
             await asyncio.sleep(max(0.0, checked + self._rhythm.eager - loop.time()))
 
@@ -180,7 +202,9 @@ class ModelWatch:
         """What is wrong (empty: nothing), and whether that is definite."""
         try:
             if self._url is None:
-                await self._connect()
+                # Behind a lifecycle or functions alone, there may be no port at all.
+                if self._config.lifecycle is None and self._config.needs_model_server:
+                    await self._connect()
                 return "", False
             response = await fetch(
                 self._url, timeout=self._rhythm.check_timeout, max_body=_MAX_ANSWER
@@ -210,23 +234,8 @@ class ModelWatch:
         # "Loaded" may be said before the port takes requests.
         await self._healthy.wait()
         handler = self._config.benchmark_handler
-        url = self._origin + handler.route
-
-        async def post(body: bytes) -> None:
-            response = await fetch(
-                url,
-                method="POST",
-                headers=_JSON,
-                body=body,
-                timeout=self._rhythm.request_timeout,
-                max_body=_MAX_ANSWER,
-            )
-            if response.status // 100 != 2:
-                said = logs.redact(response.body[:200].decode("utf-8", "replace"))
-                raise BenchmarkError(f"{handler.route} answered {response.status}: {said}")
-
         try:
-            perf = await measure(handler, post)
+            perf = await measure(handler, answerer(handler, self._origin, self._rhythm))
         except BenchmarkError as error:
             self._apply(Event.BENCHMARK_FAILED, str(error))
             return
@@ -234,3 +243,38 @@ class ModelWatch:
         _log.info("capacity was measured", perf=round(perf, 3))
         self._results.save(perf, time.time())
         self._apply(Event.MEASURED)
+
+
+def answerer(handler: HandlerConfig, origin: str, rhythm: Rhythm) -> Post:
+    """What has a handler's payloads answered, by its model server or its own function."""
+    url = origin + handler.model_path
+    of_usage = getattr(handler.workload_calculator, "of_usage", None)
+
+    async def call(prepared: Prepared) -> float | None:
+        function = remote_of(handler)
+        assert function is not None
+        try:
+            async with asyncio.timeout(rhythm.request_timeout):
+                await function(prepared.payload)
+        except Exception as error:
+            told = logs.redact(f"{type(error).__name__}: {error}"[:_MAX_SHOWN])
+            raise BenchmarkError(f"{handler.route} failed: {told}") from error
+        return None
+
+    async def post(prepared: Prepared) -> float | None:
+        response = await fetch(
+            url,
+            method="POST",
+            headers=[(b"content-type", prepared.content_type), (b"accept", b"*/*")],
+            body=prepared.body,
+            timeout=rhythm.request_timeout,
+            max_body=_MAX_ANSWER,
+        )
+        if response.status // 100 != 2:
+            said = logs.redact(response.body[:200].decode("utf-8", "replace"))
+            raise BenchmarkError(f"{handler.route} answered {response.status}: {said}")
+        if of_usage is None:
+            return None
+        return load_of_answer(response.header(b"content-type") or b"", response.body, of_usage)
+
+    return call if remote_of(handler) is not None else post

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -19,16 +20,19 @@ class Workload:
     """Asks one handler's calculator; what fails or is no load counts as `DEFAULT_LOAD`.
 
     Attributes:
+        of_usage: turns the model server's own count of prompt and answer tokens into load; None:
+            the load is not in tokens.
         failures: times that the calculator raised, or gave a negative or non-finite number.
     """
 
-    __slots__ = ("_calculator", "_raw", "_route", "failures")
+    __slots__ = ("_calculator", "_raw", "_route", "failures", "of_usage")
 
     def __init__(self, route: str, calculator: Calculator | None) -> None:
         self._route = route
         # Its function itself: a call less for each request.
         self._raw = calculator.function if isinstance(calculator, RawCalculator) else None
         self._calculator = None if self._raw is not None else calculator
+        self.of_usage: Callable[[int, int], float] | None = getattr(calculator, "of_usage", None)
         self.failures = 0
 
     def of(self, payload: msgspec.Raw) -> float:

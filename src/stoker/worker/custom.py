@@ -1,0 +1,155 @@
+"""A request that a handler's own code answers: a task of its own.
+
+Rules:
+
+* The code sees a `Request` and a `ModelResponse`, never the envelope.
+* It returns a `Response`, bytes, text, a dict or list, or an async iterator of parts (then the
+  status is 200 and the type that of the model server's answer). aiohttp's ``web.Response`` and
+  ``web.StreamResponse`` are taken as well, for files written for the existing SDK.
+* What it raises becomes a 500 with an id that is found in the log, or cuts an answer that has
+  begun; the caller never sees a traceback. A failure of the model server becomes 502 or 504.
+* A client that leaves, a time-out and the end of a session cancel the task, and with it the
+  request at the model server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from stoker.http import Exchange, UpstreamError, open_stream
+from stoker.wire import encode, error_body
+from stoker.worker.aiohttp_bridge import AiohttpRequest, is_aiohttp_response
+from stoker.worker.aiohttp_bridge import send as send_aiohttp
+from stoker.worker.config import HandlerConfig
+from stoker.worker.handling import ModelResponse, Response
+from stoker.worker.job import Job
+from stoker.worker.preparing import remote_of
+
+_FORBIDDEN = frozenset({"content-length", "transfer-encoding", "connection", "content-type"})
+
+
+class CustomJob(Job):
+    """A request that a handler's own code answers.
+
+    Attributes:
+        payload: of the client, decoded.
+    """
+
+    __slots__ = ("payload", "task")
+
+    payload: dict[str, Any]
+    task: asyncio.Task[None] | None
+
+    @staticmethod
+    def needed(handler: HandlerConfig) -> bool:
+        """Whether a handler has code that answers."""
+        return (
+            handler.response_generator is not None
+            or handler.remote_function is not None
+            or handler.handler_class is not None
+        )
+
+    def start(self) -> None:
+        """Begin the task (called by the app, once)."""
+        self.exchange.on_disconnect = self.stop_work
+        self.task = asyncio.get_running_loop().create_task(self._run())
+
+    def stop_work(self) -> None:
+        """Cancel the task."""
+        if self.task is not None:
+            self.task.cancel()
+
+    async def _run(self) -> None:
+        exchange, handler = self.exchange, self.route.config
+        try:
+            remote = remote_of(handler)
+            if remote is not None:
+                self.body = b""
+                exchange.respond(200, encode({"result": await remote(self.payload)}))
+            else:
+                await self._ask_and_answer(handler)
+        except asyncio.CancelledError:
+            if self.verdict is not None:
+                self._tell(*self.verdict)
+            else:
+                self.client_left()
+        except UpstreamError as error:
+            status = 504 if error.kind == "timeout" else 502
+            self._end(status, error_body(str(error)))
+            self.upstream_failed(status, error.kind, str(error))
+        except Exception:
+            body = self.app.own_code_failed(self.route, "a handler's own code failed")
+            self._end(500, body)
+            self.app.ended(self, "Error", 500)
+        else:
+            if exchange.disconnected:
+                self.client_left()
+            else:
+                status = exchange.status
+                self.app.ended(self, "Success" if status < 400 else "Error", status)
+        finally:
+            exchange.on_disconnect = None
+            self.task = None
+
+    def _end(self, status: int, body: bytes) -> None:
+        exchange = self.exchange
+        if exchange.started:
+            exchange.abort()
+        elif not exchange.disconnected:
+            exchange.respond(status, body)
+
+    async def _ask_and_answer(self, handler: HandlerConfig) -> None:
+        generate: Callable[[Any, Any], Awaitable[Any]] = (
+            handler.handler.generate_client_response
+            if handler.handler is not None
+            else handler.response_generator  # type: ignore[assignment]
+        )
+        exchange, route = self.exchange, self.route
+        session_id = self.session.id if self.session is not None else None
+        request = AiohttpRequest(exchange, self.payload, session_id, self.request_idx)
+        headers = route.headers(exchange.header(b"accept"), self.content_type)
+        body, self.body = self.body, b""
+        async with open_stream(self.app.pool, "POST", route.target, headers, body) as upstream:
+            response = ModelResponse(upstream)
+            answer = await generate(request, response)
+            if is_aiohttp_response(answer):
+                await send_aiohttp(answer, request)
+            else:
+                await send(exchange, answer, response)
+
+
+async def send(exchange: Exchange, answer: Any, response: ModelResponse) -> None:
+    """Send what a handler's own code returned.
+
+    Raises:
+        TypeError: it is nothing that can be sent.
+        ValueError: a header has a line break in it.
+    """
+    if isinstance(answer, Response):
+        made = answer
+    elif hasattr(answer, "__aiter__"):
+        made = Response(answer, content_type=response.content_type)
+    else:
+        made = Response(answer)
+        if answer is None:
+            raise TypeError("a response_generator must return a Response or an async iterator")
+    status = made.status
+    if isinstance(status, bool) or not isinstance(status, int) or not 200 <= status <= 599:
+        raise TypeError(f"the status of a Response must be from 200 to 599, not {status!r}")
+    headers = [
+        (str(name).lower().encode(), str(value).encode())
+        for name, value in made.headers.items()
+        if str(name).lower() not in _FORBIDDEN
+    ]
+    media = made.media.encode()
+    if not hasattr(made.body, "__aiter__"):
+        exchange.respond(status, made.encoded(), content_type=media, headers=headers)
+        return
+    parts: AsyncIterator[bytes | str] = aiter(made.body)  # type: ignore[arg-type]
+    exchange.start(status, [(b"content-type", media), *headers])
+    async for part in parts:
+        exchange.write(part.encode() if isinstance(part, str) else bytes(part))
+        await exchange.drain()
+    exchange.finish()

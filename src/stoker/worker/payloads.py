@@ -1,0 +1,105 @@
+"""Payloads and handlers as classes: the older form of a ``worker.py``.
+
+Names and signatures are those of the existing SDK (`vastai.serverless.server.lib.data_types`), so
+that a file that derives from them needs only its import line changed. New files are shorter with
+the functions of `HandlerConfig`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Generic, TypeVar
+
+from stoker.errors import InvalidMessageError, StokerError
+
+
+class JsonDataException(StokerError):  # noqa: N818 -- the name is the existing SDK's
+    """A payload cannot be used; the caller gets 422 and `message`.
+
+    Attributes:
+        message: what is wrong, by the name of the field.
+    """
+
+    def __init__(self, json_msg: dict[str, Any]) -> None:
+        super().__init__("the payload is not valid")
+        self.message = json_msg
+
+
+class ApiPayload(ABC):
+    """A payload, read and checked."""
+
+    @classmethod
+    @abstractmethod
+    def for_test(cls) -> ApiPayload:
+        """A payload for the benchmark."""
+
+    @abstractmethod
+    def generate_payload_json(self) -> dict[str, Any]:
+        """What the model server gets, as JSON."""
+
+    def generate_payload_multipart(self) -> dict[str, Any] | None:
+        """What the model server gets as ``multipart/form-data``; None: it gets JSON.
+
+        A ``(filename, bytes, content_type)`` tuple is a file; a list repeats its field; None is
+        left out; a dict or a nested list is sent as JSON, everything else as text.
+        """
+        return None
+
+    @abstractmethod
+    def count_workload(self) -> float:
+        """Load units."""
+
+    @classmethod
+    @abstractmethod
+    def from_json_msg(cls, json_msg: dict[str, Any]) -> ApiPayload:
+        """Read a client's payload.
+
+        Raises:
+            JsonDataException: it cannot be used.
+        """
+
+
+P = TypeVar("P", bound=ApiPayload)
+
+
+class EndpointHandler(ABC, Generic[P]):
+    """A route as a class.
+
+    Attributes:
+        has_benchmark: the worker's capacity is measured on this route; exactly one has it.
+        benchmark_runs: see `BenchmarkConfig.runs`.
+        concurrency: see `BenchmarkConfig.concurrency`.
+        do_warmup_benchmark: see `BenchmarkConfig.do_warmup`.
+    """
+
+    has_benchmark: bool = True
+    benchmark_runs: int = 8
+    concurrency: int = 10
+    do_warmup_benchmark: bool = True
+
+    @property
+    @abstractmethod
+    def endpoint(self) -> str:
+        """Path at the model server."""
+
+    @property
+    @abstractmethod
+    def healthcheck_endpoint(self) -> str | None:
+        """Path of a health check at the model server, if it has one."""
+
+    @classmethod
+    @abstractmethod
+    def payload_cls(cls) -> type[P]:
+        """Class of the payloads."""
+
+    @abstractmethod
+    def make_benchmark_payload(self) -> P:
+        """A payload for the benchmark."""
+
+    @abstractmethod
+    async def generate_client_response(self, client_request: Any, model_response: Any) -> Any:
+        """The answer to the client, out of the model server's."""
+
+    async def call_remote_dispatch_function(self, params: dict[str, Any]) -> Any:
+        """Answer without a model server; called where the handler `is_remote_dispatch`."""
+        raise InvalidMessageError({"route": "this route has no function to call"})

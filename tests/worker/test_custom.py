@@ -1,0 +1,451 @@
+"""Handlers with code of their own, with a real model server and a real control plane."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from stoker.wire import encode
+from stoker.worker import (
+    ApiPayload,
+    BenchmarkConfig,
+    EndpointHandler,
+    HandlerConfig,
+    JsonDataException,
+    Response,
+    WorkerConfig,
+)
+
+Worker = Any  # the fixtures of conftest.py, which cannot be imported
+Model = Any
+Control = Any
+StartWorker = Any
+
+BENCHMARK = BenchmarkConfig(dataset=[{"benchmark": True}], runs=1, concurrency=1)
+
+
+def one_route(model: Model, route: str = "/echo", **handler: Any) -> WorkerConfig:
+    """A worker whose only route is under test, beside one for the benchmark."""
+    handlers = [
+        HandlerConfig("/parallel", benchmark_config=BENCHMARK, allow_parallel_requests=True)
+    ]
+    if handler.pop("with_benchmark", True):
+        handlers.append(HandlerConfig(route, **handler))
+    else:
+        handlers = [HandlerConfig(route, **handler)]
+    return WorkerConfig(
+        model_server_port=model.port, model_healthcheck_url="/health", handlers=handlers
+    )
+
+
+@pytest.fixture
+def start(start_worker: StartWorker, model: Model) -> Any:
+    async def starter(route: str = "/echo", **handler: Any) -> Worker:
+        return await start_worker(config=one_route(model, route, **handler))
+
+    return starter
+
+
+# --- what a response_generator sees and may return
+
+
+async def test_it_sees_the_payload_and_the_answer_of_the_model_server(start: Any) -> None:
+    seen = {}
+
+    async def generate(request: Any, response: Any) -> Response:
+        seen["request"] = (request.method, request.path, request.payload, await request.json())
+        seen["response"] = (response.status, response.content_type, await response.json())
+        seen["headers"] = (response.headers["Content-Type"], "x-none" in response.headers)
+        return Response({"made": True}, status=201, headers={"X-Own": "yes"})
+
+    worker = await start(response_generator=generate)
+    answer = await worker.post(body=worker.envelope(b'{"a": 1}'))
+    assert (answer.status, answer.json()) == (201, {"made": True})
+    assert answer.header(b"x-own") == b"yes"
+    assert seen["request"] == ("POST", "/echo", {"a": 1}, {"a": 1})
+    assert seen["response"] == (200, "application/json", {"a": 1})
+    assert seen["headers"] == ("application/json", False)
+
+
+@pytest.mark.parametrize(
+    ("returned", "body", "content_type"),
+    [
+        (Response(b"\x00"), b"\x00", b"application/octet-stream"),
+        (Response("text"), b"text", b"text/plain; charset=utf-8"),
+        (Response([1], content_type="application/x"), b"[1]", b"application/x"),
+        (Response(), b"", b"application/octet-stream"),
+        ({"a": 1}, b'{"a":1}', b"application/json"),
+        ("text", b"text", b"text/plain; charset=utf-8"),
+        (b"bytes", b"bytes", b"application/octet-stream"),
+        (web.Response(text="theirs"), b"theirs", b"text/plain; charset=utf-8"),
+        (web.json_response({"b": 2}), b'{"b": 2}', b"application/json; charset=utf-8"),
+    ],
+    ids=str,
+)
+async def test_it_may_return(start: Any, returned: Any, body: bytes, content_type: bytes) -> None:
+    async def generate(_request: Any, _response: Any) -> Any:
+        return returned
+
+    worker = await start(response_generator=generate)
+    answer = await worker.post()
+    assert (answer.status, answer.body) == (200, body)
+    assert answer.header(b"content-type") == content_type
+
+
+async def test_it_may_stream(start: Any) -> None:
+    async def parts(response: Any) -> AsyncIterator[bytes | str]:
+        async for line in response.content:
+            yield line.upper()
+        yield "end"
+
+    async def generate(_request: Any, response: Any) -> Any:
+        return parts(response)
+
+    worker = await start("/ndjson", response_generator=generate)
+    answer = await worker.post("/ndjson")
+    assert answer.body == b'{"N": 1}\n{"N": 2}\nend'
+    assert answer.header(b"content-type") == b"application/x-ndjson"
+
+
+async def test_what_it_streams_arrives_before_the_end(start: Any, model: Model) -> None:
+    async def generate(_request: Any, response: Any) -> Any:
+        return response.content.iter_any()
+
+    worker = await start("/stream", response_generator=generate)
+    reader, _ = await worker.connect("/stream")
+    async with asyncio.timeout(10):
+        await reader.readuntil(b"data: 1\n\n")
+    (held,) = model.waiting
+    held.write(b"data: 2\n\n")
+    held.finish()
+    async with asyncio.timeout(10):
+        await reader.readuntil(b"data: 2\n\n")
+
+
+async def test_a_stream_response_of_aiohttp_writes_itself(start: Any) -> None:
+    async def generate(request: Any, response: Any) -> Any:
+        out = web.StreamResponse(status=202, headers={"X-Own": "yes"})
+        out.content_type = "text/x"
+        await out.prepare(request)
+        async for part in response.content.iter_any():
+            await out.write(b"<" + part + b">")
+        await out.write_eof()
+        return out
+
+    worker = await start(response_generator=generate)
+    answer = await worker.post(body=worker.envelope(b'{"a": 1}'))
+    assert (answer.status, answer.body) == (202, b'<{"a": 1}>')
+    assert answer.header(b"content-type") == b"text/x"
+    assert answer.header(b"x-own") == b"yes"
+
+
+async def test_a_stream_response_that_is_not_brought_to_its_end_is_ended(start: Any) -> None:
+    async def generate(request: Any, _response: Any) -> Any:
+        out = web.StreamResponse()
+        await out.prepare(request)
+        await out.write(b"all of it")
+        return out
+
+    worker = await start(response_generator=generate)
+    answer = await worker.post()
+    assert (answer.status, answer.body) == (200, b"all of it")
+
+
+# --- failures
+
+
+async def test_what_it_raises_is_a_500_with_an_id_that_the_log_has(
+    start: Any, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def generate(_request: Any, _response: Any) -> Any:
+        raise RuntimeError("the password is 12345")
+
+    worker = await start(response_generator=generate)
+    answer = await worker.post()
+    assert answer.status == 500
+    assert "12345" not in answer.body.decode()
+    said = "".join(capsys.readouterr()) + caplog.text
+    assert answer.json()["error_id"] in said
+    assert "RuntimeError" in said
+
+
+@pytest.mark.parametrize("returned", [None, 5, Response(5), Response("x", status=99)], ids=str)
+async def test_what_cannot_be_sent_is_a_500(start: Any, returned: Any) -> None:
+    async def generate(_request: Any, _response: Any) -> Any:
+        return returned
+
+    worker = await start(response_generator=generate)
+    assert (await worker.post()).status == 500
+
+
+async def test_a_header_cannot_break_the_answer_apart(start: Any) -> None:
+    async def generate(_request: Any, _response: Any) -> Any:
+        return Response("x", headers={"x-a": "1\r\nx-b: 2"})
+
+    worker = await start(response_generator=generate)
+    assert (await worker.post()).status == 500
+
+
+async def test_a_stream_that_raises_is_cut(start: Any) -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"half"
+        raise RuntimeError
+
+    async def generate(_request: Any, _response: Any) -> Any:
+        return parts()
+
+    worker = await start(response_generator=generate)
+    reader, _ = await worker.connect("/echo")
+    async with asyncio.timeout(10):
+        data = await reader.read()
+    assert b"half" in data
+    assert not data.endswith(b"0\r\n\r\n")
+
+
+async def test_a_model_server_that_dies_is_502(start: Any, control: Control) -> None:
+    async def generate(_request: Any, response: Any) -> Any:
+        return await response.read()
+
+    worker = await start("/die", response_generator=generate)
+    assert (await worker.post("/die")).status == 502
+    await control.until(lambda: [f for f in control.finished if f.status == "Error"])
+
+
+async def test_a_client_that_leaves_cancels_the_code_and_the_model_servers_request(
+    start: Any, model: Model, control: Control
+) -> None:
+    ended = asyncio.Event()
+
+    async def generate(_request: Any, response: Any) -> Any:
+        try:
+            return await response.read()
+        finally:
+            ended.set()
+
+    worker = await start("/stream", response_generator=generate)
+    _, writer = await worker.connect("/stream")
+    await model.until(lambda: model.waiting)
+    writer.close()
+    await model.until(lambda: model.left)
+    async with asyncio.timeout(10):
+        await ended.wait()
+    await control.until(lambda: [f for f in control.finished if f.status == "Cancelled"])
+
+
+async def test_a_route_with_a_timeout_answers_504(start: Any, model: Model) -> None:
+    worker = await start("/wait", timeout=0.05)
+    assert (await worker.post("/wait")).status == 504
+    await model.until(lambda: model.left)
+
+
+async def test_a_timeout_cuts_code_as_well(start: Any) -> None:
+    async def generate(_request: Any, _response: Any) -> Any:
+        await asyncio.Event().wait()
+
+    worker = await start(response_generator=generate, timeout=0.05)
+    assert (await worker.post()).status == 504
+
+
+# --- functions without a model server
+
+
+async def add(a: int = 0, b: int = 0) -> dict[str, int]:
+    return {"sum": a + b}
+
+
+def remote(function: Any, **more: Any) -> dict[str, Any]:
+    return {"is_remote_dispatch": True, "remote_function": function} | more
+
+
+async def test_a_function_gets_the_fields_and_its_result_is_the_answer(start: Any) -> None:
+    worker = await start("/add", **remote(add))
+    answer = await worker.post("/add", worker.envelope(b'{"a": 2, "b": 3}'))
+    assert (answer.status, answer.json()) == (200, {"result": {"sum": 5}})
+
+
+async def test_a_function_that_does_not_know_a_field_is_a_500(start: Any) -> None:
+    worker = await start("/add", **remote(add))
+    assert (await worker.post("/add", worker.envelope(b'{"c": 2}'))).status == 500
+
+
+async def test_a_worker_of_functions_alone_needs_no_model_server(
+    start_worker: StartWorker,
+) -> None:
+    benchmark = BenchmarkConfig(dataset=[{"a": 1}], runs=1)
+    worker = await start_worker(
+        config=WorkerConfig(
+            model_server_url=None,
+            model_server_port=None,
+            handlers=[HandlerConfig("/add", benchmark_config=benchmark, **remote(add))],
+        )
+    )
+    assert (await worker.post("/add", worker.envelope(b'{"a": 1}'))).json() == {
+        "result": {"sum": 1}
+    }
+
+
+async def test_a_function_that_fails_in_the_benchmark_says_why(
+    start_worker: StartWorker, control: Control
+) -> None:
+    async def broken(**_fields: Any) -> None:
+        raise ValueError("no weights")
+
+    benchmark = BenchmarkConfig(dataset=[{}], runs=1)
+    await start_worker(
+        config=WorkerConfig(
+            model_server_url=None,
+            handlers=[HandlerConfig("/f", benchmark_config=benchmark, **remote(broken))],
+        ),
+        ready=False,
+    )
+    await control.until(lambda: control.reports and control.last.error_msg)
+    assert control.last.error_msg == "benchmark of /f failed: /f failed: ValueError: no weights"
+
+
+# --- classes
+
+
+class Text(ApiPayload):
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    @classmethod
+    def for_test(cls) -> Text:
+        return cls("test")
+
+    def generate_payload_json(self) -> dict[str, Any]:
+        return {"generated": self.text}
+
+    def generate_payload_multipart(self) -> dict[str, Any] | None:
+        return {"f": ("a.txt", b"data", "text/plain")} if self.text == "form" else None
+
+    def count_workload(self) -> float:
+        return float(len(self.text))
+
+    @classmethod
+    def from_json_msg(cls, json_msg: dict[str, Any]) -> Text:
+        if "text" not in json_msg:
+            raise JsonDataException({"text": "missing"})
+        return cls(json_msg["text"])
+
+
+class Shout(EndpointHandler[Text]):
+    @property
+    def endpoint(self) -> str:
+        return "/parallel"
+
+    @property
+    def healthcheck_endpoint(self) -> str | None:
+        return None
+
+    @classmethod
+    def payload_cls(cls) -> type[Text]:
+        return Text
+
+    def make_benchmark_payload(self) -> Text:
+        return Text.for_test()
+
+    async def generate_client_response(self, client_request: Any, model_response: Any) -> Any:
+        return web.json_response({"loud": (await model_response.json())["generated"].upper()})
+
+
+async def test_a_payload_class_makes_the_model_servers_payload_and_counts_its_load(
+    start: Any, model: Model, control: Control
+) -> None:
+    worker = await start(payload_class=Text)
+    answer = await worker.post(body=worker.envelope(b'{"text": "hello"}'))
+    assert answer.json() == {"generated": "hello"}
+    await control.until(lambda: control.total("cur_perf") == 5.0)
+
+
+async def test_a_payload_class_may_send_a_form(start: Any, model: Model) -> None:
+    worker = await start(payload_class=Text)
+    await worker.post(body=worker.envelope(b'{"text": "form"}'))
+    request = model.seen[-1]
+    assert request.header(b"content-type").startswith(b"multipart/form-data; boundary=")
+    assert b'filename="a.txt"' in request.body
+
+
+async def test_a_payload_that_its_class_refuses_is_422_and_over(
+    start: Any, control: Control
+) -> None:
+    worker = await start(payload_class=Text)
+    auth = control.auth()
+    answer = await worker.post(body=worker.envelope(b"{}", auth))
+    assert (answer.status, answer.json()["fields"]) == (422, {"payload.text": "missing"})
+    index = auth["request_idx"]
+    await control.until(lambda: [f for f in control.finished if f.request_idx == index])
+
+
+async def test_a_handler_class_is_a_whole_route(
+    start_worker: StartWorker, model: Model, control: Control
+) -> None:
+    config = one_route(model, "/shout", with_benchmark=False, handler_class=Shout)
+    worker = await start_worker(config=config)
+    assert model.bodies("/parallel")[0] == b'{"generated":"test"}'  # the benchmark
+    answer = await worker.post("/shout", worker.envelope(b'{"text": "hey"}'))
+    assert (answer.status, answer.json()) == (200, {"loud": "HEY"})
+
+
+# --- lifecycle
+
+
+async def test_a_lifecycle_brings_the_model_up_and_takes_it_down(
+    start_worker: StartWorker, model: Model, control: Control
+) -> None:
+    said, go = [], asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def lifecycle() -> AsyncIterator[None]:
+        said.append("up")
+        await go.wait()
+        yield
+        said.append("down")
+
+    config = one_route(model)
+    config.lifecycle = lifecycle()
+    worker = await start_worker(config=config, ready=False)
+    await control.until(lambda: control.reports)
+    assert (await worker.post()).status == 503
+    go.set()
+    await control.until(lambda: control.last.loadtime)
+    assert (await worker.post()).status == 200
+    await worker.running.close()
+    assert said == ["up", "down"]
+
+
+async def test_a_lifecycle_that_fails_is_reported(
+    start_worker: StartWorker, model: Model, control: Control
+) -> None:
+    @contextlib.asynccontextmanager
+    async def lifecycle() -> AsyncIterator[None]:
+        raise OSError("weights are not there")
+        yield
+
+    config = one_route(model)
+    config.lifecycle = lifecycle()
+    await start_worker(config=config, ready=False)
+    await control.until(lambda: control.reports and control.last.error_msg)
+    assert control.last.error_msg == "the lifecycle failed: OSError: weights are not there"
+
+
+# --- what is left behind
+
+
+async def test_nothing_is_held_of_requests_that_are_over(start: Any) -> None:
+    async def generate(_request: Any, response: Any) -> Any:
+        return await response.read()
+
+    worker = await start(response_generator=generate)
+    for _ in range(20):
+        await worker.post(body=worker.envelope(encode({"a": "x" * 1000})))
+    gc.collect()
+    from stoker.worker.custom import CustomJob
+
+    assert not [one for one in gc.get_objects() if isinstance(one, CustomJob)]
