@@ -6,6 +6,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
@@ -104,16 +105,21 @@ class Harness:
     refused: list[str] = field(default_factory=list)
 
     async def serve(
-        self, handler: Callable[[Exchange], object], limits: Limits | None = None
+        self,
+        handler: Callable[[Exchange], object],
+        limits: Limits | None = None,
+        **hooks: Any,
     ) -> tuple[HttpServer, int]:
-        server = HttpServer(handler, limits, on_refused=self.refused.append)
+        server = HttpServer(handler, limits, on_refused=self.refused.append, **hooks)
         self.servers.append(server)
         return server, await server.listen()
 
-    async def desk(self, limits: Limits | None = None) -> tuple[Desk, HttpServer, int]:
+    async def desk(
+        self, limits: Limits | None = None, **hooks: Any
+    ) -> tuple[Desk, HttpServer, int]:
         """A server whose exchanges wait for the test."""
         desk = Desk()
-        return desk, *await self.serve(desk, limits)
+        return desk, *await self.serve(desk, limits, **hooks)
 
     async def dial(self, port: int) -> RawClient:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -153,13 +159,14 @@ class Harness:
         return pool
 
     async def front(
-        self, port: int, limits: Limits | None = None, **options: float
+        self, port: int, limits: Limits | None = None, *, stream: bool = False, **options: float
     ) -> tuple[int, Watcher]:
-        """A relay before the upstream on `port`."""
+        """A relay before the upstream on `port`; `stream`: bodies pass as they arrive."""
         pool = self.pool(port, **options)
         watcher = Watcher()
+        hooks = {"stream_body": lambda _: 2**40} if stream else {}
         _, front = await self.serve(
-            lambda exchange: relay(exchange, pool, observer=watcher), limits
+            lambda exchange: relay(exchange, pool, observer=watcher), limits, **hooks
         )
         return front, watcher
 

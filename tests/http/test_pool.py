@@ -319,16 +319,18 @@ async def test_an_early_answer_drops_a_connection_that_takes_no_body(net: Harnes
     async def script(reader: Reader, writer: Writer) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await seen.wait()
         writer.write(OK)
         await gone.wait()
 
-    gone = asyncio.Event()
+    seen, gone = asyncio.Event(), asyncio.Event()
     pool = net.pool(await net.upstream(script))
     sink = Sink()
     request = pool.request("POST", b"/", [], b"x" * 32 * 2**20, sink)
     await net.until(lambda: request.connection is not None)
     connection = request.connection
     assert connection is not None
+    seen.set()
     assert await sink.result() == b"ok"
     assert pool.connections == 0
     await net.until(lambda: connection._parser is None)  # lost, not waiting

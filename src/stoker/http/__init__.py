@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stoker.http.body import BodySource
 from stoker.http.exchange import Exchange
 from stoker.http.fetch import Response, fetch
 from stoker.http.limits import Limits
@@ -10,8 +11,10 @@ from stoker.http.relay import Outcome, Relay, RelayObserver, relay, relay_prefix
 from stoker.http.request import ResponseSink, UpstreamError, UpstreamRequest
 from stoker.http.server import Handler, HttpServer
 from stoker.http.stream import StreamedResponse, open_stream
+from stoker.http.tunnel import Tunnel, TunnelObserver, tunnel
 
 __all__ = [
+    "BodySource",
     "Exchange",
     "Handler",
     "HttpServer",
@@ -23,6 +26,8 @@ __all__ = [
     "Response",
     "ResponseSink",
     "StreamedResponse",
+    "Tunnel",
+    "TunnelObserver",
     "UpstreamError",
     "UpstreamPool",
     "UpstreamRequest",
@@ -30,4 +35,5 @@ __all__ = [
     "open_stream",
     "relay",
     "relay_prefix",
+    "tunnel",
 ]

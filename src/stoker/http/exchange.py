@@ -19,6 +19,7 @@ from stoker.http.messages import (
     LAST_CHUNK,
     NOT_RETURNED,
     STATUS_LINES,
+    UPGRADE,
     Headers,
     build_head,
     join_head,
@@ -26,13 +27,16 @@ from stoker.http.messages import (
 )
 
 if TYPE_CHECKING:
+    from stoker.http.body import BodySource
     from stoker.http.connection import ServerConnection
+    from stoker.http.server import HttpServer
+    from stoker.http.tunnel import TunnelEnd
 
 _NO_BODY, _LENGTH, _CHUNKED, _UNTIL_CLOSE = range(4)
 
 
 class Exchange:
-    """A request that is in, body and all, and the means to answer it.
+    """A request that is in, body and all (unless it is streamed), and the means to answer it.
 
     Attributes:
         method: upper case, one of `stoker.http.strict.METHODS`.
@@ -41,9 +45,15 @@ class Exchange:
         query: the target after ``?``.
         headers: in their order, names in lower case.
         hop_headers: names that the client's Connection header declares to be for this hop only.
-        body: decoded (no chunk framing).
+        body: decoded (no chunk framing); empty where `source` gives it.
+        content_length: of the body as announced; None: in chunks, so it is not known.
+        source: of a body that is taken as it arrives (`stoker.http.HttpServer`'s `stream_body`).
+        upgrade: the client asks for a WebSocket, and the server's `accept_upgrade` let it pass:
+            give it to `stoker.http.tunnel`, or answer it; then the connection is closed.
+        failure: why the server ended it: its body was too large, too slow or not valid.
         context: free for the application.
-        on_disconnect: called once if the client goes before the answer is finished.
+        on_disconnect: called once if the client goes before the answer is finished, or if the
+            server ended the exchange (see `failure`).
         on_pause: called when the client takes less than we write; stop producing.
         on_resume: called when it has caught up.
     """
@@ -54,8 +64,10 @@ class Exchange:
         "_left",
         "_pending",
         "body",
+        "content_length",
         "context",
         "disconnected",
+        "failure",
         "finished",
         "headers",
         "hop_headers",
@@ -66,9 +78,11 @@ class Exchange:
         "on_resume",
         "path",
         "query",
+        "source",
         "started",
         "status",
         "target",
+        "upgrade",
         "version_1_0",
     )
 
@@ -83,6 +97,10 @@ class Exchange:
         self.query = b""
         self.headers: Headers = []
         self.body: bytes = b""
+        self.content_length: int | None = 0
+        self.source: BodySource | None = None
+        self.upgrade = False
+        self.failure = ""
         self.context: Any = None
         self.keep_alive = True
         self.version_1_0 = False
@@ -99,6 +117,11 @@ class Exchange:
     def peer(self) -> str:
         """Address of the client as ``host:port``; empty on a Unix socket."""
         return self._connection.peer
+
+    @property
+    def server(self) -> HttpServer:
+        """The server that it came to."""
+        return self._connection.server
 
     @property
     def paused(self) -> bool:
@@ -265,6 +288,8 @@ class Exchange:
         if self.finished:
             return
         self.finished = True
+        if self.source is not None:
+            self.source.close()
         if not self.disconnected:
             # Without framing an orderly end would look like a whole answer: reset instead.
             self._connection.cut(reset=self._framing == _UNTIL_CLOSE)
@@ -280,9 +305,27 @@ class Exchange:
             return CLOSE
         return KEEP_ALIVE if self.version_1_0 else b""
 
+    def switch(self, headers: Headers, end: TunnelEnd) -> bytes:
+        """Answer ``101 Switching Protocols`` and give the connection to another protocol.
+
+        Args:
+            headers: of the answer; those for one hop only are left out here.
+            end: the protocol; it has the connection's transport when this returns.
+
+        Returns:
+            What the client has sent behind its head.
+        """
+        self.started = self.finished = True
+        self.status = 101
+        self.on_disconnect = self.on_pause = self.on_resume = None
+        head = join_head(status_line(101), headers, NOT_RETURNED, UPGRADE)
+        return self._connection.switch(head, end)
+
     def lost(self) -> None:
         """The connection is gone (called by the connection, once)."""
         self.disconnected = True
+        if self.source is not None:
+            self.source.close()
         callback = self.on_disconnect
         self.on_disconnect = self.on_pause = self.on_resume = None
         if callback is not None and not self.finished:

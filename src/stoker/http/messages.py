@@ -42,6 +42,7 @@ CHUNKED = b"transfer-encoding: chunked\r\n"
 CLOSE = b"connection: close\r\n"
 KEEP_ALIVE = b"connection: keep-alive\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
+UPGRADE = b"connection: upgrade\r\nupgrade: websocket\r\n"
 
 
 def named_by_connection(value: bytes) -> frozenset[bytes]:

@@ -11,12 +11,16 @@ import ssl as ssl_module
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from stoker.http.messages import build_head
+from stoker.http.messages import CHUNKED, build_head
 from stoker.http.request import ResponseSink, UpstreamError, UpstreamRequest
 from stoker.http.sweep import Sweep
 from stoker.http.upstream import UpstreamConnection
+
+if TYPE_CHECKING:
+    from stoker.http.tunnel import TunnelEnd
 
 _TARGET = re.compile(rb"[!-~\x80-\xff]+")
 _METHOD = re.compile(r"[A-Z]+")
@@ -129,7 +133,7 @@ class UpstreamPool:
         self._max_connections = max_connections
         self._connect_timeout = connect_timeout
         self._keep_alive = keep_alive
-        self._open: set[UpstreamConnection] = set()
+        self._open: set[UpstreamConnection | TunnelEnd] = set()
         self._idle: list[UpstreamConnection] = []
         self._opening: dict[asyncio.Task[None], UpstreamRequest] = {}
         self._waiting: deque[UpstreamRequest] = deque()
@@ -177,6 +181,12 @@ class UpstreamPool:
         if body or method not in _BODYLESS:
             return b"%bcontent-length: %d\r\n" % (self._host_line, len(body))
         return self._host_line
+
+    def stream_lines(self, content_length: int | None) -> bytes:
+        """Our own header lines for a body that is passed on; None: in chunks."""
+        if content_length is None:
+            return self._host_line + CHUNKED
+        return b"%bcontent-length: %d\r\n" % (self._host_line, content_length)
 
     def send(self, request: UpstreamRequest) -> UpstreamRequest:
         """Put a request on its way; its head is complete and trusted."""
@@ -245,7 +255,12 @@ class UpstreamPool:
             connection.expires = connection.since + self._keep_alive
             self._idle.append(connection)
 
-    def closed(self, connection: UpstreamConnection) -> None:
+    def replace(self, connection: UpstreamConnection, end: TunnelEnd) -> None:
+        """A connection has switched protocols; it still counts."""
+        self._open.discard(connection)
+        self._open.add(end)
+
+    def closed(self, connection: UpstreamConnection | TunnelEnd) -> None:
         """A connection is gone."""
         self._open.discard(connection)
         if connection in self._idle:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import Enum
 
+from stoker.http.body import Upload
 from stoker.http.exchange import Exchange
 from stoker.http.messages import NOT_FORWARDED, Headers, build_head, end_to_end, join_head
 from stoker.http.pool import UpstreamPool, request_line
@@ -64,6 +65,15 @@ class Relay:
         self._request: UpstreamRequest | None = None
         self._done = False
 
+    def begin(self, request: UpstreamRequest) -> None:
+        """Send the request, which has this relay for its sink."""
+        self._request = request
+        exchange = self._exchange
+        exchange.on_disconnect = self._client_gone
+        exchange.on_pause = request.pause
+        exchange.on_resume = request.resume
+        request.pool.send(request)
+
     # --- the upstream's answer (a ResponseSink)
 
     def on_head(
@@ -110,7 +120,8 @@ class Relay:
     def _client_gone(self) -> None:
         if self._request is not None:
             self._request.abort()
-        self._finish(Outcome.CLIENT_GONE, self._exchange.status, "the client left")
+        exchange = self._exchange
+        self._finish(Outcome.CLIENT_GONE, exchange.status, exchange.failure or "the client left")
 
     def abort(self) -> None:
         """Stop: the upstream is aborted at once, and an answer that has begun is cut.
@@ -165,6 +176,7 @@ def relay(
 
     Before the answer has begun, an upstream failure becomes a 502, or 504 for a time-out, with a
     JSON error; later, the client's connection is cut. A client that leaves aborts the upstream.
+    An upstream that answers before it has all of a streamed body is heard, and gets no more of it.
     `exchange.on_disconnect`, `on_pause` and `on_resume` belong to the relay.
 
     Args:
@@ -173,7 +185,8 @@ def relay(
         method: default: the exchange's.
         target: default: the exchange's.
         headers: default: the exchange's; those for one hop only, Host and framing are left out.
-        body: default: the exchange's.
+        body: default: the exchange's; one that is streamed (`Exchange.source`) is passed on as it
+            arrives, as fast as both sides take it, and its request is never repeated.
         prefix: first line and header lines made beforehand (see `relay_prefix`), which spares
             making them for each request; `target` and `headers` are then not looked at.
         observer: sees the answer pass.
@@ -194,9 +207,15 @@ def relay(
     else:
         method = method or exchange.method
         line = request_line(method, exchange.target if target is None else target)
+    upload: Upload | None = None
     if body is None:
         body = exchange.body
-    own_lines = pool.own_lines(method, body)
+        if exchange.source is not None:
+            upload = Upload(exchange.source, chunked=exchange.content_length is None)
+    if upload is None:
+        own_lines = pool.own_lines(method, body)
+    else:
+        own_lines = pool.stream_lines(exchange.content_length)
     if prefix is not None:
         head = b"%b%b\r\n" % (prefix, own_lines)
     elif headers is None:
@@ -206,9 +225,6 @@ def relay(
     else:
         head = build_head(line, end_to_end(headers, NOT_FORWARDED), own_lines)
     request = UpstreamRequest(pool, method, head, body, running)
-    running._request = request
-    exchange.on_disconnect = running._client_gone
-    exchange.on_pause = request.pause
-    exchange.on_resume = request.resume
-    pool.send(request)
+    request.upload = upload
+    running.begin(request)
     return running

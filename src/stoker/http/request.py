@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from stoker.errors import StokerError
 from stoker.http.messages import Headers
 
 if TYPE_CHECKING:
+    from stoker.http.body import Upload
     from stoker.http.pool import UpstreamPool
     from stoker.http.upstream import UpstreamConnection
 
@@ -54,6 +56,10 @@ class UpstreamRequest:
     Attributes:
         body_follows: during `ResponseSink.on_head`: `on_data` or `on_complete` is called next, in
             this same turn, so that head and data can be written at once.
+        upload: passes on a body that is not here yet, in place of `body`; such a request is never
+            sent a second time.
+        on_switch: the request asks for another protocol. Called in place of the sink with the
+            headers of a ``101``, the connection, and what came behind that head.
     """
 
     __slots__ = (
@@ -63,9 +69,11 @@ class UpstreamRequest:
         "connection",
         "head",
         "method",
+        "on_switch",
         "paused",
         "pool",
         "sink",
+        "upload",
     )
 
     def __init__(
@@ -80,6 +88,8 @@ class UpstreamRequest:
         self.aborted = False
         self.paused = False
         self.body_follows = False
+        self.upload: Upload | None = None
+        self.on_switch: Callable[[Headers, UpstreamConnection, bytes], None] | None = None
 
     def abort(self) -> None:
         """Give up: the connection is closed at once, and the sink is called no more."""

@@ -9,14 +9,19 @@ import ssl as ssl_module
 from collections.abc import Callable
 from email.utils import formatdate
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stoker.http.connection import ServerConnection
 from stoker.http.exchange import Exchange
 from stoker.http.limits import Limits
 from stoker.http.sweep import Sweep
 
+if TYPE_CHECKING:
+    from stoker.http.tunnel import TunnelEnd
+
 Handler = Callable[[Exchange], object]
-"""Called when a request is in, head and body; answers now, or later through the exchange.
+"""Called when a request is in, head and body (of a streamed one: its head); answers now, or later
+through the exchange.
 
 What it returns is ignored.
 """
@@ -29,10 +34,17 @@ class HttpServer:
         handler: synchronous; whatever takes time starts a task of its own. An exception in it
             becomes a 500 with an id, and the traceback goes to the log under that id.
         limits: what strangers may make us hold.
+        stream_body: called at the end of each head that a body follows, with method, path, query
+            and headers in place. It gives the bytes that this body may have, to get the request at
+            once and its body as it arrives (`Exchange.source`); or None, to get it with its body.
+        accept_upgrade: called at the end of a head that asks for a WebSocket. True gives the
+            request to the handler, marked (`Exchange.upgrade`); without it the answer is 501.
         on_refused: called with a short reason for each request or connection that is refused
             before the handler sees it: ``bad_request``, ``header_too_large``,
             ``target_too_long``, ``body_too_large``, ``timeout``, ``write_timeout``,
-            ``unsupported``, ``too_many_connections``, ``too_many_pipelined``, ``too_many_bytes``.
+            ``unsupported``, ``too_many_connections``, ``too_many_pipelined``, ``too_many_bytes``;
+            ``failed`` when `stream_body` or `accept_upgrade` raised. Of a streamed request it may
+            come while the handler has it, which is told by `Exchange.on_disconnect`.
     """
 
     def __init__(
@@ -40,11 +52,15 @@ class HttpServer:
         handler: Handler,
         limits: Limits | None = None,
         *,
+        stream_body: Callable[[Exchange], int | None] | None = None,
+        accept_upgrade: Callable[[Exchange], bool] | None = None,
         on_refused: Callable[[str], None] | None = None,
     ) -> None:
         self.handler = handler
         self.limits = limits or Limits()
-        self.open: set[ServerConnection] = set()
+        self.stream_body = stream_body
+        self.accept_upgrade = accept_upgrade
+        self.open: set[ServerConnection | TunnelEnd] = set()
         self.draining = False
         self.buffered = 0
         self.now = 0.0
@@ -58,6 +74,7 @@ class HttpServer:
             self.limits.body_timeout,
             self.limits.idle_timeout,
             self.limits.write_timeout,
+            self.limits.tunnel_idle_timeout,
         )
         self._sweep = Sweep(self.sweep, period=min(1.0, shortest / 4))
 
@@ -135,7 +152,7 @@ class HttpServer:
         if self._on_refused is not None:
             self._on_refused(reason)
 
-    def lost(self, connection: ServerConnection) -> None:
+    def lost(self, connection: ServerConnection | TunnelEnd) -> None:
         """A connection is gone (called by it)."""
         self.open.discard(connection)
         if not self.open:
@@ -145,7 +162,7 @@ class HttpServer:
         """Stop: accept no more, close idle connections, let answers end, then cut what is left.
 
         Args:
-            timeout: seconds that running answers get; 0 cuts them at once.
+            timeout: seconds that running answers and tunnels get; 0 cuts them at once.
         """
         self.draining = True
         for listener in self._listeners:
@@ -155,7 +172,7 @@ class HttpServer:
                 os.unlink(path)  # noqa: PTH108
         for connection in tuple(self.open):
             connection.drain()
-        for wait, act in ((timeout, ServerConnection.reset), (1.0, None)):
+        for wait, cut in ((timeout, True), (1.0, False)):
             self._all_closed.clear()
             if not self.open:
                 break
@@ -163,8 +180,8 @@ class HttpServer:
                 async with asyncio.timeout(wait):
                     await self._all_closed.wait()
             except TimeoutError:
-                if act is not None:
+                if cut:
                     for connection in tuple(self.open):
-                        act(connection)
+                        connection.reset()
         self._listeners.clear()
         self._sweep.stop()

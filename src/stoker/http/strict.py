@@ -15,8 +15,8 @@ from stoker.http.messages import PLAIN_CONNECTION, named_by_connection
 if TYPE_CHECKING:
     import httptools
 
-    from stoker.http.connection import ServerConnection
     from stoker.http.exchange import Exchange
+    from stoker.http.intake import Intake
 
 METHODS = {
     name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -63,7 +63,7 @@ def check_head(
     exchange: Exchange,
     parser: httptools.HttpRequestParser,
     limits: Limits,
-    connection: ServerConnection,
+    connection: Intake,
 ) -> bool:
     """Refuse what is ambiguous or not served, and fill in what the head says.
 
@@ -77,7 +77,7 @@ def check_head(
         The client waits for ``100 Continue`` before it sends the body.
 
     Raises:
-        Refusal: 400, 413, 414, 417, 431, 501 or 505.
+        Refusal: 400, 414, 417, 431, 501 or 505.
     """
     if len(exchange.headers) > limits.max_headers:
         raise Refusal(431, "header_too_large", "the header lines are too large or too many")
@@ -87,7 +87,7 @@ def check_head(
     exchange.method = method
     host: bytes | None = None
     expect = upgrade = b""
-    length = 0
+    length: int | None = 0
     has_connection = chunked = False
     for name, value in exchange.headers:
         if name not in _SPECIAL:
@@ -98,12 +98,11 @@ def check_head(
             host = value
         elif name == b"content-length":
             length = int(value)  # llhttp has checked that it is digits
-            if length > limits.max_body_bytes:
-                raise Refusal(413, "body_too_large", "the body is too large")
         elif name == b"transfer-encoding":
             if value.strip().lower() != b"chunked":
                 raise _bad("a Transfer-Encoding other than chunked is not supported")
             chunked = True
+            length = None
         elif name == b"connection":
             has_connection = True
             if value not in PLAIN_CONNECTION:
@@ -125,10 +124,16 @@ def check_head(
         if not _HOST.fullmatch(host.strip()):
             raise _bad("the Host header is not valid")
         connection.known_host = host
+    if length != 0:
+        exchange.content_length = length
     if upgrade and parser.should_upgrade():
         # llhttp would take a body for the new protocol's bytes.
-        if upgrade != b"h2c" or length or chunked:
-            raise Refusal(501, "unsupported", "switching protocols is not supported")
+        if upgrade == b"websocket" and method == "GET" and not exchange.version_1_0:
+            exchange.upgrade = True  # unless the application does not want it
+        elif upgrade != b"h2c":
+            raise no_upgrade()
+        if length != 0:
+            raise no_upgrade()
         exchange.keep_alive = False
     target = exchange.target
     # The usual target is a plain path; the others take the long way.
@@ -140,7 +145,7 @@ def check_head(
         return False
     if expect != b"100-continue":
         raise Refusal(417, "unsupported", "this expectation is not supported")
-    return (length > 0 or chunked) and not exchange.version_1_0
+    return length != 0 and not exchange.version_1_0
 
 
 def _check_version(
@@ -168,6 +173,16 @@ def _split_target(exchange: Exchange) -> None:
             raise _bad("the target is neither a path nor a URL")
     path, _, exchange.query = target.partition(b"?")
     exchange.path = path.decode("latin-1")
+
+
+def no_upgrade() -> Refusal:
+    """The refusal of a switch to another protocol."""
+    return Refusal(501, "unsupported", "switching protocols is not supported")
+
+
+def too_large() -> Refusal:
+    """The refusal of a body."""
+    return Refusal(413, "body_too_large", "the body is too large")
 
 
 def _bad(message: str) -> Refusal:

@@ -2,13 +2,15 @@
 
 Life of a connection: opened for a request, then by turns busy with one request and idle in the
 pool, until one side closes it. Life of a request: waiting (for a connection), sent, head, body, and
-exactly one of `on_complete` and `on_error`; nothing more comes after `UpstreamRequest.abort`.
+exactly one of `on_complete` and `on_error`; nothing more comes after `UpstreamRequest.abort`. Or
+the server switches protocols, if it was asked to, and the connection is given away.
 
 A request is sent again, once and on a fresh connection, only if the connection was kept alive from
 an earlier request, closed without a single byte of an answer, and the method is GET or HEAD. For
 any other method the server might have begun to act on it: the caller gets ``closed``. That is rare,
 because `reusable` looks at the socket of a connection that was idle for a while before anything is
-sent on it: a server that had hung up is noticed while no byte has been sent.
+sent on it: a server that had hung up is noticed while no byte has been sent. A request whose body
+is passed on as it arrives is never repeated: the body is gone.
 
 After an event stream a connection is not used again: llama.cpp's server says that it will keep the
 connection, and closes it right behind the last chunk, so a request that comes at once would be
@@ -18,17 +20,25 @@ lost. Beside a stream of seconds a new connection (0.2 ms) is nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import select
 from typing import TYPE_CHECKING
 
 import httptools
 
-from stoker.http.limits import UPSTREAM_HEAD_BYTES, UPSTREAM_HEADERS, UPSTREAM_INTERIM
+from stoker.http.limits import (
+    LAST_WORDS_BYTES,
+    UPSTREAM_HEAD_BYTES,
+    UPSTREAM_HEADERS,
+    UPSTREAM_INTERIM,
+)
 from stoker.http.messages import PLAIN_CONNECTION, REASONS, Headers, named_by_connection
 from stoker.http.request import UpstreamError, UpstreamRequest
 
 if TYPE_CHECKING:
+    from stoker.http.body import Upload
     from stoker.http.pool import UpstreamPool
+    from stoker.http.tunnel import TunnelEnd
 
 _IDLE_LOOK = 0.5
 """Idle seconds from which the socket is looked at before reuse (a system call, about 1 us)."""
@@ -43,6 +53,7 @@ class UpstreamConnection(asyncio.Protocol):
     """The Protocol of the upstream side."""
 
     __slots__ = (
+        "_choked",
         "_chunks",
         "_complete",
         "_content_length",
@@ -60,8 +71,10 @@ class UpstreamConnection(asyncio.Protocol):
         "_request",
         "_reused",
         "_status",
+        "_switch_headers",
         "_transport",
         "_unparsed",
+        "_unsent",
         "_until_close",
         "expires",
         "since",
@@ -75,6 +88,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._reused = False
         self._lost = False
         self._paused = False
+        self._choked = False  # it takes less of a streamed body than we send
+        self._unsent = 0  # of it, at the last sweep
         self.since = 0.0
         self.expires = 0.0
         self._reset()
@@ -91,6 +106,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._got_bytes = False
         self._interim = False
         self._interims = 0
+        self._switch_headers: Headers | None = None  # of a 101
         self._unparsed = 0
         self._keep = False
 
@@ -130,7 +146,10 @@ class UpstreamConnection(asyncio.Protocol):
         self.since = self._pool.now
         if request.paused:
             self.pause()
-        if len(request.body) <= _JOIN_BYTES:
+        if request.upload is not None:
+            self._transport.write(request.head)
+            request.upload.begin(self)
+        elif len(request.body) <= _JOIN_BYTES:
             self._transport.write(request.head + request.body)
         else:
             self._transport.write(request.head)
@@ -150,6 +169,28 @@ class UpstreamConnection(asyncio.Protocol):
             if not self._transport.is_closing():
                 self._transport.resume_reading()
 
+    # --- a body that is passed on as it arrives
+
+    def write_body(self, data: bytes) -> None:
+        """Send a part of the body, framed."""
+        if not self._transport.is_closing():
+            self.since = self._pool.now
+            self._transport.write(data)
+
+    def pause_writing(self) -> None:
+        """See `asyncio.BaseProtocol`: the upstream takes less than we send."""
+        self._choked = True
+        self._unsent = self._transport.get_write_buffer_size()
+        if self._request is not None and self._request.upload is not None:
+            self._request.upload.pause()
+
+    def resume_writing(self) -> None:
+        """See `asyncio.BaseProtocol`."""
+        self._choked = False
+        self.since = self._pool.now
+        if self._request is not None and self._request.upload is not None:
+            self._request.upload.resume()
+
     # --- answer
 
     def data_received(self, data: bytes) -> None:
@@ -163,7 +204,10 @@ class UpstreamConnection(asyncio.Protocol):
         problem = ""
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
+        except httptools.HttpParserUpgrade as switch:
+            if self._switch_headers is not None:
+                self._switch(request, self._switch_headers, data[switch.args[0] :])
+                return
             problem = "it switches protocols"
         except httptools.HttpParserError as error:
             cause = error.__context__
@@ -201,12 +245,29 @@ class UpstreamConnection(asyncio.Protocol):
             self._release(request)
             sink.on_complete()
 
+    def _switch(self, request: UpstreamRequest, headers: Headers, rest: bytes) -> None:
+        """The upstream has taken up the other protocol."""
+        self._parser = self._request = request.connection = None
+        if self._paused:
+            self.resume()
+        assert request.on_switch is not None
+        request.on_switch(headers, self, rest)
+
+    def give_to(self, end: TunnelEnd) -> None:
+        """Let `end` have the transport and this connection's place in the pool."""
+        self._transport.set_protocol(end)
+        self._pool.replace(self, end)
+        end.begin(self._transport, choked=self._choked)
+
     def _release(self, request: UpstreamRequest) -> None:
         """The answer is whole: to the pool, or closed when it cannot be used again."""
         self._request = None
         request.connection = None
         if self._paused:
             self.resume()
+        if request.upload is not None:
+            self._keep = self._keep and request.upload.done
+            request.upload.stop()
         if request.method == "HEAD":
             self._parser = None  # it would wait for the body that the head announced
         if self._keep and not self._transport.get_write_buffer_size():
@@ -238,6 +299,12 @@ class UpstreamConnection(asyncio.Protocol):
         if self._has_head or status < 200:
             self._interims += 1
             self._interim = True
+            if status == 101 and self._request.on_switch is not None:
+                upgrades = [value for name, value in self._headers if name == b"upgrade"]
+                if [value.strip().lower() for value in upgrades] != [b"websocket"]:
+                    raise UpstreamError("malformed", "it switches to a protocol of its own choice")
+                self._switch_headers = self._headers
+                return
             if self._has_head or status < 100 or self._interims > UPSTREAM_INTERIM:
                 raise UpstreamError("malformed", "its status line is out of place")
             return
@@ -301,6 +368,8 @@ class UpstreamConnection(asyncio.Protocol):
         request, self._request = self._request, None
         if request is not None:
             request.connection = None
+            if request.upload is not None:
+                request.upload.stop()
         if not self._lost:
             self._lost = True
             self._transport.abort()
@@ -318,7 +387,7 @@ class UpstreamConnection(asyncio.Protocol):
                 self.drop()
             return
         waited = now - self.since - slack
-        if self._paused:
+        if self._paused or (request.upload is not None and self._sending(request.upload, now)):
             return
         if not self._has_head:
             if waited > self._pool.response_timeout:
@@ -326,20 +395,59 @@ class UpstreamConnection(asyncio.Protocol):
         elif waited > self._pool.idle_read_timeout:
             self._fail(UpstreamError("timeout", "the upstream stopped in the midst of its answer"))
 
+    def _sending(self, upload: Upload, now: float) -> bool:
+        """Whether the body is still on its way: the client's time, not the upstream's.
+
+        An upstream that takes nothing of it has the time that it has for its answer.
+        """
+        if not self._choked:
+            return not upload.done
+        unsent = self._transport.get_write_buffer_size()
+        moves = unsent < self._unsent
+        self._unsent = unsent
+        if moves:
+            self.since = now
+        return moves
+
+    def _read_last_words(self) -> None:
+        """Read what an upstream said before it refused the rest of a body.
+
+        The failed write has ended the transport, and a 413 may lie unread in the socket. With TLS
+        it cannot be had.
+        """
+        sock = self._transport.get_extra_info("socket")
+        if sock is None or self._transport.get_extra_info("ssl_object") is not None:
+            return
+        left = LAST_WORDS_BYTES
+        with contextlib.suppress(OSError), sock.dup() as copy:
+            copy.setblocking(False)
+            while left > 0 and self._request is not None and (data := copy.recv(left)):
+                left -= len(data)
+                self.data_received(data)
+
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.BaseProtocol`."""
+        if exc is not None and self._request is not None and self._request.upload is not None:
+            self._read_last_words()
         request, self._request = self._request, None
         known, self._lost = self._lost, True
         self._parser = None  # it holds us, and we hold it
         if request is not None:
             request.connection = None
+            if request.upload is not None:
+                request.upload.stop()
         if not known:
             self._pool.closed(self)
         if request is None or request.aborted:
             return
         if self._until_close and self._head_sent and exc is None:
             request.sink.on_complete()
-        elif self._reused and not self._got_bytes and request.method in _REPEATABLE:
+        elif (
+            self._reused
+            and not self._got_bytes
+            and request.method in _REPEATABLE
+            and request.upload is None
+        ):
             self._pool.repeat(request)
         else:
             where = "in the midst of its answer" if self._has_head else "without an answer"
