@@ -123,7 +123,7 @@ class ServerConnection(Intake):
         self.server.open.discard(self)
         self.server.open.add(end)
         self._resume_reading()
-        end.begin(self._transport, choked=self.write_paused)
+        end.begin(self._transport)
         self.phase = Phase.CLOSED
         self._parser = None  # it holds us, and we hold it
         return early
@@ -188,6 +188,7 @@ class ServerConnection(Intake):
         """Close when the client has read the answer: throw away what it still sends."""
         self._deaf = True
         self._early = None
+        self._give_back()
         if not self._transport.can_write_eof() or self._transport.is_closing():
             self.close()
             return

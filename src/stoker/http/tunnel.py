@@ -111,8 +111,6 @@ class Tunnel:
         connection.give_to(upstream)
         self._observer.on_open(101)
         for end, data in ((client, early), (upstream, rest)):
-            if end.other is not None and end.other.choked:
-                end.hold()
             if data:
                 end.data_received(data)
 
@@ -207,10 +205,9 @@ class TunnelEnd(asyncio.Protocol):
 
     Attributes:
         other: the other side; None once this one is gone.
-        choked: the peer takes less than we write.
     """
 
-    __slots__ = ("_closing_since", "_forget", "_held", "_transport", "_tunnel", "choked", "other")
+    __slots__ = ("_closing_since", "_forget", "_held", "_transport", "_tunnel", "other")
 
     def __init__(self, tunnel: Tunnel, forget: Callable[[TunnelEnd], None]) -> None:
         self._tunnel = tunnel
@@ -219,12 +216,10 @@ class TunnelEnd(asyncio.Protocol):
         self._held = False
         self._closing_since: float | None = None
         self.other: TunnelEnd | None = None
-        self.choked = False
 
-    def begin(self, transport: asyncio.Transport, *, choked: bool) -> None:
-        """Have a transport, with output waiting in it or not."""
+    def begin(self, transport: asyncio.Transport) -> None:
+        """Have a transport. Its writing is not paused: a head is all that was written."""
         self._transport = transport
-        self.choked = choked
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
@@ -251,13 +246,11 @@ class TunnelEnd(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """See `asyncio.BaseProtocol`: the peer takes less than we write."""
-        self.choked = True
         if self.other is not None:
             self.other.hold()
 
     def resume_writing(self) -> None:
         """See `asyncio.BaseProtocol`."""
-        self.choked = False
         if self.other is not None:
             self.other.release()
 

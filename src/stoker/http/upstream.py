@@ -248,8 +248,6 @@ class UpstreamConnection(asyncio.Protocol):
     def _switch(self, request: UpstreamRequest, headers: Headers, rest: bytes) -> None:
         """The upstream has taken up the other protocol."""
         self._parser = self._request = request.connection = None
-        if self._paused:
-            self.resume()
         assert request.on_switch is not None
         request.on_switch(headers, self, rest)
 
@@ -257,7 +255,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Let `end` have the transport and this connection's place in the pool."""
         self._transport.set_protocol(end)
         self._pool.replace(self, end)
-        end.begin(self._transport, choked=self._choked)
+        end.begin(self._transport)
 
     def _release(self, request: UpstreamRequest) -> None:
         """The answer is whole: to the pool, or closed when it cannot be used again."""
