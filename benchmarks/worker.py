@@ -10,13 +10,11 @@ import asyncio
 import gc
 import sys
 import tempfile
-from functools import partial
 from pathlib import Path
 
 import uvloop
 
 from stoker import logs
-from stoker.backends.workload import completion_load
 from stoker.http import fetch
 from stoker.worker import (
     BenchmarkConfig,
@@ -24,8 +22,8 @@ from stoker.worker import (
     RunningWorker,
     WorkerConfig,
     WorkerSettings,
-    raw_calculator,
 )
+from stoker.worker.calculators import LlmTokens
 
 MTOKEN = "token-of-the-benchmark"
 WORKER_ID = 7
@@ -33,7 +31,7 @@ WORKER_ID = 7
 
 def config(port: int) -> WorkerConfig:
     """One route for the small answer and one for the stream, with a real calculator."""
-    tokens = raw_calculator(partial(completion_load, context=4096))
+    tokens = LlmTokens(context=4096)
     benchmark = BenchmarkConfig(dataset=[{"max_tokens": 40}], runs=1)
     handlers = [
         HandlerConfig(
