@@ -181,7 +181,7 @@ async def echo(**fields: Any) -> Any:
         ({"handler": {"methods": "GET"}}, "handlers[0].methods"),
         ({"handler": {"methods": ("GET",), "max_body_bytes": -1}}, "handlers[0].max_body_bytes"),
         (
-            {"handler": {"methods": ("POST",), "request_parser": dict}},
+            {"handler": {"route": "/a/*", "methods": ("POST",), "request_parser": dict}},
             "handlers[0].request_parser",
         ),
         ({"handler": {"route": "/a/*"}}, "handlers[0].route"),

@@ -19,6 +19,7 @@ from stoker.worker.admission import Admission, Lane, Verdict, retry_after_header
 from stoker.worker.auth import Gate, UndecidedError
 from stoker.worker.config import WorkerConfig
 from stoker.worker.custom import CustomJob
+from stoker.worker.direct import NO_AUTH, DirectRoutes
 from stoker.worker.job import Job, Route, TokenJob
 from stoker.worker.metering import Meter
 from stoker.worker.metrics import CONTENT_TYPE, WorkerMetrics
@@ -53,6 +54,7 @@ class WorkerApp:
         on_upstream_failure: called when the model server failed a request.
         pool: of the model server.
         sessions: the calls about sessions.
+        direct: requests without an envelope.
         request_seconds: how long a request takes at the model server, start to end: a moving mean.
     """
 
@@ -98,6 +100,9 @@ class WorkerApp:
             if handler.allow_parallel_requests:
                 lane = Lane(handler.max_concurrency)
             self._routes[handler.route] = Route(handler, lane, metrics)
+        self.direct = DirectRoutes(
+            self, [route for route in self._routes.values() if route.config.direct]
+        )
         self.lanes = list({id(r.lane): r.lane for r in self._routes.values()}.values())
 
     @property
@@ -115,11 +120,14 @@ class WorkerApp:
     def __call__(self, exchange: Exchange) -> None:
         """Take a request (see `stoker.http.Handler`)."""
         route = self._routes.get(exchange.path)
-        if route is None or exchange.method != "POST":
-            self._answer_itself(exchange, route)
-            return
+        if route is None or exchange.method != "POST" or route.direct:
+            self._take_other(exchange, route)
+        else:
+            self._take_envelope(exchange, route)
+
+    def _take_envelope(self, exchange: Exchange, route: Route) -> None:
         if not self.accepting:
-            self.refuse(exchange, 503, _NOT_READY, "not_ready", retry_after=NOT_READY_RETRY)
+            self.not_ready(exchange)
             return
         gate = self.gate
         try:
@@ -150,6 +158,15 @@ class WorkerApp:
             job.body = bytes(payload)
             job.session = session
         self.admit(job)
+
+    def _take_other(self, exchange: Exchange, route: Route | None) -> None:
+        direct = self.direct.wants(exchange, route)
+        if direct is not None:
+            self.direct.take(exchange, direct, time())
+        elif route is not None and exchange.method == "POST":
+            self._take_envelope(exchange, route)
+        else:
+            self._answer_itself(exchange, route or self.direct.find(exchange.path))
 
     def authorised(self, exchange: Exchange, auth: AuthData, now: float) -> bool:
         """Whether a request that belongs to no session may come in; answers it if not."""
@@ -293,7 +310,7 @@ class WorkerApp:
     def _answer_itself(self, exchange: Exchange, route: Route | None) -> None:
         path, reading = exchange.path, exchange.method in ("GET", "HEAD")
         if route is not None:
-            self.refuse(exchange, 405, _POST_ONLY, "method", allow=b"POST")
+            self._wrong_method(exchange, route)
         elif path == "/healthz" and reading:
             ready = self.accepting and not self.draining
             body = encode({"ready": ready, "draining": self.draining} | self._describe())
@@ -309,6 +326,19 @@ class WorkerApp:
                 self.refuse(exchange, 405, _POST_ONLY, "method", allow=b"POST")
         else:
             self.refuse(exchange, 404, _NOT_FOUND, "not_found")
+
+    def _wrong_method(self, exchange: Exchange, route: Route) -> None:
+        """The route is there, but not for this method."""
+        if route.path.endswith("/*"):
+            allowed = list(route.config.methods)
+            if exchange.method == "POST" and "POST" in allowed:  # it lacks the header
+                self.refuse(exchange, 401, NO_AUTH, "unauthorised_missing")
+                return
+        else:
+            allowed = ["POST", *(m for m in route.config.methods if m != "POST")]
+        allow = ", ".join(allowed)
+        body = error_body(f"this route takes {allow or 'WebSockets'} only")
+        self.refuse(exchange, 405, body, "method", allow=allow.encode())
 
     def invalid(self, exchange: Exchange, error: InvalidMessageError) -> None:
         """Answer a body that cannot be read."""

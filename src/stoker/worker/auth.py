@@ -116,17 +116,34 @@ class Gate:
             and memoryview(envelope.payload)[0] == _OPENING_BRACE
         ):
             return envelope
-        problems: dict[str, str] = {}
-        try:
-            check_cost(auth.cost)
-        except InvalidMessageError as error:
-            problems = {f"auth_data.{name}": text for name, text in error.fields.items()}
-        for name in ("request_idx", "reqnum"):
-            if not 0 <= getattr(auth, name) < _MAX_INT:
-                problems[f"auth_data.{name}"] = "must be from 0 to 2^63 - 1"
+        problems = {f"auth_data.{name}": text for name, text in _wrong_figures(auth).items()}
         if memoryview(envelope.payload)[0] != _OPENING_BRACE:
             problems["payload"] = "must be an object"
         raise InvalidMessageError(problems)
+
+    def read_auth(self, text: bytes) -> AuthData:
+        """Decode what a request without an envelope shows.
+
+        Args:
+            text: JSON.
+
+        Raises:
+            InvalidMessageError: names each field that is wrong, below ``Stoker-Auth``.
+        """
+        try:
+            auth = decode(_auths, text)
+        except InvalidMessageError as error:
+            problems = error.fields
+        else:
+            problems = _wrong_figures(auth)
+            if not problems:
+                return auth
+        raise InvalidMessageError(
+            {
+                "Stoker-Auth" if name == "body" else f"Stoker-Auth.{name}": problem
+                for name, problem in problems.items()
+            }
+        )
 
     def _unreadable(self, body: bytes) -> InvalidMessageError:
         """Why a body is no envelope."""
@@ -162,6 +179,22 @@ class Gate:
             self._signatures.verify(auth.url, auth.signature)
         elif mode is Mode.UNDECIDED:
             raise UndecidedError
+
+
+_auths = msgspec.json.Decoder(AuthData)
+
+
+def _wrong_figures(auth: AuthData) -> dict[str, str]:
+    """Figures out of range, by field."""
+    problems: dict[str, str] = {}
+    try:
+        check_cost(auth.cost)
+    except InvalidMessageError as error:
+        problems = dict(error.fields)
+    for name in ("request_idx", "reqnum"):
+        if not 0 <= getattr(auth, name) < _MAX_INT:
+            problems[name] = "must be from 0 to 2^63 - 1"
+    return problems
 
 
 def _every_problem(data: Any, type_: Any, path: str = "") -> dict[str, str]:

@@ -34,6 +34,10 @@ MAX_BODY = 2**40
 
 _ROUTE = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*")
 _MEDIA = re.compile(r"(?:\*|[a-z0-9.+-]+)/(?:\*|[a-z0-9.+-]+)")
+_FOR_ENVELOPES = (
+    *("handler_class", "payload_class", "request_parser", "response_generator"),
+    *("remote_function", "multipart"),
+)
 _REFUSED = {
     "benchmark_data": "use benchmark_config of a handler",
     "benchmark_route": "use benchmark_config of a handler",
@@ -186,14 +190,10 @@ def _check_direct(handler: HandlerConfig, where: str) -> None:
         raise ConfigError(f"{where}.methods", f"must be of {', '.join(known)}")
     if not _is_int(handler.max_body_bytes) or not 0 <= handler.max_body_bytes <= MAX_BODY:
         raise ConfigError(f"{where}.max_body_bytes", f"must be from 0 to {MAX_BODY} bytes")
-    custom = (
-        *("handler_class", "payload_class", "request_parser", "response_generator"),
-        *("remote_function", "multipart"),
-    )
-    # A POST with an envelope is served beside them, except where POST itself is passed on.
     wildcard = handler.route.endswith("/*")
-    for name in custom:
-        if getattr(handler, name) is not None and (wildcard or "POST" in methods):
+    for name in _FOR_ENVELOPES:
+        # An envelope is served beside them; below a route that ends in /* there is none.
+        if wildcard and getattr(handler, name) is not None:
             raise ConfigError(f"{where}.{name}", "requests are passed on as they are here")
     if handler.carries_benchmark and wildcard:
         raise ConfigError(f"{where}.benchmark_config", "needs a route without '/*'")

@@ -54,12 +54,14 @@ class Route:
         lane: where its requests queue.
         prepare: makes payloads ready; None: they are passed on as they are.
         counts_tokens: the answers' tokens are counted.
+        direct: there are requests without an envelope; see `stoker.worker.direct`.
     """
 
     __slots__ = (
         "_prefixes",
         "config",
         "counts_tokens",
+        "direct",
         "figures",
         "lane",
         "max_queue_time",
@@ -72,6 +74,7 @@ class Route:
 
     def __init__(self, handler: HandlerConfig, lane: Lane[Job], metrics: WorkerMetrics) -> None:
         self.config = handler
+        self.direct = handler.direct
         self.path = handler.route
         self.target = handler.model_path.encode()
         self.lane = lane

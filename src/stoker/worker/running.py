@@ -114,8 +114,12 @@ class RunningWorker:
             describe=self._health,
         )
         self._app.on_upstream_failure = self._watch.look_now
+        direct = any(handler.direct for handler in config.handlers)
         self._server = HttpServer(
-            self._app, on_refused=lambda reason: self._metrics.refused(f"http_{reason}")
+            self._app,
+            stream_body=self._app.direct.body_limit if direct else None,
+            accept_upgrade=self._app.direct.may_upgrade if direct else None,
+            on_refused=lambda reason: self._metrics.refused(f"http_{reason}"),
         )
         # For the model server's own calls, plain and on loopback; see `_listen_locally`.
         self._local_server = HttpServer(self._app.sessions.answer_local)

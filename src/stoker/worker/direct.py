@@ -1,0 +1,291 @@
+"""Requests without an envelope: passed on as they are, body and all, and WebSockets.
+
+Rules:
+
+* Only the methods that a handler declares, on its route (or below it, where that ends in ``/*``;
+  the longest route wins).
+* The caller is authorised by the header ``Stoker-Auth``: base64url of the JSON that ``/route/``
+  answered, each good for one request; or, with ``Stoker-Session`` as well, by what the session was
+  opened with. A WebSocket of a browser, which cannot set headers, offers the subprotocol
+  ``stoker.auth.<base64url>`` instead (and ``stoker.session.<id>``).
+* A POST without that header is an envelope.
+* The model server gets the method, the path, the query and the headers, but none that authorise
+  (Authorization, Cookie, ours, ``api_key`` in the query), none that are for one hop only, and not
+  the origin of a page: who may come in is decided here.
+* The load is what the handler's calculator says of an empty payload; without one, it is the cost
+  that the ticket is bound to.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+import msgspec
+
+from stoker.errors import InvalidMessageError
+from stoker.http import Exchange, Outcome, Tunnel, TunnelObserver, relay, tunnel
+from stoker.http.messages import NOT_FORWARDED, Headers
+from stoker.wire import DEFAULT_LOAD, AuthData, error_body
+from stoker.worker.auth import Mode
+from stoker.worker.job import Job, Route, TokenJob
+
+if TYPE_CHECKING:
+    from stoker.worker.app import WorkerApp
+
+AUTH_HEADER = b"stoker-auth"
+SESSION_HEADER = b"stoker-session"
+AUTH_PROTOCOL = b"stoker.auth."
+SESSION_PROTOCOL = b"stoker.session."
+PROTOCOL = b"stoker"
+"""A subprotocol that a client may offer beside the others, to be named in the answer."""
+
+_WITHHELD = NOT_FORWARDED | {
+    AUTH_HEADER,
+    SESSION_HEADER,
+    b"authorization",
+    b"cookie",
+    b"origin",
+    b"referer",
+    b"sec-websocket-protocol",
+}
+_API_KEY = re.compile(rb"(?:^|&)api_key=[^&]*")
+_SEPARATORS = re.compile(r"[/\\]")
+_EMPTY = msgspec.Raw(b"{}")
+NO_AUTH = error_body(
+    "send the answer of /route/ as base64url in the header Stoker-Auth", reason="missing"
+)
+
+
+class DirectRoutes:
+    """The handlers that pass requests on without an envelope."""
+
+    def __init__(self, app: WorkerApp, routes: Iterable[Route]) -> None:
+        """Prepare.
+
+        Args:
+            app: of the worker.
+            routes: those whose handlers are `direct`.
+        """
+        self._app = app
+        self._exact: dict[str, Route] = {}
+        below: dict[str, Route] = {}
+        for route in routes:
+            if route.path.endswith("/*"):
+                below[route.path[:-1]] = route
+            else:
+                self._exact[route.path] = route
+        self._below = sorted(below.items(), key=lambda item: -len(item[0]))
+
+    def find(self, path: str) -> Route | None:
+        """The route of a path; None where there is none."""
+        route = self._exact.get(path)
+        if route is None and self._below:
+            for prefix, other in self._below:
+                if path.startswith(prefix):
+                    return None if _climbs(path) else other
+        return route
+
+    def wants(self, exchange: Exchange, route: Route | None = None) -> Route | None:
+        """The route that passes a request on as it is; None: it is something else."""
+        route = route or self.find(exchange.path)
+        if route is None:
+            return None
+        handler = route.config
+        if exchange.upgrade:
+            return route if handler.websocket else None
+        if exchange.method not in handler.methods:
+            return None
+        if exchange.method == "POST" and exchange.header(AUTH_HEADER) is None:
+            return None
+        return route
+
+    def body_limit(self, exchange: Exchange) -> int | None:
+        """See `stoker.http.HttpServer`'s `stream_body`."""
+        route = self.wants(exchange)
+        return None if route is None else route.config.max_body_bytes
+
+    def may_upgrade(self, exchange: Exchange) -> bool:
+        """See `stoker.http.HttpServer`'s `accept_upgrade`."""
+        route = self.find(exchange.path)
+        return route is not None and route.config.websocket
+
+    def take(self, exchange: Exchange, route: Route, now: float) -> None:
+        """Pass a request on, if it is authorised."""
+        app = self._app
+        if not app.accepting:
+            app.not_ready(exchange)
+            return
+        shown, session_id, protocols = credentials(exchange)
+        if shown is None and app.gate.mode is not Mode.OPEN:
+            app.refuse(exchange, 401, NO_AUTH, "unauthorised_missing")
+            return
+        try:
+            auth = app.gate.read_auth(_decoded(shown)) if shown else AuthData(url="")
+        except InvalidMessageError as error:
+            app.invalid(exchange, error)
+            return
+        session = None
+        if session_id is not None:
+            session = app.sessions.enter(exchange, session_id, auth, now)
+            if session is None:
+                return
+        elif not app.authorised(exchange, auth, now):
+            return
+        # A signature binds no cost: whatever the caller says of it is hearsay.
+        bound = app.gate.mode is not Mode.SIGNATURE and session is None
+        load = auth.cost if bound else DEFAULT_LOAD
+        if route.config.workload_calculator is not None:
+            load = route.workload.of(_EMPTY)
+        make = TunnelJob if exchange.upgrade else DirectJob
+        job = make(app, route, exchange, auth.request_idx, load, now)
+        job.session = session
+        if isinstance(job, TunnelJob):
+            job.offered = protocols
+        app.admit(job)
+
+
+def credentials(exchange: Exchange) -> tuple[bytes | None, str | None, list[bytes]]:
+    """What a request shows: proof, session id, and the subprotocols that are not ours."""
+    shown, session = exchange.header(AUTH_HEADER), exchange.header(SESSION_HEADER)
+    protocols: list[bytes] = []
+    for name, value in exchange.headers if exchange.upgrade else ():
+        if name != b"sec-websocket-protocol":
+            continue
+        for offer in (one.strip() for one in value.split(b",")):
+            if offer.startswith(AUTH_PROTOCOL):
+                shown = shown if shown is not None else offer[len(AUTH_PROTOCOL) :]
+            elif offer.startswith(SESSION_PROTOCOL):
+                session = session if session is not None else offer[len(SESSION_PROTOCOL) :]
+            else:
+                protocols.append(offer)
+    return shown, None if session is None else session.decode("latin-1"), protocols
+
+
+def _climbs(path: str) -> bool:
+    """Whether a model server might take a path for one above it."""
+    return ".." in _SEPARATORS.split(unquote(path))
+
+
+def _decoded(shown: bytes) -> bytes:
+    try:
+        padding = b"=" * (-len(shown) % 4)
+        return base64.b64decode(shown + padding, altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidMessageError({"Stoker-Auth": "is not base64url"}) from None
+
+
+def target_of(exchange: Exchange) -> bytes:
+    """Path and query for the model server, without an API key."""
+    if b"api_key=" not in exchange.query:
+        return exchange.target
+    query = _API_KEY.sub(b"", exchange.query).lstrip(b"&")
+    path = exchange.path.encode("latin-1")
+    return path + b"?" + query if query else path
+
+
+def forwarded(exchange: Exchange) -> Headers:
+    """Headers for the model server."""
+    dropped = _WITHHELD
+    if exchange.hop_headers is not None:
+        dropped |= exchange.hop_headers
+    return [header for header in exchange.headers if header[0] not in dropped]
+
+
+class DirectJob(TokenJob):
+    """A request that is passed on as it is."""
+
+    __slots__ = ()
+
+    def start(self) -> None:
+        """Go to the model server (called by the app, once)."""
+        exchange = self.exchange
+        running = relay(
+            exchange,
+            self.app.pool,
+            method=exchange.method,
+            target=target_of(exchange),
+            headers=forwarded(exchange),
+            observer=self,
+        )
+        if not self.gone:
+            self.running = running
+
+    def on_head(self, status: int, headers: Headers) -> None:
+        """See `stoker.http.RelayObserver`."""
+        if self.route.counts_tokens:
+            super().on_head(status, headers)
+
+
+class _Watch(TunnelObserver):
+    """Tells a job of the end of its tunnel."""
+
+    __slots__ = ("_job",)
+
+    def __init__(self, job: TunnelJob) -> None:
+        self._job = job
+
+    def on_done(self, outcome: Outcome, status: int, detail: str) -> None:
+        self._job.tunnel = None
+        # Whoever hangs up an open WebSocket, by a reset as well, has had what it wanted.
+        if status == 101 and outcome is Outcome.CLIENT_GONE:
+            outcome = Outcome.COMPLETE
+        self._job.on_done(outcome, status, detail)
+
+
+class TunnelJob(Job):
+    """A WebSocket; it works from its opening to its end.
+
+    Attributes:
+        offered: subprotocols that the client offers, without ours.
+    """
+
+    __slots__ = ("offered", "tunnel")
+
+    def __init__(
+        self, app: WorkerApp, route: Route, exchange: Exchange, index: int, load: float, now: float
+    ) -> None:
+        super().__init__(app, route, exchange, index, load, now)
+        self.offered: list[bytes] = []
+        self.tunnel: Tunnel | None = None
+
+    def start(self) -> None:
+        """Go to the model server (called by the app, once)."""
+        exchange = self.exchange
+        headers = forwarded(exchange)
+        theirs = [offer for offer in self.offered if offer != PROTOCOL]
+        if theirs:
+            headers.append((b"sec-websocket-protocol", b", ".join(theirs)))
+        running = tunnel(
+            exchange,
+            self.app.pool,
+            target=target_of(exchange),
+            headers=headers,
+            protocol=_answered(exchange),
+            observer=_Watch(self),
+        )
+        if not self.gone:
+            self.tunnel = running
+
+    def stop_work(self) -> None:
+        """Cut it."""
+        if self.tunnel is not None:
+            self.tunnel.abort()
+
+
+def _answered(exchange: Exchange) -> bytes | None:
+    """The subprotocol of ours to name, if the model server names none: a browser insists on one."""
+    ours = [
+        offer.strip()
+        for name, value in exchange.headers
+        if name == b"sec-websocket-protocol"
+        for offer in value.split(b",")
+        if offer.strip().startswith(PROTOCOL)
+    ]
+    if not ours:
+        return None
+    return PROTOCOL if PROTOCOL in ours else ours[0]
