@@ -137,6 +137,7 @@ class WorkerApp:
             return
         now = time()
         auth = envelope.auth_data
+        job: Job
         session: Session[Job] | None = None
         if envelope.session_id is not None:
             session = self.sessions.enter(exchange, envelope.session_id, auth, now)
@@ -148,15 +149,20 @@ class WorkerApp:
         exchange.body = b""  # the envelope is not needed any more; it may be large
         prepare = route.prepare
         if prepare is not None:
-            job = self._prepared(exchange, route, prepare, payload, auth, session, now)
-            if job is None:
+            made = self._prepared(exchange, route, prepare, payload, auth, session, now)
+            if made is None:
                 return
-        else:
-            make = TokenJob if route.counts_tokens else Job
-            load = route.workload.of(payload)
-            job = make(self, route, exchange, auth.request_idx, load, now)
+            job = made
+        elif route.counts_tokens:
+            load, prompt_load = route.workload.of_tokens(payload)
+            job = counted = TokenJob(self, route, exchange, auth.request_idx, load, now)
+            counted.prompt_load = prompt_load
             job.body = bytes(payload)
-            job.session = session
+        else:
+            load = route.workload.of(payload)
+            job = Job(self, route, exchange, auth.request_idx, load, now)
+            job.body = bytes(payload)
+        job.session = session
         self.admit(job)
 
     def _take_other(self, exchange: Exchange, route: Route | None) -> None:
@@ -210,9 +216,10 @@ class WorkerApp:
         make = CustomJob if custom else TokenJob if route.counts_tokens else Job
         job = make(self, route, exchange, index, prepared.load, now)
         job.body, job.content_type = prepared.body, prepared.content_type
-        job.session = session
         if isinstance(job, CustomJob):
             job.payload = prepared.payload
+        elif isinstance(job, TokenJob):
+            job.prompt_load = prepared.prompt_load
         return job
 
     def own_code_failed(self, route: Route, what: str) -> bytes:

@@ -33,12 +33,14 @@ class Prepared:
         body: of the request.
         content_type: of the body.
         payload: the client's payload, decoded.
+        prompt_load: the part of the load that is a prompt's.
     """
 
     load: float
     body: bytes
     content_type: bytes
     payload: dict[str, Any]
+    prompt_load: float = 0.0
 
 
 Preparer = Callable[[msgspec.Raw], Prepared]
@@ -58,14 +60,16 @@ def preparer_of(handler: HandlerConfig, workload: Workload) -> Preparer | None:
         return None
 
     def prepare(raw: msgspec.Raw) -> Prepared:
-        payload, load = decode_payload(raw), workload.of(raw)
+        payload = decode_payload(raw)
+        load, prompt_load = workload.of_tokens(raw)
         given = payload if parser is None else parser(payload)
         if multipart is not None:
             content_type, body = form(parts_of_payload(given, multipart))
             return Prepared(load, body, content_type, payload)
         if remote:
             return Prepared(load, b"", JSON, given)
-        return Prepared(load, bytes(raw) if parser is None else encode(given), JSON, payload)
+        made = bytes(raw) if parser is None else encode(given)
+        return Prepared(load, made, JSON, payload, prompt_load)
 
     return prepare
 

@@ -25,7 +25,7 @@ class Workload:
         failures: times that the calculator raised, or gave a negative or non-finite number.
     """
 
-    __slots__ = ("_calculator", "_raw", "_route", "failures", "of_usage")
+    __slots__ = ("_calculator", "_parts", "_raw", "_route", "failures", "of_usage")
 
     def __init__(self, route: str, calculator: Calculator | None) -> None:
         self._route = route
@@ -33,7 +33,23 @@ class Workload:
         self._raw = calculator.function if isinstance(calculator, RawCalculator) else None
         self._calculator = None if self._raw is not None else calculator
         self.of_usage: Callable[[int, int], float] | None = getattr(calculator, "of_usage", None)
+        self._parts: Callable[[msgspec.Raw], tuple[float, float]] | None = getattr(
+            calculator, "parts", None
+        )
         self.failures = 0
+
+    def of_tokens(self, payload: msgspec.Raw) -> tuple[float, float]:
+        """Load units of a payload, and which part of them is the prompt's (0.0: not known)."""
+        if self._parts is None:
+            return self.of(payload), 0.0
+        try:
+            prompt, answer = self._parts(payload)
+        except Exception as error:
+            return self._failed(f"raised {type(error).__name__}: {error}"), 0.0
+        load = prompt + answer
+        if not math.isfinite(load) or load < 0.0:
+            return self._failed(f"returned {load}"), 0.0
+        return min(load, MAX_COST), prompt
 
     def of(self, payload: msgspec.Raw) -> float:
         """Load units of a payload (JSON text); at most `MAX_COST`."""

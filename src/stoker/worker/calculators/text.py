@@ -130,7 +130,7 @@ class LlmTokens(RawCalculator):
         self.context = MAX_CONTEXT
         if context is not None:
             self.context = int(positive("LlmTokens.context", context))
-        super().__init__(self._of)
+        super().__init__(lambda payload: sum(self.parts(payload)))
 
     def of_usage(self, prompt_tokens: int, completion_tokens: int) -> float:
         """Load of a request whose tokens the model server has counted itself.
@@ -141,12 +141,13 @@ class LlmTokens(RawCalculator):
         """
         return self.prompt_weight * max(0, prompt_tokens) + max(0, completion_tokens)
 
-    def _of(self, payload: msgspec.Raw) -> float:
+    def parts(self, payload: msgspec.Raw) -> tuple[float, float]:
+        """Load of the prompt, and of the answers; their sum is the load of the request."""
         try:
             asked = _GENERATION.decode(payload)
             prompt, prompts = self._prompt(asked)
         except UNREADABLE:
-            return DEFAULT_LOAD
+            return 0.0, DEFAULT_LOAD
         limit = first(
             asked.max_completion_tokens,
             asked.max_tokens,
@@ -168,7 +169,7 @@ class LlmTokens(RawCalculator):
         answers: float = prompts
         if n is not None or best_of is not None:
             answers *= max(bounded(n, 1, 1, MAX_ANSWERS), bounded(best_of, 1, 1, MAX_ANSWERS))
-        return self.prompt_weight * prompt + new * min(answers, MAX_ANSWERS)
+        return self.prompt_weight * prompt, new * min(answers, MAX_ANSWERS)
 
     def _prompt(self, asked: _Generation) -> tuple[float, int]:
         """Estimated tokens of all prompts, and how many prompts there are."""
