@@ -9,7 +9,7 @@ import secrets
 import shutil
 import ssl
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from stoker import logs
@@ -51,6 +51,7 @@ class RunningWorker:
         http_port: on loopback, for the model server's own calls; 0: it was taken.
         url: under which clients know it, after `start`.
         boot_id: random, new for each start.
+        on_ready: called once, when the worker lets requests in for the first time.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class RunningWorker:
         self.port = 0
         self.http_port = 0
         self.url = ""
+        self.on_ready: Callable[[], None] = lambda: None
         self.gate = Gate(
             mtoken=settings.mtoken,
             worker_id=settings.worker_id,
@@ -305,6 +307,7 @@ class RunningWorker:
         if readiness.ready and not self._loadtime:
             self._loadtime = time.monotonic() - self._began
             _log.info("worker is ready", loadtime=round(self._loadtime, 3))
+            self.on_ready()
         self._reporter.wake()
 
     def _state(self) -> str:

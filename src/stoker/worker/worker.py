@@ -9,7 +9,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import ClassVar
 
 from stoker import logs
 from stoker.errors import ConfigError, StokerError
@@ -26,7 +27,13 @@ class Worker:
     ``Worker(config).run()`` is a whole program: it takes its place in the world from the
     environment (see `WorkerSettings`), serves until SIGTERM or SIGINT, lets running requests end,
     and returns.
+
+    Attributes:
+        on_ready: called once, with the configuration and the worker's port, when it is ready. A
+            program that runs somebody else's ``worker.py`` sets it on the class.
     """
+
+    on_ready: ClassVar[Callable[[WorkerConfig, int], None] | None] = None
 
     def __init__(
         self,
@@ -93,6 +100,8 @@ class Worker:
         running = RunningWorker(
             self._config, settings, environ=self._environ, pace=self._pace, rhythm=self._rhythm
         )
+        if (tell := type(self).on_ready) is not None:
+            running.on_ready = lambda: tell(self._config, running.port)
         await running.start()
         try:
             with _signals(running):
