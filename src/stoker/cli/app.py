@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from stoker.cli import endpoints, output
+from stoker.cli import endpoints, load, output
 from stoker.errors import StokerError
 from stoker.version import __version__
 
@@ -33,6 +33,7 @@ class LogLevel(StrEnum):
 
 RUN = "Run"
 ASK = "Ask a running control plane"
+TRY = "Try out"
 
 Options = Annotated[
     str, typer.Option(help="Options of the backend, as a JSON object: '{\"parallel\": 4}'.")
@@ -173,6 +174,7 @@ def backends(
         output.print_table(["name", "description"], rows, empty="none")
 
 
+app.command("load", rich_help_panel=TRY)(load.load)
 app.add_typer(endpoints.endpoint_app, name="endpoint", rich_help_panel=ASK)
 for command in (
     endpoints.workers,
