@@ -108,3 +108,12 @@ def test_a_missing_variable_is_named(name: str) -> None:
 def test_a_port_that_is_no_number_is_named() -> None:
     with pytest.raises(ConfigError, match="WORKER_PORT: must be a whole number"):
         manifest_from_environ(ATTACHED | {"WORKER_PORT": "three"}, "llamacpp")
+
+
+def test_without_authentication_an_instance_listens_on_a_loopback_address_alone():
+    manifest = InstanceManifest(
+        instance_id="i", worker_id=0, mtoken="", report_addr="", backend="llamacpp", unsecured=True
+    )
+    manifest.check()
+    with pytest.raises(ConfigError, match="unsecured: needs a loopback host"):
+        msgspec.structs.replace(manifest, host="0.0.0.0").check()

@@ -38,6 +38,12 @@ TRY = "Try out"
 Options = Annotated[
     str, typer.Option(help="Options of the backend, as a JSON object: '{\"parallel\": 4}'.")
 ]
+Unsecured = Annotated[
+    bool,
+    typer.Option(
+        "--unsecured", help="No authentication and no control plane; for this machine alone."
+    ),
+]
 Log = Annotated[
     LogLevel,
     typer.Option(envvar="STOKER_LOG_LEVEL", help="Log what is at least this important."),
@@ -136,12 +142,17 @@ def launch(
         typer.Option(help="Make the instance for this backend from the environment's identity."),
     ] = None,
     options: Options = "{}",
+    unsecured: Unsecured = False,
     log_level: Log = LogLevel.INFO,
 ) -> None:
     """Bring an instance up and keep it up: model server and worker, until SIGTERM.
 
     With --backend the identity comes from the environment that `stoker attach` prints.
     """
+    if unsecured:
+        from stoker.cli.tryout import launch_unsecured
+
+        raise typer.Exit(launch_unsecured(directory, backend, options, log_level))
     from stoker.cli.instance import run_launcher
 
     raise typer.Exit(run_launcher(directory, backend, options, log_level))
@@ -152,11 +163,26 @@ def worker(
     file: Annotated[Path | None, typer.Argument(help="A worker.py.")] = None,
     backend: Annotated[str | None, typer.Option(help="Run the worker of this backend.")] = None,
     options: Options = "{}",
+    unsecured: Unsecured = False,
+    port: Annotated[
+        int | None,
+        typer.Option(help="Port; default: WORKER_PORT, else 3000; 0: any.", min=0, max=65535),
+    ] = None,
+    model_port: Annotated[
+        int | None,
+        typer.Option(help="Where the model server of a --backend listens.", min=1, max=65535),
+    ] = None,
 ) -> None:
-    """Run a worker beside a model server that is running already."""
+    """Run a worker beside a model server that is running already.
+
+    With --unsecured it needs no control plane, listens on this machine alone, and prints a line
+    that calls it once it is ready.
+    """
     from stoker.cli.instance import run_worker
 
-    raise typer.Exit(run_worker(file, backend, options))
+    raise typer.Exit(
+        run_worker(file, backend, options, unsecured=unsecured, port=port, model_port=model_port)
+    )
 
 
 @app.command(rich_help_panel=RUN)
@@ -174,7 +200,6 @@ def backends(
         output.print_table(["name", "description"], rows, empty="none")
 
 
-app.command("load", rich_help_panel=TRY)(load.load)
 app.add_typer(endpoints.endpoint_app, name="endpoint", rich_help_panel=ASK)
 for command in (
     endpoints.workers,
@@ -184,6 +209,7 @@ for command in (
     endpoints.detach,
 ):
     app.command(command.__name__, rich_help_panel=ASK)(command)
+app.command("load", rich_help_panel=TRY)(load.load)
 
 
 def main() -> None:

@@ -31,7 +31,15 @@ def run_launcher(directory: Path | None, backend: str | None, options: str, log_
     return main([str(directory)])
 
 
-def run_worker(file: Path | None, backend: str | None, options: str) -> int:
+def run_worker(
+    file: Path | None,
+    backend: str | None,
+    options: str,
+    *,
+    unsecured: bool = False,
+    port: int | None = None,
+    model_port: int | None = None,
+) -> int:
     """Run a worker in this process: a worker.py, or that of a backend."""
     logs.configure(level=os.environ.get("STOKER_LOG_LEVEL", "info"))
     if (file is None) == (backend is None):
@@ -39,6 +47,16 @@ def run_worker(file: Path | None, backend: str | None, options: str) -> int:
     if file is not None:
         if not file.is_file():
             raise ConfigError(str(file), "there is no such file")
+        if model_port is not None:
+            raise ConfigError("--model-port", "is for a --backend; a worker.py names its own")
+    if unsecured:
+        from stoker.cli.tryout import run_unsecured_worker
+
+        return run_unsecured_worker(file, backend, options, port=port, model_port=model_port)
+    for name, value in (("WORKER_PORT", port), ("MODEL_PORT", model_port)):
+        if value is not None:
+            os.environ[name] = str(value)
+    if file is not None:
         runpy.run_path(str(file), run_name="__main__")
         return 0
     assert backend is not None

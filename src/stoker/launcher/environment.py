@@ -140,6 +140,7 @@ def worker_environment(
         "STOKER_STATE_DIR": str(directory),
         "STOKER_DRAIN_TIMEOUT": f"{manifest.supervision.drain_grace:g}",
         **({"STOKER_TICKETS": "required"} if manifest.tickets_required else {}),
+        **({"UNSECURED": "true"} if manifest.unsecured else {}),
         **_marks(manifest, directory, "worker"),
     }
 

@@ -81,6 +81,8 @@ class InstanceManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     """0: a free one."""
     use_ssl: bool = False
     tickets_required: bool = True
+    unsecured: bool = False
+    """No authentication and no control plane: to try a backend out, on a loopback `host` alone."""
     owner_lock: str | None = None
     """A file that the control plane keeps locked (flock) while it lives."""
     owner_timeout: float = 300.0
@@ -111,6 +113,13 @@ class InstanceManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         for name in ("public_port", "worker_port", "model_port"):
             if not 0 <= getattr(self, name) <= 65535:
                 raise ConfigError(name, "must be from 1 to 65535, or 0")
+        if self.unsecured:
+            from stoker.worker.settings import is_loopback  # late: few instances need it
+
+            if not is_loopback(self.host):
+                raise ConfigError(
+                    "unsecured", f"needs a loopback host such as 127.0.0.1, not {self.host}"
+                )
         if self.max_restarts < 0:
             raise ConfigError("max_restarts", "must be 0 or more")
         for where, holder in (("", self), ("supervision.", self.supervision)):
