@@ -26,11 +26,13 @@ demo: install ## A real chat model from zero workers to two and back, with the r
 test: install ## Run the test suite
 	@$(BIN)/python -m pytest
 
-lint: install ## ruff, mypy --strict and the dependency rule
+lint: install ## ruff, mypy --strict, the dependency rule, scripts and images
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/shellcheck templates/*.sh .ci/run
+	@if [ -x $(BIN)/hadolint ]; then $(BIN)/hadolint templates/*/Dockerfile; fi
 
 format: install ## Let ruff mend style and imports
 	$(BIN)/ruff check --fix .

@@ -36,7 +36,11 @@ ASK = "Ask a running control plane"
 TRY = "Try out"
 
 Options = Annotated[
-    str, typer.Option(help="Options of the backend, as a JSON object: '{\"parallel\": 4}'.")
+    str,
+    typer.Option(
+        envvar="STOKER_BACKEND_OPTIONS",
+        help="Options of the backend, as a JSON object: '{\"parallel\": 4}'.",
+    ),
 ]
 Unsecured = Annotated[
     bool,
