@@ -1,6 +1,7 @@
 """How an endpoint fails, by a client that fails so; `tests/cli/test_load.py` has a real one."""
 
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from stoker.client import RequestFailedError, RouteTimeoutError
 from stoker.errors import ConfigError, StokerError
 from stoker.loadtest import AnswerReader, EndpointTarget, UrlTarget
+from stoker.loadtest.answer import ERROR_INSIDE
+from stoker.loadtest.targets import REASONS
 
 
 class FailingClient:
@@ -57,3 +60,9 @@ async def test_a_path_in_the_url_comes_before_the_route(model, aim):
 async def test_what_is_no_url_is_refused(url):
     with pytest.raises(ConfigError, match="TARGET"):
         UrlTarget(url, "/x")
+
+
+def test_the_page_about_load_tests_names_every_reason():
+    text = (Path(__file__).parents[2] / "docs" / "load-testing.md").read_text()
+    for reason in (*REASONS, ERROR_INSIDE, "status N"):
+        assert f"| `{reason}` |" in text

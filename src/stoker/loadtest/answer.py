@@ -20,6 +20,9 @@ import msgspec
 
 from stoker.logs import printable, redact
 
+ERROR_INSIDE = "error inside the stream"
+"""Reason of a stream that began well and then told of an error, or cannot be read."""
+
 MAX_LINE = 16 * 2**20
 """Bytes of one line of a stream; more is a failure."""
 
@@ -178,7 +181,7 @@ class AnswerReader:
         if outcome.status >= 400:
             return self._end(now, f"status {outcome.status}", _body_says(bytes(self._rest)))
         if self._problem:
-            return self._end(now, "error inside the stream", self._problem)
+            return self._end(now, ERROR_INSIDE, self._problem)
         if self._kind == b"json" and (event := _decode(bytes(self._rest))) is not None:
             self._told(event)
         return self._end(now)

@@ -1,8 +1,7 @@
 """Where a load test sends its requests: a worker's or model server's URL, or an endpoint.
 
-Reasons of failure (each request has at most one): ``no connection``, ``timeout``, ``closed without
-an answer``, ``cut in the middle``, ``malformed answer``, ``status N``, ``error inside the stream``,
-and with an endpoint ``no worker in time`` and ``no answer``.
+A request has at most one reason of failure: one of `REASONS`, ``status N``, or `ERROR_INSIDE` of
+`stoker.loadtest.answer`.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ UNANSWERED = "closed without an answer"
 MALFORMED = "malformed answer"
 NO_WORKER = "no worker in time"
 NO_ANSWER = "no answer"
+REASONS = (NO_CONNECTION, TIMEOUT, CUT, UNANSWERED, MALFORMED, NO_WORKER, NO_ANSWER)
 
 CONNECT_TIMEOUT = 10.0
 """Longest time for a connection, seconds."""
