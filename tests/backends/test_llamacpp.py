@@ -60,11 +60,17 @@ def test_the_context_of_the_server_is_that_of_all_slots(weights: Path) -> None:
 
 
 def test_a_llama_server_binary_is_run_with_its_own_arguments(weights: Path) -> None:
-    options = LlamaCppOptions(model=str(weights), server_binary="llama-server", context=512)
+    options = LlamaCppOptions(model=str(weights), server_binary=sys.executable, context=512)
     command = LLAMA.command(options, "127.0.0.1", 4711)
-    assert command[0] == "llama-server"
+    assert command[0] == sys.executable
     assert argument(command, "--port") == "4711"
     assert argument(command, "--ctx-size") == "2048"
+
+
+def test_a_llama_server_binary_that_is_not_there_is_named(weights: Path) -> None:
+    options = LlamaCppOptions(model=str(weights), server_binary="no-llama-server")
+    with pytest.raises(ConfigError, match=r"'no-llama-server' is not there"):
+        LLAMA.command(options, "127.0.0.1", 1)
 
 
 def test_answers_name_the_model_and_not_its_path(weights: Path) -> None:

