@@ -24,7 +24,7 @@ def test_an_unknown_name_suggests_the_nearest() -> None:
 
 
 def test_a_name_like_no_other_lists_what_there_is() -> None:
-    with pytest.raises(ConfigError, match="known: llamacpp"):
+    with pytest.raises(ConfigError, match="known: .*llamacpp"):
         get("zzz")
 
 
@@ -32,4 +32,4 @@ def test_a_registered_backend_is_found_by_name() -> None:
     mine = replace(get("llamacpp"), name="mine")
     register(mine)
     assert get("mine") is mine
-    assert names() == ["llamacpp", "mine"]
+    assert "mine" in names()

@@ -9,7 +9,22 @@ from stoker.backends.base import Backend
 from stoker.errors import ConfigError
 
 # Module that has it as BACKEND; imported when asked for, so that listing names stays cheap.
-_BUILT_IN = {"llamacpp": "stoker.backends.llamacpp"}
+_BUILT_IN = {
+    name: f"stoker.backends.{module}"
+    for name, module in {
+        "hello-world": "hello_world",
+        "llamacpp": "llamacpp",
+        "ollama": "ollama",
+        "openai-compatible": "openai_compatible",
+        "sglang": "sglang",
+        "simulated": "simulated",
+        "tei": "tei",
+        "tgi": "tgi",
+        "transformers-serve": "transformers_serve",
+        "triton": "triton",
+        "vllm": "vllm",
+    }.items()
+}
 _registered: dict[str, Backend] = {}
 
 

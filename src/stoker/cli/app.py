@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from stoker.cli import endpoints, load, output
+from stoker.cli.backends import backends_app
 from stoker.errors import StokerError
 from stoker.version import __version__
 
@@ -189,21 +190,7 @@ def worker(
     )
 
 
-@app.command(rich_help_panel=RUN)
-def backends(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """List the kinds of model server that Stoker knows."""
-    from stoker.backends import get, names
-
-    known = [get(name) for name in names()]
-    if as_json:
-        output.print_json([{"name": b.name, "description": b.description} for b in known])
-    else:
-        rows = [(b.name, b.description) for b in known]
-        output.print_table(["name", "description"], rows, empty="none")
-
-
+app.add_typer(backends_app, name="backends", rich_help_panel=RUN)
 app.add_typer(endpoints.endpoint_app, name="endpoint", rich_help_panel=ASK)
 for command in (
     endpoints.workers,

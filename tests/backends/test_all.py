@@ -1,0 +1,320 @@
+"""What holds for every backend."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from stoker.backends import Backend, get, names
+from stoker.cli.backends import describe, option_table
+from stoker.errors import ConfigError
+from stoker.worker.workload import Workload
+
+PORT = 47113
+
+# Any program that is there stands in: nothing is started.
+THERE = {"program": sys.executable}
+
+SAMPLES: dict[str, dict[str, Any]] = {
+    "hello-world": {},
+    "llamacpp": {"server_binary": sys.executable},
+    "ollama": {**THERE, "model": "llama3.2:1b"},
+    "openai-compatible": {"command": [sys.executable, "--port", "{port}"], "model": "mine"},
+    "sglang": {**THERE, "model": "org/model"},
+    "simulated": {},
+    "tei": {**THERE, "model": "org/model"},
+    "tgi": {**THERE, "model": "org/model"},
+    "transformers-serve": {**THERE, "model": "org/model"},
+    "triton": {
+        **THERE,
+        "model_repository": "/models",
+        "models": ["one"],
+        "benchmark": {"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [0]}]},
+    },
+    "vllm": {**THERE, "model": "org/model"},
+}
+
+PROGRAMS = sorted(name for name, options in SAMPLES.items() if "program" in options)
+
+
+@pytest.fixture(params=sorted(SAMPLES))
+def backend(request: pytest.FixtureRequest) -> Backend:
+    found: Backend = get(request.param)
+    return found
+
+
+@pytest.fixture
+def options(backend: Backend) -> Any:
+    return backend.parse(SAMPLES[backend.name])
+
+
+def test_every_backend_is_looked_at_here() -> None:
+    assert sorted(SAMPLES) == names()
+
+
+def test_its_worker_is_configured_without_a_mistake(backend: Backend, options: Any) -> None:
+    config = backend.worker_config(options, PORT, Path("model.log"))
+    config.check()
+    assert config.model_origin() == f"http://127.0.0.1:{PORT}"
+    assert config.model_log_file == "model.log"
+    health = config.healthcheck_url()
+    assert health is not None
+    assert health.endswith(backend.health_path)
+
+
+def test_each_of_its_routes_measures_load(backend: Backend, options: Any) -> None:
+    config = backend.worker_config(options, PORT, Path("model.log"))
+    for handler in config.handlers:
+        assert handler.workload_calculator is not None
+        workload = Workload(handler.route, handler.workload_calculator)
+        assert workload.of(msgspec.Raw(b"{}")) > 0.0
+        assert workload.failures == 0
+
+
+def test_its_benchmark_has_a_load_of_its_own(backend: Backend, options: Any) -> None:
+    handler = backend.worker_config(options, PORT, Path("model.log")).benchmark_handler
+    assert handler.benchmark_config is not None
+    (payload, *_) = handler.benchmark_config.dataset or [{}]
+    load = Workload("/", handler.workload_calculator).of(msgspec.Raw(msgspec.json.encode(payload)))
+    assert load > 0.0
+
+
+def test_its_command_listens_where_it_is_told(backend: Backend, options: Any) -> None:
+    command = backend.command(options, "127.0.0.1", PORT)
+    assert all(isinstance(argument, str) and "\0" not in argument for argument in command)
+    told = " ".join([*command, *backend.environment(options).values()])
+    assert str(PORT) in told
+
+
+def test_no_secret_of_the_environment_is_in_its_command(
+    backend: Backend, options: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert "hf_secret" not in " ".join(backend.command(options, "127.0.0.1", PORT))
+
+
+def test_an_unknown_option_suggests_the_nearest(backend: Backend) -> None:
+    name = msgspec.structs.fields(backend.options)[-1].name
+    with pytest.raises(ConfigError, match=f"did you mean '{name}'"):
+        backend.parse(SAMPLES[backend.name] | {name + "x": 1})
+
+
+def test_every_option_says_what_it_is(backend: Backend) -> None:
+    for option in option_table(backend):
+        assert option["description"], option["name"]
+        assert option["type"] != "object" or option["name"] == "benchmark"
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_program_that_is_not_there_is_an_error_that_says_what_to_install(name: str) -> None:
+    backend = get(name)
+    options = backend.parse(SAMPLES[backend.name] | {"program": "no-such-program"})
+    with pytest.raises(ConfigError, match=r"'no-such-program' is not there: .+"):
+        backend.command(options, "127.0.0.1", PORT)
+    assert "'no-such-program' is not there" in backend.problems(options)[0]
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("secret", ["--hf-token=abc", "--api-key"])
+def test_a_secret_among_the_arguments_is_refused(name: str, secret: str) -> None:
+    backend = get(name)
+    options = backend.parse(SAMPLES[backend.name] | {"extra_args": ["--ok", secret]})
+    with pytest.raises(ConfigError, match=r"options.extra_args: .*HF_TOKEN") as caught:
+        backend.command(options, "127.0.0.1", PORT)
+    assert "abc" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_more_arguments_are_passed_on(name: str) -> None:
+    backend = get(name)
+    options = backend.parse(SAMPLES[backend.name] | {"extra_args": ["--seed", "7"]})
+    assert backend.command(options, "127.0.0.1", PORT)[-2:] == ["--seed", "7"]
+
+
+def test_it_can_be_described_without_any_option(backend: Backend) -> None:
+    manifest = describe(backend, {})
+    assert manifest["routes"]
+    assert manifest["benchmark"]["route"] in {route["route"] for route in manifest["routes"]}
+
+
+# Lines as the documentation of each project, or its issue tracker, shows them.
+LINES = [
+    ("vllm", "load", "INFO:     Application startup complete."),
+    ("vllm", "", "INFO:     Waiting for application startup."),
+    ("vllm", "error", "RuntimeError: Engine core initialization failed. See root cause above."),
+    (
+        "vllm",
+        "error",
+        "vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue.",
+    ),
+    ("vllm", "error", "vllm: error: unrecognized arguments: --no-such"),
+    ("sglang", "load", "[2026-03-11 13:53:33] The server is fired up and ready to roll!"),
+    ("sglang", "", "INFO:     Application startup complete."),
+    (
+        "sglang",
+        "error",
+        "Received sigquit from a child process. It usually means the child failed.",
+    ),
+    (
+        "tgi",
+        "load",
+        "2024-09-03T02:47:53.402023Z  INFO text_generation_router::server: "
+        "router/src/server.rs:2311: Connected",
+    ),
+    ("tgi", "", "INFO text_generation_launcher: Starting Webserver"),
+    ("tgi", "error", "Error: ShardCannotStart"),
+    (
+        "tei",
+        "load",
+        "2025-02-25T11:40:09.111182Z  INFO text_embeddings_router::http::server: "
+        "router/src/http/server.rs:1813: Ready",
+    ),
+    (
+        "tei",
+        "load",
+        "\x1b[2m2026-06-14T12:15:08Z\x1b[0m \x1b[32m INFO\x1b[0m \x1b[2mtext_embeddings_router"
+        "::http::server\x1b[0m\x1b[2m:\x1b[0m \x1b[2mrouter/src/http/server.rs\x1b[0m\x1b[2m:"
+        "\x1b[0m\x1b[2m1881:\x1b[0m Ready",
+    ),
+    ("tei", "info", "INFO text_embeddings_router: router/src/lib.rs:252: Warming up model"),
+    ("tei", "error", "Error: Could not create backend"),
+    (
+        "triton",
+        "load",
+        "I1030 22:33:28.292879 1 http_server.cc:4497] Started HTTPService at x:8000",
+    ),
+    (
+        "triton",
+        "",
+        "I1030 22:33:28.291908 1 grpc_server.cc:2513] Started GRPCInferenceService at x",
+    ),
+    ("triton", "error", "error: creating server: Internal - failed to load all models"),
+    ("transformers-serve", "load", "INFO:     Application startup complete."),
+    ("ollama", "load", "ollama_server: model loaded"),
+    (
+        "ollama",
+        "",
+        'time=2025-06-23T13:55:51.340-04:00 level=INFO source=routes.go:1300 msg="Listening on '
+        '127.0.0.1:11434 (version 0.6.8)"',
+    ),
+    (
+        "ollama",
+        "error",
+        "ollama_server: error: cannot pull x: pull model manifest: file does not exist",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "kind", "line"), LINES)
+def test_a_line_of_its_log_is_understood(name: str, kind: str, line: str) -> None:
+    config = get(name).worker_config(get(name).parse(SAMPLES[name]), PORT, Path("model.log"))
+    actions = config.log_action_config
+    understood = {
+        label
+        for label, parts in (
+            ("load", actions.on_load),
+            ("error", actions.on_error),
+            ("info", actions.on_info),
+        )
+        if any(part in line for part in parts)
+    }
+    assert understood == ({kind} if kind else set())
+
+
+COMMANDS = [
+    ("vllm", {"served_name": "m"}, ["--served-model-name", "m"]),
+    ("vllm", {"context": 4096}, ["--max-model-len", "4096"]),
+    ("vllm", {"gpu_fraction": 0.85}, ["--gpu-memory-utilization", "0.85"]),
+    ("vllm", {"tensor_parallel": 2}, ["--tensor-parallel-size", "2"]),
+    ("vllm", {"quantization": "awq"}, ["--quantization", "awq"]),
+    ("vllm", {"max_num_seqs": 5}, ["--max-num-seqs", "5"]),
+    ("sglang", {}, ["-m", "sglang.launch_server"]),
+    ("sglang", {"context": 4096}, ["--context-length", "4096"]),
+    ("sglang", {"gpu_fraction": 0.8}, ["--mem-fraction-static", "0.8"]),
+    ("sglang", {"tensor_parallel": 2}, ["--tp-size", "2"]),
+    ("tgi", {"context": 4096}, ["--max-total-tokens", "4096", "--max-input-tokens", "4095"]),
+    ("tgi", {"tensor_parallel": 2}, ["--num-shard", "2"]),
+    ("tgi", {"quantize": "gptq"}, ["--quantize", "gptq"]),
+    ("tei", {"pooling": "cls"}, ["--pooling", "cls"]),
+    ("tei", {"max_client_batch": 7}, ["--max-client-batch-size", "7"]),
+    ("transformers-serve", {}, ["--force-model", "org/model"]),
+    ("transformers-serve", {"device": "cpu"}, ["--device", "cpu"]),
+    ("triton", {"models": ["a", "b"]}, ["--load-model", "a", "--load-model", "b"]),
+    ("ollama", {}, ["--model", "llama3.2:1b"]),
+    ("openai-compatible", {}, ["--port", str(PORT)]),
+    ("simulated", {"slots": 3, "error_rate": 0.25}, ["--slots", "3"]),
+    ("simulated", {"refuse_to_load": True}, ["--refuse-to-load"]),
+    ("hello-world", {"load_seconds": 2.5}, ["--load-seconds", "2.5"]),
+]
+
+
+@pytest.mark.parametrize(("name", "more", "expected"), COMMANDS)
+def test_its_command_says_what_its_options_say(
+    name: str, more: dict[str, Any], expected: list[str]
+) -> None:
+    backend = get(name)
+    command = backend.command(backend.parse(SAMPLES[name] | more), "127.0.0.1", PORT)
+    assert any(command[at : at + len(expected)] == expected for at in range(len(command))), command
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("vllm", {"gpu_fraction": 1.5}),
+        ("vllm", {"tensor_parallel": 0}),
+        ("vllm", {"dtype": "int3"}),
+        ("vllm", {"model": ""}),
+        ("tei", {"task": "sing"}),
+        ("triton", {"models": []}),
+        ("triton", {"models": ["../x"]}),
+        ("simulated", {"error_rate": -0.1}),
+        ("simulated", {"slot_speed": 0.0}),
+        ("hello-world", {"load_seconds": -1.0}),
+        ("vllm", {"extra_args": ["a\0b"]}),
+    ],
+)
+def test_an_option_out_of_its_range_is_named(name: str, more: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(more))):
+        get(name).parse(SAMPLES[name] | more)
+
+
+def test_a_model_that_is_required_is_missed_before_anything_starts() -> None:
+    with pytest.raises(ConfigError, match="model: is required"):
+        get("vllm").parse({})
+
+
+def test_a_program_beside_this_python_is_found_without_a_path(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    options = get("vllm").parse(SAMPLES["vllm"] | {"program": Path(sys.executable).name})
+    assert get("vllm").command(options, "127.0.0.1", PORT)[0] == sys.executable
+
+
+def test_ollama_gets_its_settings_from_the_environment() -> None:
+    options = get("ollama").parse(
+        SAMPLES["ollama"] | {"context": 8192, "parallel": 3, "models_dir": "/m"}
+    )
+    found = get("ollama").environment(options)
+    assert found["OLLAMA_CONTEXT_LENGTH"] == "8192"
+    assert found["OLLAMA_NUM_PARALLEL"] == "3"
+    assert found["OLLAMA_MODELS"] == "/m"
+
+
+def test_two_tgi_instances_of_a_machine_do_not_share_a_socket() -> None:
+    tgi = get("tgi")
+    one, two = (tgi.command(tgi.parse(SAMPLES["tgi"]), "127.0.0.1", port) for port in (1, 2))
+    assert one[one.index("--shard-uds-path") + 1] != two[two.index("--shard-uds-path") + 1]
+
+
+@pytest.mark.parametrize("name", ["ollama", "triton", "vllm"])
+def test_a_route_that_changes_what_is_loaded_is_not_offered(name: str) -> None:
+    config = get(name).worker_config(get(name).parse(SAMPLES[name]), PORT, Path("model.log"))
+    for handler in config.handlers:
+        assert not any(
+            word in handler.route for word in ("pull", "delete", "load", "create", "lora", "sleep")
+        )
