@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test lint format bench clean
+.PHONY: help install demo test slow lint format bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ demo: install ## A real chat model from zero workers to two and back, with the r
 
 test: install ## Run the test suite
 	@$(BIN)/python -m pytest
+
+slow: install ## Run the tests left out of `test`: vLLM's CPU build (3.5 GB at first)
+	@$(BIN)/python -m pytest -m slow
 
 lint: install ## ruff, mypy --strict, the dependency rule, scripts and images
 	$(BIN)/ruff check .

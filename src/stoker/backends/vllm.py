@@ -30,7 +30,7 @@ ON_ERROR = (
     "EngineDeadError",
     "error: unrecognized arguments",
 )
-ON_INFO = ("Starting to load model", "Maximum concurrency for", "GPU KV cache size")
+ON_INFO = ("Starting to load model", "Maximum concurrency for", "KV cache size:")
 
 
 class VllmOptions(LlmOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
