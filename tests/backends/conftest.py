@@ -78,6 +78,10 @@ class Served:
         request = urllib.request.Request(self.url + route, json.dumps(envelope).encode())
         return urllib.request.urlopen(request, timeout=timeout)
 
+    def get(self, path: str, timeout: float = 60.0) -> Any:
+        """The worker's answer to a plain GET, to be read by the caller."""
+        return urllib.request.urlopen(self.url + path, timeout=timeout)
+
     def events(self, route: str, payload: dict[str, Any]) -> list[str]:
         """The data of each event of a streamed answer."""
         with self.post(route, payload) as answer:

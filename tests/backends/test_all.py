@@ -20,6 +20,7 @@ PORT = 47113
 THERE = {"program": sys.executable}
 
 SAMPLES: dict[str, dict[str, Any]] = {
+    "comfyui": {**THERE, "directory": "comfy"},
     "hello-world": {},
     "llamacpp": {"server_binary": sys.executable},
     "ollama": {**THERE, "model": "llama3.2:1b"},
@@ -36,9 +37,18 @@ SAMPLES: dict[str, dict[str, Any]] = {
         "benchmark": {"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [0]}]},
     },
     "vllm": {**THERE, "model": "org/model"},
+    "whisper": {**THERE, "command": []},
 }
 
 PROGRAMS = sorted(name for name, options in SAMPLES.items() if "program" in options)
+
+
+@pytest.fixture(autouse=True)
+def comfy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory that the sample of comfyui names."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "comfy").mkdir()
+    (tmp_path / "comfy" / "main.py").touch()
 
 
 @pytest.fixture(params=sorted(SAMPLES))
@@ -194,6 +204,11 @@ LINES = [
     ),
     ("triton", "error", "error: creating server: Internal - failed to load all models"),
     ("transformers-serve", "load", "INFO:     Application startup complete."),
+    ("comfyui", "load", "To see the GUI go to: http://127.0.0.1:8188"),
+    ("comfyui", "info", "Starting server"),
+    ("comfyui", "error", "main.py: error: unrecognized arguments: --no-such"),
+    ("whisper", "load", "INFO:     Application startup complete."),
+    ("whisper", "error", 'ERROR:    Error loading ASGI app. Could not import module "speaches".'),
     ("ollama", "load", "ollama_server: model loaded"),
     (
         "ollama",
@@ -241,9 +256,11 @@ COMMANDS = [
     ("tgi", {"quantize": "gptq"}, ["--quantize", "gptq"]),
     ("tei", {"pooling": "cls"}, ["--pooling", "cls"]),
     ("tei", {"max_client_batch": 7}, ["--max-client-batch-size", "7"]),
-    ("transformers-serve", {}, ["--force-model", "org/model"]),
+    ("transformers-serve", {}, ["serve", "org/model"]),
     ("transformers-serve", {"device": "cpu"}, ["--device", "cpu"]),
     ("triton", {"models": ["a", "b"]}, ["--load-model", "a", "--load-model", "b"]),
+    ("comfyui", {}, ["--listen", "127.0.0.1", "--port", str(PORT), "--disable-auto-launch"]),
+    ("whisper", {}, ["--factory", "speaches.main:create_app", "--host", "127.0.0.1"]),
     ("ollama", {}, ["--model", "llama3.2:1b"]),
     ("openai-compatible", {}, ["--port", str(PORT)]),
     ("simulated", {"slots": 3, "error_rate": 0.25}, ["--slots", "3"]),
@@ -311,10 +328,9 @@ def test_two_tgi_instances_of_a_machine_do_not_share_a_socket() -> None:
     assert one[one.index("--shard-uds-path") + 1] != two[two.index("--shard-uds-path") + 1]
 
 
-@pytest.mark.parametrize("name", ["ollama", "triton", "vllm"])
+@pytest.mark.parametrize("name", ["comfyui", "ollama", "triton", "vllm"])
 def test_a_route_that_changes_what_is_loaded_is_not_offered(name: str) -> None:
     config = get(name).worker_config(get(name).parse(SAMPLES[name]), PORT, Path("model.log"))
-    for handler in config.handlers:
-        assert not any(
-            word in handler.route for word in ("pull", "delete", "load", "create", "lora", "sleep")
-        )
+    words = {word for handler in config.handlers for word in handler.route.split("/")}
+    forbidden = {"pull", "delete", "create", "copy", "load", "unload", "load_lora_adapter", "sleep"}
+    assert not words & (forbidden | {"interrupt", "free"})

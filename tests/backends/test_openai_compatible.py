@@ -52,7 +52,7 @@ def test_a_command_of_ones_own_gets_host_and_port() -> None:
         ({"base_url": "http://user:pass@x"}, "base_url"),
         ({"base_url": "http://x/other"}, "base_url"),
         ({"base_url": "http://x:99999"}, "base_url"),
-        ({"command": ["no-such-program"]}, "program"),
+        ({"command": ["no-such-program"]}, "command"),
     ],
 )
 def test_what_cannot_work_is_named(options: dict[str, Any], field: str) -> None:

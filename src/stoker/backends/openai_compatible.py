@@ -11,7 +11,16 @@ import msgspec
 from msgspec import Meta
 
 from stoker.backends.base import Argument, Backend, Requirement
-from stoker.backends.openai import CHAT, Count, Share, Tokens, chat_benchmark, fronted, handlers
+from stoker.backends.openai import (
+    CHAT,
+    MODELS,
+    Count,
+    Share,
+    Tokens,
+    chat_benchmark,
+    fronted,
+    handlers,
+)
 from stoker.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -84,7 +93,7 @@ def requires(options: OpenAiOptions) -> list[Requirement]:
     """The program of the user's own command."""
     if not options.command:
         return []
-    return [Requirement(program=options.command[0], install="see options.command")]
+    return [Requirement(program=options.command[0], option="command", install="install it")]
 
 
 def command(options: OpenAiOptions, host: str, port: int) -> list[str]:
@@ -128,6 +137,7 @@ def worker_config(options: OpenAiOptions, port: int, model_log: Path) -> WorkerC
         max_concurrency=options.max_concurrency,
         benchmark=benchmark,
         measured=measured,
+        reads=(MODELS,),
     )
     config = fronted(
         found,

@@ -12,6 +12,7 @@ from stoker.errors import ConfigError
 _BUILT_IN = {
     name: f"stoker.backends.{module}"
     for name, module in {
+        "comfyui": "comfyui",
         "hello-world": "hello_world",
         "llamacpp": "llamacpp",
         "ollama": "ollama",
@@ -23,6 +24,7 @@ _BUILT_IN = {
         "transformers-serve": "transformers_serve",
         "triton": "triton",
         "vllm": "vllm",
+        "whisper": "whisper",
     }.items()
 }
 _registered: dict[str, Backend] = {}
