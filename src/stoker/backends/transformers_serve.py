@@ -57,25 +57,29 @@ def command(options: TransformersOptions, host: str, port: int) -> list[str]:
         ConfigError: Transformers is not installed, or a secret is among the arguments.
     """
     return [
-        *(requires(options)[0].resolve(), "serve", "--host", host),
+        # The model as an argument (seen in 5.19; a flag --force-model before): it is loaded at the
+        # start, and answers every request. Else a request could load any model.
+        *(requires(options)[0].resolve(), "serve", options.model, "--host", host),
         *flags(
             port=port,
-            # Loaded at the start, and for every request: else a request could load any model.
-            force_model=options.model,
             dtype=options.dtype,
             device=options.device,
             continuous_batching=options.continuous_batching,
+            log_level="info",  # by default it does not say that it is ready
         ),
         *more_arguments(options),
     ]
 
 
 def worker_config(options: TransformersOptions, port: int, model_log: Path) -> WorkerConfig:
-    """The worker in front of a server that listens on `port`."""
+    """The worker in front of a server that listens on `port`.
+
+    /v1/models is not offered: it lists what else is in the machine's cache.
+    """
     tokens = llm_calculator(options)
     together = options.max_concurrency if options.continuous_batching else 1
     found = handlers(
-        [(route, tokens) for route in (CHAT, "/v1/responses")],
+        [(route, tokens) for route in (CHAT, "/v1/completions", "/v1/responses")],
         max_concurrency=together,
         benchmark=chat_benchmark(options.name, concurrency=together, tokens=64),
     )
