@@ -6,7 +6,7 @@ in front of it measures load. `get` and `names` look them up; `register` adds on
 
 from __future__ import annotations
 
-from stoker.backends.base import Backend
+from stoker.backends.base import Backend, Requirement, ServerOptions
 from stoker.backends.registry import get, names, register
 
-__all__ = ["Backend", "get", "names", "register"]
+__all__ = ["Backend", "Requirement", "ServerOptions", "get", "names", "register"]

@@ -110,6 +110,7 @@ def worker_config(options: OllamaOptions, port: int, model_log: Path) -> WorkerC
         max_concurrency=2 * options.parallel,  # the next one waits inside Ollama: no slot idles
         benchmark=benchmark,
         measured="/api/generate",
+        reads=("/v1/models", "/api/tags", "/api/version"),
     )
     return fronted(
         found, port, model_log, health="/", on_load=ON_LOAD, on_error=ON_ERROR, on_info=ON_INFO

@@ -10,6 +10,7 @@ from msgspec import Meta
 from stoker.backends.base import Backend, Requirement, flags, more_arguments
 from stoker.backends.openai import (
     CHAT,
+    MODELS,
     Count,
     LlmOptions,
     Share,
@@ -88,6 +89,7 @@ def worker_config(options: SglangOptions, port: int, model_log: Path) -> WorkerC
     found = handlers(
         [(route, tokens) for route in (CHAT, "/v1/completions", "/generate")],
         max_concurrency=options.max_running_requests,
+        reads=(MODELS,),
         benchmark=chat_benchmark(
             options.name, concurrency=min(options.max_running_requests, 64), ignore_eos=True
         ),

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from stoker.backends.base import Argument, Backend, flags
-from stoker.backends.openai import CHAT, Count, Share, chat_benchmark, fronted, handlers
+from stoker.backends.openai import CHAT, MODELS, Count, Share, chat_benchmark, fronted, handlers
 from stoker.backends.simulated_answers import BENCHMARK_USER
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def worker_config(options: SimulatedOptions, port: int, model_log: Path) -> Work
     found = handlers(
         [*routes, ("/v1/embeddings", texts)],
         max_concurrency=2 * options.slots,  # the next one waits in its queue: no slot idles
+        reads=(MODELS,),
         # Half a second a run at the usual speed.
         benchmark=chat_benchmark(
             options.model,

@@ -105,6 +105,7 @@ def worker_config(options: TeiOptions, port: int, model_log: Path) -> WorkerConf
     found = handlers(
         [*routes, ("/tokenize", light), ("/decode", light)],
         max_concurrency=options.max_concurrent_requests,
+        reads=("/info",),
         benchmark=BenchmarkConfig(dataset=[payload], runs=3, concurrency=16),
         measured=_ROUTES[options.task][0],
     )

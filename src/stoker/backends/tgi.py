@@ -10,6 +10,7 @@ from msgspec import Meta
 from stoker.backends.base import Argument, Backend, Requirement, flags, more_arguments
 from stoker.backends.openai import (
     CHAT,
+    MODELS,
     Count,
     LlmOptions,
     Share,
@@ -89,6 +90,7 @@ def worker_config(options: TgiOptions, port: int, model_log: Path) -> WorkerConf
     found = handlers(
         [*routes, ("/tokenize", light), ("/chat_tokenize", light)],
         max_concurrency=options.max_concurrent_requests,
+        reads=(MODELS, "/info"),
         # "tgi" is the name that its documentation gives; it looks at none.
         benchmark=chat_benchmark("tgi", concurrency=min(options.max_concurrent_requests, 32)),
     )

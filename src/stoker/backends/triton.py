@@ -119,6 +119,7 @@ def worker_config(options: TritonOptions, port: int, model_log: Path) -> WorkerC
             dataset=[options.benchmark], runs=3, concurrency=min(options.max_concurrency, 16)
         ),
         measured=f"/v2/models/{options.models[0]}/{verbs[0]}",
+        reads=("/v2", *(f"/v2/models/{model}" for model in options.models)),
     )
     return fronted(
         found,

@@ -10,6 +10,7 @@ from msgspec import Meta
 from stoker.backends.base import Argument, Backend, Requirement, flags, more_arguments
 from stoker.backends.openai import (
     CHAT,
+    MODELS,
     Count,
     LlmOptions,
     Share,
@@ -104,7 +105,11 @@ def worker_config(options: VllmOptions, port: int, model_log: Path) -> WorkerCon
             options.name, concurrency=min(options.max_num_seqs, 64), ignore_eos=True
         )
     found = handlers(
-        routes, max_concurrency=options.max_num_seqs, benchmark=benchmark, measured=measured
+        routes,
+        max_concurrency=options.max_num_seqs,
+        benchmark=benchmark,
+        measured=measured,
+        reads=(MODELS,),
     )
     return fronted(found, port, model_log, on_load=ON_LOAD, on_error=ON_ERROR, on_info=ON_INFO)
 
