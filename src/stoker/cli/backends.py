@@ -19,6 +19,7 @@ from stoker.errors import ConfigError
 
 if TYPE_CHECKING:
     from stoker.backends import Backend
+    from stoker.worker import HandlerConfig
 
 backends_app = typer.Typer(
     help="List the kinds of model server that Stoker knows.", invoke_without_command=True
@@ -167,22 +168,22 @@ def _command(backend: Backend, options: Any) -> list[str] | None:
     return [shown if argument == sys.executable else argument for argument in command]
 
 
-def _route(handler: Any) -> dict[str, Any]:
+def _route(handler: HandlerConfig) -> dict[str, Any]:
     calculator = handler.workload_calculator
     kind = "none: 100 for each request"
     if calculator is not None:
         kind = type(calculator).__name__
         if kind == "RawCalculator":
             kind = getattr(calculator.function, "__name__", kind)
-    found = {
+    found: dict[str, Any] = {
         "route": handler.route,
-        "methods": list(getattr(handler, "methods", ())) or ["POST"],
+        "methods": list(handler.methods) or ["GET" if handler.websocket else "POST"],
         "workload": kind,
         "max_concurrency": handler.max_concurrency,
         "max_queue_time": handler.max_queue_time,
     }
     for flag in ("websocket", "multipart", "timeout"):
-        if value := getattr(handler, flag, None):
+        if value := getattr(handler, flag):
             found[flag] = True if flag == "multipart" else value
     return found
 
@@ -226,9 +227,9 @@ def _type_in_words(kind: Any) -> str:
 
 def _print(manifest: dict[str, Any]) -> None:
     out = output.out
-    out.print(f"[bold]{manifest['name']}[/]  {manifest['description']}")
+    out.print(f"[bold]{manifest['name']}[/]  {manifest['description']}", soft_wrap=True)
     for problem in manifest["missing"]:
-        out.print(f"[yellow]cannot run here:[/] {problem}")
+        out.print(f"[yellow]cannot run here:[/] {output.escape(problem)}", soft_wrap=True)
     command = manifest["command"]
     out.print("\n[bold]command[/]")
     shown = shlex.join(command) if command else "depends on what is missing"
