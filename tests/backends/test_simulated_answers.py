@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stoker.backends.simulated_answers import (
     MAX_TOKENS,
     Answer,
-    embeddings,
+    Embeddings,
     read_embedding,
     read_generation,
 )
@@ -122,7 +122,7 @@ def test_usage_is_what_is_sent(limit: int, length: int, n: int) -> None:
 
 
 def test_a_vector_depends_on_its_text_alone_and_has_length_1() -> None:
-    body = json.loads(embeddings(["a", "b", "a"], model="sim", size=16))
+    body = json.loads(Embeddings(["a", "b", "a"], model="sim", size=16).whole())
     one, two, again = (item["embedding"] for item in body["data"])
     assert one == again != two
     assert sum(x * x for x in one) == pytest.approx(1.0)

@@ -194,7 +194,7 @@ async def test_a_stalled_answer_goes_on_after_its_silence(start: Start) -> None:
 
 
 async def test_the_benchmark_is_spared(start: Start) -> None:
-    server = await start(error_rate=1.0)
+    server = await start(error_rate=0.5, drop_rate=0.6, stall_rate=1.0, crash_after_requests=1)
     asked = server.post(CHAT | {"user": "benchmark"})
     await server.until("simulated_requests_running 1")
     server.pass_time(3.0)

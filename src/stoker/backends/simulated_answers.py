@@ -7,6 +7,7 @@ a word for each token.
 from __future__ import annotations
 
 import random
+from hashlib import sha256
 from typing import Any
 
 import msgspec
@@ -162,7 +163,10 @@ class Answer:
         self._cut = limit is not None and (asked.ignore_eos or length >= limit)
         self._each = limit if self._cut and limit is not None else length
         self.tokens = self._each * asked.n
-        self._asked = asked
+        # Not `asked` itself: a long prompt would be held for as long as its answer takes.
+        self._prompt = asked.prompt_tokens
+        self._count = asked.n
+        self._tells_usage = asked.stream_options is not None and asked.stream_options.include_usage
         self._chat = chat
         self._random = random.Random(number)
         kind = "chat.completion" if chat else "text_completion"
@@ -176,11 +180,10 @@ class Answer:
     @property
     def usage(self) -> dict[str, int]:
         """What the tokens were, as OpenAI's ``usage``."""
-        prompt = self._asked.prompt_tokens
         return {
-            "prompt_tokens": prompt,
+            "prompt_tokens": self._prompt,
             "completion_tokens": self.tokens,
-            "total_tokens": prompt + self.tokens,
+            "total_tokens": self._prompt + self.tokens,
         }
 
     @property
@@ -194,7 +197,7 @@ class Answer:
     def whole(self) -> bytes:
         """The body of an answer that is not streamed."""
         choices: list[dict[str, Any]] = []
-        for index in range(self._asked.n):
+        for index in range(self._count):
             text = "".join(self._word(position) for position in range(self._each))
             content = {"message": {"role": "assistant", "content": text}}
             choices.append(
@@ -221,29 +224,45 @@ class Answer:
 
     def end(self) -> bytes:
         """What follows the last token of a stream."""
-        options = self._asked.stream_options
-        if options is None or not options.include_usage:
+        if not self._tells_usage:
             return DONE
         last = self._head | {"choices": [], "usage": self.usage}
         return b"data: %b\n\n%b" % (msgspec.json.encode(last), DONE)
 
 
-def embeddings(texts: list[str], *, model: str, size: int) -> bytes:
-    """Vectors of length 1 that depend on nothing but their text."""
-    data = []
-    for index, text in enumerate(texts):
-        numbers = random.Random(text)
-        vector = [numbers.gauss(0.0, 1.0) for _ in range(size)]
-        length = sum(x * x for x in vector) ** 0.5
-        data.append(
-            {"object": "embedding", "index": index, "embedding": [x / length for x in vector]}
+class Embeddings:
+    """Vectors of length 1, each of which depends on its text alone.
+
+    Attributes:
+        tokens: of all texts.
+    """
+
+    def __init__(self, texts: list[str], *, model: str, size: int) -> None:
+        """Prepare.
+
+        Args:
+            texts: what to embed; only a digest of each is kept.
+            model: name of the model in the answer.
+            size: dimensions.
+        """
+        self.tokens = sum(max(1, len(text) // 4) for text in texts)
+        self._seeds = [sha256(text.encode("utf-8", "surrogatepass")).digest()[:8] for text in texts]
+        self._model = model
+        self._size = size
+
+    def whole(self) -> bytes:
+        """The body of the answer."""
+        data = [
+            {"object": "embedding", "index": index, "embedding": self._vector(seed)}
+            for index, seed in enumerate(self._seeds)
+        ]
+        usage = {"prompt_tokens": self.tokens, "total_tokens": self.tokens}
+        return msgspec.json.encode(
+            {"object": "list", "model": self._model, "data": data, "usage": usage}
         )
-    tokens = sum(max(1, len(text) // 4) for text in texts)
-    return msgspec.json.encode(
-        {
-            "object": "list",
-            "model": model,
-            "data": data,
-            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-        }
-    )
+
+    def _vector(self, seed: bytes) -> list[float]:
+        numbers = random.Random(seed)
+        vector = [numbers.gauss(0.0, 1.0) for _ in range(self._size)]
+        length = sum(x * x for x in vector) ** 0.5
+        return [x / length for x in vector]

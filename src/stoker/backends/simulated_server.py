@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import os
 import random
 import signal
@@ -27,8 +28,8 @@ import uvloop
 from stoker.backends.simulated_answers import (
     BENCHMARK_USER,
     Answer,
+    Embeddings,
     GenerationRequest,
-    embeddings,
     read_embedding,
     read_generation,
 )
@@ -70,10 +71,8 @@ class Live:
 
     exchange: Exchange
     job: Job
-    answer: Answer | None
-    """None: embeddings, whose body is ready."""
+    answer: Answer | Embeddings
     stream: bool = False
-    body: bytes = b""
     sent: int = 0
     fault_at: int = -1
     """Token at which the fault comes; -1: none."""
@@ -125,11 +124,11 @@ class SimulatedServer:
         behaviour = self.behaviour
         chat = exchange.path == "/v1/chat/completions"
         if exchange.path == "/v1/embeddings":
-            texts = read_embedding(exchange.body).texts
-            asked = None
+            asked, texts = None, read_embedding(exchange.body).texts
         else:
-            asked = read_generation(exchange.body, chat=chat)
-        fault, length = 1.0, 1.0
+            asked, texts = read_generation(exchange.body, chat=chat), []
+        exchange.body = b""  # it may be large, and the answer may take long
+        fault, length = math.inf, 1.0
         if asked is None or asked.user != BENCHMARK_USER:
             self.requests += 1
             if 0 < behaviour.crash_after_requests < self.requests:
@@ -142,9 +141,8 @@ class SimulatedServer:
             self._refuse(exchange, 503, "the simulated queue is full")
             return
         if asked is None:
-            body = embeddings(texts, model=behaviour.model, size=EMBEDDING_SIZE)
-            tokens = sum(max(1, len(text) // 4) for text in texts)
-            live = Live(exchange, Job(tokens, 0), None, body=body)
+            vectors = Embeddings(texts, model=behaviour.model, size=EMBEDDING_SIZE)
+            live = Live(exchange, Job(vectors.tokens, 0), vectors)
         else:
             live = self._generate(exchange, asked, chat, length)
             self._spoil(live, fault - behaviour.error_rate)
@@ -170,7 +168,7 @@ class SimulatedServer:
         behaviour = self.behaviour
         if fault < behaviour.drop_rate:
             live.fault_at = live.job.tokens // 2
-        elif fault - behaviour.drop_rate < behaviour.stall_rate:
+        elif behaviour.stall_seconds and fault - behaviour.drop_rate < behaviour.stall_rate:
             live.fault_at, live.stall = live.job.tokens // 2, behaviour.stall_seconds
 
     def tick(self, now: float) -> None:
@@ -195,7 +193,7 @@ class SimulatedServer:
                 return
             live.silent_until = now + live.stall
             return
-        if live.stream and live.answer is not None and job.produced > live.sent:
+        if live.stream and isinstance(live.answer, Answer) and job.produced > live.sent:
             if not exchange.started:
                 exchange.start(200, [(b"content-type", b"text/event-stream"), *MARK])
             exchange.write(live.answer.events(live.sent, job.produced))
@@ -203,12 +201,11 @@ class SimulatedServer:
         if job.done:
             self._live.discard(live)
             exchange.on_disconnect = None
-            if live.stream and live.answer is not None:
+            if live.stream and isinstance(live.answer, Answer):
                 exchange.write(live.answer.end())
                 exchange.finish()
             else:
-                body = live.body if live.answer is None else live.answer.whole()
-                exchange.respond(200, body, headers=MARK)
+                exchange.respond(200, live.answer.whole(), headers=MARK)
 
     def _gone(self, live: Live) -> None:
         self._live.discard(live)

@@ -173,8 +173,9 @@ def _route(handler: HandlerConfig) -> dict[str, Any]:
     kind = "none: 100 for each request"
     if calculator is not None:
         kind = type(calculator).__name__
-        if kind == "RawCalculator":
-            kind = getattr(calculator.function, "__name__", kind)
+        if kind in ("RawCalculator", "function"):
+            function = getattr(calculator, "function", calculator)
+            kind = getattr(function, "__name__", kind)
     found: dict[str, Any] = {
         "route": handler.route,
         "methods": list(handler.methods) or ["GET" if handler.websocket else "POST"],
