@@ -333,4 +333,4 @@ def test_a_route_that_changes_what_is_loaded_is_not_offered(name: str) -> None:
     config = get(name).worker_config(get(name).parse(SAMPLES[name]), PORT, Path("model.log"))
     words = {word for handler in config.handlers for word in handler.route.split("/")}
     forbidden = {"pull", "delete", "create", "copy", "load", "unload", "load_lora_adapter", "sleep"}
-    assert not words & (forbidden | {"interrupt", "free"})
+    assert not words & (forbidden | {"interrupt", "free", "queue"})

@@ -117,6 +117,20 @@ def test_a_job_of_comfyui_is_one_request(serve: Serve, tmp_path: Path) -> None:
     assert refused["error"] == {"type": "no_outputs"}
 
 
+def test_what_comfyui_made_is_read_by_plain_get(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text(COMFYUI)
+    served = serve("comfyui", directory=str(tmp_path))
+    served.until_ready()
+    graph = {"5": {"class_type": "KSampler", "inputs": {"steps": 9}}}
+    with served.post("/prompt", {"prompt": graph}) as answer:
+        queued = json.loads(answer.read())["prompt_id"]
+    with served.get(f"/history/{queued}") as answer:
+        assert queued in json.loads(answer.read())
+    with served.get("/view?filename=a.png") as answer:
+        assert answer.headers["content-type"] == "image/png"
+        assert answer.read() == b"\x89PNG /view?filename=a.png"
+
+
 def test_a_picture_is_uploaded_to_comfyui_as_a_form(serve: Serve, tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(COMFYUI)
     served = serve("comfyui", directory=str(tmp_path))

@@ -86,7 +86,7 @@ def worker_config(options: ComfyOptions, port: int, model_log: Path) -> WorkerCo
 
     ``/generate`` runs a whole job, and is what load and capacity are of. ``/prompt`` queues one and
     answers at once, for clients that listen on ``/ws``: how long it takes, the worker cannot see.
-    Routes that interrupt, clear or change what others do are not offered.
+    Routes that show, interrupt or change what others do (/queue, /interrupt) are not offered.
     """
     from stoker.backends.comfyui_graph import Generate, text_to_image
     from stoker.worker import BenchmarkConfig, HandlerConfig, MultipartConfig
@@ -138,7 +138,7 @@ def worker_config(options: ComfyOptions, port: int, model_log: Path) -> WorkerCo
             workload_calculator=light,
             methods=("GET",),
         )
-        for route in ("/history/*", "/view", "/object_info", "/queue", "/system_stats")
+        for route in ("/history/*", "/view", "/object_info", "/system_stats")
     ]
     return fronted(
         found,
