@@ -88,6 +88,16 @@ async def test_a_graph_that_is_not_valid_is_answered_with_its_errors(comfy: Runn
     assert pauses == []
 
 
+async def test_what_must_succeed_raises_where_it_does_not(comfy: Running) -> None:
+    server, generate, _ = comfy
+    server.status = {"status_str": "error", "messages": [["execution_error", {"why": "no VRAM"}]]}
+    with pytest.raises(ComfyError, match="no VRAM"):
+        await generate(GRAPH, must_succeed=True)
+    server.refusal = (400, b'{"error": {"type": "no such checkpoint"}, "node_errors": {}}')
+    with pytest.raises(ComfyError, match="no such checkpoint"):
+        await generate(GRAPH, must_succeed=True)
+
+
 @pytest.mark.parametrize("refusal", [(200, b"nonsense"), (500, b"{}"), (200, b"[]")])
 async def test_an_answer_that_nobody_can_go_on_with_is_an_error(
     comfy: Running, refusal: tuple[int, bytes]

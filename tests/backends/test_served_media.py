@@ -131,6 +131,15 @@ def test_what_comfyui_made_is_read_by_plain_get(serve: Serve, tmp_path: Path) ->
         assert answer.read() == b"\x89PNG /view?filename=a.png"
 
 
+def test_a_checkpoint_that_is_not_there_is_why_comfyui_is_not_measured(
+    serve: Serve, tmp_path: Path
+) -> None:
+    refusing = COMFYUI.replace('if "5" not in graph:', "if True:")
+    (tmp_path / "main.py").write_text(refusing)
+    served = serve("comfyui", directory=str(tmp_path))
+    served.until(lambda: "no_outputs" in served.log("worker"), "the reason in the worker's log")
+
+
 def test_a_picture_is_uploaded_to_comfyui_as_a_form(serve: Serve, tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(COMFYUI)
     served = serve("comfyui", directory=str(tmp_path))

@@ -133,6 +133,19 @@ def test_an_image_in_a_message_costs_a_fixed_number_of_tokens() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"input": "Hello", "text": {"format": {"type": "text"}}},  # OpenAI's responses
+        {"prompt": {"id": "pmpt_1", "variables": {}}},
+        {"system": [{"type": "text", "text": "Be brief."}]},  # Anthropic's messages
+        {"messages": 5},
+    ],
+)
+def test_where_a_field_means_something_else_the_limit_counts_alone(other: dict[str, Any]) -> None:
+    assert llm(max_tokens=32, n=2, **other) == 64.0
+
+
 def test_a_prompt_is_bounded_by_the_context() -> None:
     assert llm(max_tokens=1, prompt="x" * 10**6) == pytest.approx(1 + 0.1 * CONTEXT)
 

@@ -99,7 +99,7 @@ def worker_config(options: ComfyOptions, port: int, model_log: Path) -> WorkerCo
         graph = text_to_image(
             options.checkpoint, width=options.width, height=options.height, steps=options.steps
         )
-        return {"prompt": graph}
+        return {"prompt": graph, "must_succeed": True}
 
     found = [
         HandlerConfig(

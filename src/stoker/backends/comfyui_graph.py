@@ -51,6 +51,7 @@ class Generate:
         prompt: dict[str, Any] | None = None,
         client_id: str | None = None,
         extra_data: dict[str, Any] | None = None,
+        must_succeed: bool = False,
         **_others: Any,
     ) -> dict[str, Any]:
         """Run a graph.
@@ -59,13 +60,14 @@ class Generate:
             prompt: the graph, in ComfyUI's API format.
             client_id: of a WebSocket that wants to hear of it.
             extra_data: passed on.
+            must_succeed: raise where the job fails, as the benchmark wants it.
 
         Returns:
             ``prompt_id``, ``status`` ("success", or "error") and ``outputs`` by node, whose files
             ``/view`` has; or ``error`` and ``node_errors`` of a graph that is not valid.
 
         Raises:
-            ComfyError: its answer cannot be understood.
+            ComfyError: its answer cannot be understood, or what must succeed does not.
             UpstreamError: it does not answer.
         """
         asked = {"prompt": prompt or {}, "client_id": client_id, "extra_data": extra_data}
@@ -73,6 +75,10 @@ class Generate:
         told = await self._call("POST", "/prompt", encode(given))
         identity = told.get("prompt_id")
         if not isinstance(identity, str) or told.get("node_errors"):
+            if must_succeed:
+                raise ComfyError(
+                    f"the graph is not valid: {encode(told)[:300].decode('utf-8', 'replace')}"
+                )
             return {"status": "error"} | told
         try:
             while True:
@@ -86,6 +92,8 @@ class Generate:
                 await self._call("POST", "/queue", encode({"delete": [identity]}), timeout=5.0)
             raise
         status = entry.get("status") or {}
+        if must_succeed and status.get("status_str", "success") != "success":
+            raise ComfyError(f"the job failed: {encode(status)[-300:].decode('utf-8', 'replace')}")
         return {
             "prompt_id": identity,
             "status": status.get("status_str", "success"),

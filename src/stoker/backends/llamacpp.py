@@ -173,7 +173,7 @@ def worker_config(options: LlamaCppOptions, port: int, model_log: Path) -> Worke
     payload = {
         "messages": [{"role": "user", "content": "Tell me about the sea, in a few sentences."}],
         "max_tokens": 32,
-        # Without it a short answer would end early and count as 32 tokens all the same.
+        # Without it a short answer would end early, and its slot stand idle.
         "ignore_eos": True,
         "cache_prompt": False,
     }

@@ -66,8 +66,8 @@ def chat_benchmark(
         model: name in the requests.
         concurrency: requests at a time: as many as the model server is meant to serve together.
         tokens: limit of new tokens of each.
-        fields: more fields of the payload, such as ``ignore_eos=True``: without it a short answer
-            ends early and would count for more tokens than it had.
+        fields: more fields of the payload, such as ``ignore_eos=True``: without it some answers
+            end early, and their slots stand idle until the longest has ended.
     """
     from stoker.worker import BenchmarkConfig
 

@@ -58,7 +58,21 @@ class _Nested(msgspec.Struct):
 _Texts = str | list[str | int | list[int]] | None
 
 
-class _Generation(msgspec.Struct):
+class _Limits(msgspec.Struct):
+    """What says how much is generated."""
+
+    max_completion_tokens: Number = None
+    max_tokens: Number = None
+    max_output_tokens: Number = None
+    max_new_tokens: Number = None
+    n_predict: Number = None
+    n: Number = None
+    best_of: Number = None
+
+
+class _Generation(_Limits):
+    """And what says how much is read."""
+
     messages: list[_Message] | None = None
     prompt: _Texts = None
     inputs: _Texts = None
@@ -68,19 +82,13 @@ class _Generation(msgspec.Struct):
     instructions: str | None = None
     system: str | None = None
     tools: msgspec.Raw = ABSENT
-    max_completion_tokens: Number = None
-    max_tokens: Number = None
-    max_output_tokens: Number = None
-    max_new_tokens: Number = None
-    n_predict: Number = None
-    n: Number = None
-    best_of: Number = None
     parameters: _Nested | None = None
     sampling_params: _Nested | list[_Nested] | None = None
     options: _Nested | None = None
 
 
 _GENERATION = msgspec.json.Decoder(_Generation)
+_LIMITS = msgspec.json.Decoder(_Limits)
 _NOTHING = _Nested()
 
 
@@ -99,6 +107,8 @@ class LlmTokens(RawCalculator):
       means "until the context is full".
     - Answers are the greater of ``n`` and ``best_of``, one set for each prompt of a list, at most
       `MAX_ANSWERS`.
+    - Where the prompt has another shape than these (a field of the same name means something else
+      on some route), limit and answers count alone.
 
     Attributes:
         prompt_weight: load of a prompt token.
@@ -148,7 +158,23 @@ class LlmTokens(RawCalculator):
             asked = _GENERATION.decode(payload)
             prompt, prompts = self._prompt(asked)
         except UNREADABLE:
-            return 0.0, DEFAULT_LOAD
+            return 0.0, self._of_limits(payload)
+        nested = asked.parameters or asked.sampling_params or asked.options
+        new, answers = self._generated(asked, nested)
+        return self.prompt_weight * prompt, new * min(answers * prompts, MAX_ANSWERS)
+
+    def _of_limits(self, payload: msgspec.Raw) -> float:
+        """Load where something else has a shape of its own: a new field, say, of an old name."""
+        try:
+            new, answers = self._generated(_LIMITS.decode(payload), None)
+        except UNREADABLE:
+            return DEFAULT_LOAD
+        return new * answers
+
+    def _generated(
+        self, asked: _Limits, nested: _Nested | list[_Nested] | None
+    ) -> tuple[float, float]:
+        """New tokens of an answer at most, and answers to each prompt."""
         limit = first(
             asked.max_completion_tokens,
             asked.max_tokens,
@@ -157,7 +183,6 @@ class LlmTokens(RawCalculator):
             asked.n_predict,
         )
         n, best_of = asked.n, asked.best_of
-        nested = asked.parameters or asked.sampling_params or asked.options
         if nested is not None:
             if isinstance(nested, list):
                 nested = nested[0] if nested else _NOTHING
@@ -167,10 +192,9 @@ class LlmTokens(RawCalculator):
             limit = self.max_tokens
         # llama.cpp: -1 is "no limit", -2 "until the context is full".
         new = self.context if limit < 0 else max(1.0, min(limit, self.context))
-        answers: float = prompts
-        if n is not None or best_of is not None:
-            answers *= max(bounded(n, 1, 1, MAX_ANSWERS), bounded(best_of, 1, 1, MAX_ANSWERS))
-        return self.prompt_weight * prompt, new * min(answers, MAX_ANSWERS)
+        if n is None and best_of is None:
+            return new, 1.0
+        return new, max(bounded(n, 1, 1, MAX_ANSWERS), bounded(best_of, 1, 1, MAX_ANSWERS))
 
     def _prompt(self, asked: _Generation) -> tuple[float, int]:
         """Estimated tokens of all prompts, and how many prompts there are."""
