@@ -28,6 +28,16 @@ def test_the_list_is_a_table_for_people() -> None:
     assert line.endswith("yes")
 
 
+@pytest.mark.parametrize("gpu", [True, False])
+def test_a_gpu_that_is_wanted_and_not_seen_is_told(
+    gpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stoker.cli.backends.gpu_is_there", lambda: gpu)
+    lines = run.invoke(app, ["backends"]).stdout.splitlines()
+    told = {line.split()[0] for line in lines if "it wants a GPU" in line}
+    assert told == (set() if gpu else {"comfyui", "sglang", "tgi", "triton", "vllm"})
+
+
 def test_a_manifest_shows_the_command_with_its_options() -> None:
     options = json.dumps({"model": "org/m", "context": 4096})
     done = run.invoke(app, ["backends", "show", "vllm", "--options", options])

@@ -39,6 +39,7 @@ def listing(
         return
     from stoker.backends import get, names
 
+    gpu = gpu_is_there()
     found = [(backend, _problems(backend)) for backend in map(get, names())]
     if as_json:
         rows = [
@@ -46,6 +47,7 @@ def listing(
                 "name": backend.name,
                 "description": backend.description,
                 "uses_gpu": backend.uses_gpu,
+                "gpu_seen": gpu,
                 "missing": problems,
             }
             for backend, problems in found
@@ -54,9 +56,19 @@ def listing(
         return
     output.print_table(
         ["name", "description", "can run here"],
-        [(b.name, b.description, "; ".join(problems) or "yes") for b, problems in found],
+        [(b.name, b.description, _verdict(b, problems, gpu)) for b, problems in found],
         empty="none",
     )
+
+
+def gpu_is_there() -> bool:
+    """Whether the driver of an NVIDIA or AMD GPU has made its device file."""
+    return any(Path(file).exists() for file in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg"))
+
+
+def _verdict(backend: Backend, problems: list[str], gpu: bool) -> str:
+    wish = ["it wants a GPU, and none is seen here"] if backend.uses_gpu and not gpu else []
+    return "; ".join([*problems, *wish]) or "yes"
 
 
 @backends_app.command()
