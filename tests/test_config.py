@@ -10,22 +10,37 @@ class Group(msgspec.Struct, forbid_unknown_fields=True):
     max_workers: int = 1
 
 
+class Circle(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind", tag="circle"):
+    radius: int
+
+
+class Square(msgspec.Struct, forbid_unknown_fields=True, tag_field="kind", tag="square"):
+    width: int
+
+
 class Settings(msgspec.Struct, forbid_unknown_fields=True):
     port: int = 1
     group: list[Group] = []
+    shape: list[Circle | Square] = []
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         ({"prot": 1}, "prot: unknown setting; did you mean 'port'?"),
-        ({"zzz": 1}, "zzz: unknown setting; known: group, port"),
+        ({"zzz": 1}, "zzz: unknown setting; known: group, port, shape"),
         ({"port": "x"}, "port: expected int, got str"),
         ({"group": [{}]}, "group[0].backend: is required"),
         (
             {"group": [{"backend": "b", "max_wrkers": 2}]},
             "group[0].max_wrkers: unknown setting; did you mean 'max_workers'?",
         ),
+        (
+            {"shape": [{"kind": "circle", "radius": 1}, {"kind": "square", "widht": 1}]},
+            "shape[1].widht: unknown setting; did you mean 'width'?",
+        ),
+        ({"shape": [{"kind": "star"}]}, "shape[0].kind: must be one of 'circle', 'square'"),
+        ({"shape": [{"width": 1}]}, "shape[0].kind: is required"),
     ],
 )
 def test_an_error_names_the_field(data, message):

@@ -39,7 +39,7 @@ def convert(data: Any, type_: type[T], *, where: str = "") -> T:
     try:
         return msgspec.convert(data, type_, strict=True)
     except msgspec.ValidationError as error:
-        raise _explain(error, type_, where) from None
+        raise _explain(error, type_, where, data) from None
 
 
 def load_toml(path: Path, type_: type[T]) -> T:
@@ -57,18 +57,22 @@ def load_toml(path: Path, type_: type[T]) -> T:
     return convert(data, type_, where=path.name)
 
 
-def _explain(error: msgspec.ValidationError, type_: type[Any], where: str) -> ConfigError:
+def _explain(
+    error: msgspec.ValidationError, type_: type[Any], where: str, data: Any
+) -> ConfigError:
     match = _AT.match(str(error))
     problem, path = (match["problem"], match["path"] or "") if match else (str(error), "")
     dotted = path.removeprefix(".")
     if unknown := _UNKNOWN.search(problem):
         name = unknown["name"]
-        known = _fields_at(type_, path)
+        known = _fields_at(type_, path, data)
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
         problem, dotted = f"unknown setting; {hint}", _join(dotted, name)
     elif missing := _MISSING.search(problem):
         problem, dotted = "is required", _join(dotted, missing["name"])
+    elif tags := _tags_at(type_, path, data) if problem.startswith("Invalid value") else []:
+        problem = f"must be one of {', '.join(map(repr, tags))}"
     elif "nvalid enum value" in problem:
         choices = ", ".join(repr(c) for c in _choices(_type_at(type_, path)))
         problem = f"must be one of {choices}"
@@ -81,31 +85,61 @@ def _join(left: str, right: str, separator: str = ".") -> str:
     return f"{left}{separator}{right}" if left and right else left or right
 
 
-def _type_at(type_: Any, path: str) -> Any:
-    """The annotation at a msgspec path such as ``.endpoint[0].options``; None when it is lost."""
-    for name, item in re.findall(r"\.([^.\[]+)|(\[)", path):
+def _type_at(type_: Any, path: str, data: Any = None) -> Any:
+    """The annotation at a msgspec path such as ``.endpoint[0].options``; None when it is lost.
+
+    Where several structs are possible, `data` says by its tag which of them is meant.
+    """
+    return _walk(type_, path, data)[0]
+
+
+def _walk(type_: Any, path: str, data: Any) -> tuple[Any, Any]:
+    """The annotation at a path, and the data that is there."""
+    for name, item in re.findall(r"\.([^.\[]+)|\[([^\]]*)\]", path):
         if name:
-            struct = _struct_in(type_)
+            struct = _struct_in(type_, data)
             if struct is None:
-                return None
+                return None, None
             fields = {f.encode_name: f.name for f in msgspec.structs.fields(struct)}
             type_ = get_type_hints(struct).get(fields.get(name, name))
-        elif item:
-            args = get_args(type_)
-            type_ = args[-1] if args else None
-    return type_
+            data = data.get(name) if isinstance(data, dict) else None
+        else:
+            args = [get_args(t) for t in (type_, *get_args(type_)) if get_origin(t) is not None]
+            type_ = args[0][-1] if args else None
+            index = int(item) if item.isdigit() else -1
+            in_list = isinstance(data, list) and 0 <= index < len(data)
+            data = data[index] if in_list else None
+    return type_, data
 
 
-def _struct_in(type_: Any) -> type[msgspec.Struct] | None:
-    for candidate in (type_, *get_args(type_)):
-        if isinstance(candidate, type) and issubclass(candidate, msgspec.Struct):
-            return candidate
-    return None
+def _structs_in(type_: Any) -> list[type[msgspec.Struct]]:
+    return [
+        candidate
+        for candidate in (type_, *get_args(type_))
+        if isinstance(candidate, type) and issubclass(candidate, msgspec.Struct)
+    ]
 
 
-def _fields_at(type_: Any, path: str) -> list[str]:
-    struct = _struct_in(_type_at(type_, path))
+def _struct_in(type_: Any, data: Any = None) -> type[msgspec.Struct] | None:
+    found = _structs_in(type_)
+    for struct in found:
+        config = struct.__struct_config__
+        tagged = isinstance(data, dict) and config.tag is not None
+        if tagged and data.get(config.tag_field) == config.tag:
+            return struct
+    return found[0] if found else None
+
+
+def _fields_at(type_: Any, path: str, data: Any) -> list[str]:
+    struct = _struct_in(*_walk(type_, path, data))
     return [f.encode_name for f in msgspec.structs.fields(struct)] if struct else []
+
+
+def _tags_at(type_: Any, path: str, data: Any) -> list[str]:
+    """The tags of which the one at `path` must be; empty where `path` is no tag."""
+    holder, _, name = path.rpartition(".")
+    configs = [s.__struct_config__ for s in _structs_in(_type_at(type_, holder, data))]
+    return [str(c.tag) for c in configs if c.tag is not None and c.tag_field == name]
 
 
 def _choices(type_: Any) -> list[Any]:
