@@ -6,6 +6,7 @@ import pytest
 import structlog
 
 from stoker import logs
+from stoker.errors import ConfigError
 
 
 @pytest.fixture
@@ -85,3 +86,63 @@ def test_a_terminal_gets_colour(monkeypatch):
     logs.get_logger("store").error("the disk is full")
     structlog.reset_defaults()
     assert "\x1b[1;31merror: the disk is full" in stream.getvalue()
+
+
+@pytest.fixture
+def known(monkeypatch):
+    monkeypatch.setattr(logs, "_known_secrets", set())
+
+
+def test_a_secret_that_was_made_known_is_hidden_wherever_it_stands(lines, known):
+    logs.hide("swordfish-9", "swordfish")
+    try:
+        raise ValueError("swordfish in a traceback")
+    except ValueError:
+        logs.get_logger("test").exception(
+            "the swordfish-9", url="http://h/swordfish", deep=[{"a": ("swordfish",)}]
+        )
+    assert "swordfish" not in json.dumps(lines())
+    assert lines()[0]["event"] == "the ***"
+
+
+def test_a_short_value_is_no_secret(lines, known):
+    logs.hide("1", "true", "")
+    logs.get_logger("test").info("1 is true")
+    assert lines()[0]["event"] == "1 is true"
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_secrets_of_the_environment_are_hidden_in_both_formats(monkeypatch, known, as_json):
+    monkeypatch.setenv("SOME_TOKEN", "hf_swordfish")
+    stream = io.StringIO()
+    logs.configure(json=as_json, stream=stream)
+    logs.get_logger("test").info(
+        "it is hf_swordfish", fields={"password": "x", "n": "hf_swordfish"}
+    )
+    structlog.reset_defaults()
+    assert "swordfish" not in stream.getvalue()
+    assert "***" in stream.getvalue()
+
+
+def test_a_line_of_json_has_time_level_room_event_and_fields(lines):
+    logs.get_logger("launcher").warning("hello", port=7)
+    (line,) = lines()
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {"level": "warning", "room": "launcher", "event": "hello", "port": 7}
+
+
+@pytest.mark.parametrize(("wanted", "terminal"), [("json", True), ("TEXT", False)])
+def test_the_environment_chooses_the_format(monkeypatch, wanted, terminal):
+    monkeypatch.setenv("STOKER_LOG_FORMAT", wanted)
+    stream = io.StringIO()
+    stream.isatty = lambda: terminal
+    logs.configure(stream=stream)
+    logs.get_logger("store").info("hello")
+    structlog.reset_defaults()
+    assert stream.getvalue().startswith("{") is (wanted == "json")
+
+
+def test_an_unknown_format_is_named(monkeypatch):
+    monkeypatch.setenv("STOKER_LOG_FORMAT", "xml")
+    with pytest.raises(ConfigError, match="STOKER_LOG_FORMAT: must be 'json' or 'text', not 'xml'"):
+        logs.configure()

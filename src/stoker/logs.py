@@ -1,4 +1,9 @@
-"""Structured logs, with secrets taken out before anything is written."""
+"""Structured logs, with secrets taken out before anything is written.
+
+Every line has a time, a level, the room it comes from, an event and its fields: as JSON, one object
+a line, for programs, or as text for people. ``STOKER_LOG_FORMAT`` chooses; where it is not set, a
+terminal gets text and everything else gets JSON.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +11,13 @@ import logging
 import os
 import re
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from datetime import datetime
 from typing import Any, Literal, TextIO, get_args
 
 import structlog
+
+from stoker.errors import ConfigError
 
 _SECRET_KEY = re.compile(r"(api_?key|token|secret|password|authorization|signature|ticket)", re.I)
 _SECRET_IN_TEXT = re.compile(
@@ -19,6 +26,14 @@ _SECRET_IN_TEXT = re.compile(
     re.I,
 )
 HIDDEN = "***"
+
+LOG_FORMAT = "STOKER_LOG_FORMAT"
+"""Environment variable: ``json`` or ``text``."""
+
+MIN_SECRET = 8
+"""Characters; shorter values would be found in any text."""
+
+_known_secrets: set[str] = set()
 
 Level = Literal["debug", "info", "warning", "error"]
 LEVELS: tuple[Level, ...] = get_args(Level)
@@ -42,14 +57,41 @@ def printable(text: str, *, keep: str = "") -> str:
     return "".join(c if c.isprintable() or c in keep else " " for c in text)
 
 
+def hide(*values: str) -> None:
+    """Keep these values out of every log line of this process from now on."""
+    _known_secrets.update(value for value in values if len(value) >= MIN_SECRET)
+
+
+def without(text: str, secrets: Iterable[str]) -> str:
+    """`text` without these values, and without what looks like a secret."""
+    # The longest first: one secret may be a part of another.
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, HIDDEN) if secret else text
+    return redact(text)
+
+
+def _clean(value: Any) -> Any:
+    """A field's value without secrets, however deep they are."""
+    if isinstance(value, str):
+        return without(value, _known_secrets)
+    if isinstance(value, Mapping):
+        return {key: _clean_field(str(key), inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_clean(inner) for inner in value]
+    return value
+
+
+def _clean_field(key: str, value: Any) -> Any:
+    if _SECRET_KEY.search(key) and isinstance(value, str | bytes):
+        return HIDDEN
+    return _clean(value)
+
+
 def _hide_secrets(
     _logger: Any, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
     for key, value in event.items():
-        if key != "event" and _SECRET_KEY.search(key) and isinstance(value, str | bytes):
-            event[key] = HIDDEN
-        elif isinstance(value, str):
-            event[key] = redact(value)
+        event[key] = _clean(value) if key == "event" else _clean_field(key, value)
     return event
 
 
@@ -85,13 +127,18 @@ def configure(
     """Set up logging for a process; call it once, at its start.
 
     Args:
-        json: one JSON object a line; default: only when `stream` is not a terminal.
+        json: one JSON object a line; default: what ``STOKER_LOG_FORMAT`` says, and where it is
+            not set, only when `stream` is not a terminal.
         level: ``debug``, ``info``, ``warning`` or ``error``.
         stream: default standard error.
+
+    Raises:
+        ConfigError: ``STOKER_LOG_FORMAT`` is neither ``json`` nor ``text``.
     """
+    hide(*(value for name, value in os.environ.items() if _SECRET_KEY.search(name)))
     out = stream or sys.stderr
     terminal = out.isatty()
-    as_json = (not terminal) if json is None else json
+    as_json = _wants_json(default=not terminal) if json is None else json
     renderer: Any = (
         structlog.processors.JSONRenderer()
         if as_json
@@ -112,6 +159,13 @@ def configure(
         logger_factory=structlog.WriteLoggerFactory(file=out),
         cache_logger_on_first_use=False,
     )
+
+
+def _wants_json(*, default: bool) -> bool:
+    wanted = os.environ.get(LOG_FORMAT, "").strip().lower()
+    if wanted not in ("", "json", "text"):
+        raise ConfigError(LOG_FORMAT, f"must be 'json' or 'text', not {wanted!r}")
+    return wanted == "json" if wanted else default
 
 
 def get_logger(room: str) -> Any:
