@@ -51,3 +51,25 @@ def test_the_options_of_a_worker_are_handed_to_its_backend(monkeypatch):
     monkeypatch.setattr("stoker.backends.__main__.main", len)
     assert instance.run_worker(None, backends.names()[0], '{"parallel": 2}') == 1
     assert json.loads(os.environ["STOKER_BACKEND_OPTIONS"]) == {"parallel": 2}
+
+
+MANIFEST = """
+backend = "llamacpp"
+instance_id = "mine"
+"""
+
+
+def test_a_manifest_is_put_into_the_directory_without_the_secret(tmp_path, monkeypatch):
+    launched = []
+    monkeypatch.setattr("stoker.launcher.main", lambda arguments: launched.append(arguments) or 0)
+    os.environ.update(CONTAINER_ID="7", MASTER_TOKEN="s3cret", REPORT_ADDR="http://127.0.0.1:1")
+    (tmp_path / "chat.toml").write_text(MANIFEST)
+    directory = tmp_path / "i"
+    assert instance.run_launcher(directory, None, "{}", "info", tmp_path / "chat.toml") == 0
+    assert (directory / "manifest.toml").read_text() == MANIFEST
+    assert launched == [[str(directory)]]
+
+
+def test_a_manifest_and_a_backend_contradict_each_other(tmp_path):
+    with pytest.raises(ConfigError, match="one of the two"):
+        instance.run_launcher(tmp_path, "llamacpp", "{}", "info", tmp_path / "chat.toml")

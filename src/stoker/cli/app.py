@@ -146,13 +146,18 @@ def launch(
         str | None,
         typer.Option(help="Make the instance for this backend from the environment's identity."),
     ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(help="Put this manifest (TOML or JSON) into the directory first."),
+    ] = None,
     options: Options = "{}",
     unsecured: Unsecured = False,
     log_level: Log = LogLevel.INFO,
 ) -> None:
     """Bring an instance up and keep it up: model server and worker, until SIGTERM.
 
-    With --backend the identity comes from the environment that `stoker attach` prints.
+    With --backend the identity comes from the environment that `stoker attach` prints; so does what
+    a manifest leaves out of it.
     """
     if unsecured:
         from stoker.cli.tryout import launch_unsecured
@@ -160,7 +165,7 @@ def launch(
         raise typer.Exit(launch_unsecured(directory, backend, options, log_level))
     from stoker.cli.instance import run_launcher
 
-    raise typer.Exit(run_launcher(directory, backend, options, log_level))
+    raise typer.Exit(run_launcher(directory, backend, options, log_level, manifest))
 
 
 @app.command(rich_help_panel=RUN)

@@ -12,22 +12,35 @@ from stoker import logs
 from stoker.cli.arguments import json_object
 from stoker.errors import ConfigError
 
+DEFAULT_DIRECTORY = Path("stoker-instance")
 
-def run_launcher(directory: Path | None, backend: str | None, options: str, log_level: str) -> int:
-    """Run the launcher on a directory; with `backend`, write its manifest first."""
-    from stoker.launcher import main, manifest_from_environ, write_manifest
 
-    if directory is None and backend is None:
-        raise ConfigError("DIRECTORY", "name an instance directory, or a --backend")
+def run_launcher(
+    directory: Path | None,
+    backend: str | None,
+    options: str,
+    log_level: str,
+    manifest_file: Path | None = None,
+) -> int:
+    """Run the launcher on a directory; with `backend` or a manifest, put that there first."""
+    from stoker.launcher import install_manifest, main, manifest_from_environ, write_manifest
+
+    if directory is None and backend is None and manifest_file is None:
+        raise ConfigError("DIRECTORY", "name an instance directory, a --manifest or a --backend")
+    if backend is not None and manifest_file is not None:
+        raise ConfigError("--backend", "the manifest names it: give one of the two")
+    os.environ["STOKER_LOG_LEVEL"] = log_level
+    if manifest_file is not None:
+        directory = (directory or DEFAULT_DIRECTORY).absolute()
+        install_manifest(manifest_file, directory, os.environ)
+        return main([str(directory)])
     if backend is not None:
         manifest = manifest_from_environ(os.environ, backend, json_object("--options", options))
-        directory = (directory or Path("stoker-instance")).absolute()
+        directory = (directory or DEFAULT_DIRECTORY).absolute()
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_manifest(directory, manifest)
+        os.environ.pop("MASTER_TOKEN", None)  # the manifest has it now
     assert directory is not None
-    # The manifest has it now; the launcher gives it to the worker alone.
-    os.environ.pop("MASTER_TOKEN", None)
-    os.environ["STOKER_LOG_LEVEL"] = log_level
     return main([str(directory)])
 
 

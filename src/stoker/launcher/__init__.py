@@ -14,10 +14,13 @@ from stoker.launcher.lifecycle import Phase
 from stoker.launcher.manifest import (
     InstanceManifest,
     Supervision,
-    manifest_from_environ,
-    read_manifest,
     tag,
     write_manifest,
+)
+from stoker.launcher.reading import (
+    install_manifest,
+    manifest_from_environ,
+    read_manifest,
 )
 from stoker.launcher.run import EXIT_MISTAKE, EXIT_TAKEN, launch, main
 from stoker.launcher.state import LOCK, InstanceState, launcher_of, read_state
@@ -35,6 +38,7 @@ __all__ = [
     "Phase",
     "Supervision",
     "check_private",
+    "install_manifest",
     "is_locked",
     "launch",
     "launcher_of",

@@ -16,17 +16,26 @@ from stoker.backends import Backend, get
 from stoker.errors import ConfigError
 from stoker.launcher.guardian import ROLE, TAG
 from stoker.launcher.manifest import InstanceManifest, tag
+from stoker.launcher.ownlog import LAUNCHER_LOG
+from stoker.launcher.steps import fill
+from stoker.logs import LOG_FORMAT
 
 MODEL_HOST = "127.0.0.1"
 LOG_LEVEL = "STOKER_LOG_LEVEL"
+_PASSED_ON = (LOG_LEVEL, LOG_FORMAT)
 MODEL_LOG = "model.log"
 WORKER_LOG = "worker.log"
-LOGS = ("launcher.log", MODEL_LOG, WORKER_LOG)
-"""Names of the logs in an instance directory; who starts the launcher sees to the first."""
+SETUP_LOG = "setup.log"
+LOGS = (LAUNCHER_LOG, SETUP_LOG, MODEL_LOG, WORKER_LOG)
+"""Names of the logs in an instance directory. The first is there where whoever starts the launcher
+has its output written to it; the launcher keeps it from growing (`stoker.launcher.ownlog`)."""
+
+CERTIFICATE = "instance.crt"
+PRIVATE_KEY = "instance.key"
 
 _OURS = re.compile(
     r"STOKER_.*|VAST_API_KEY|MASTER_TOKEN|CONTAINER_ID|REPORT_ADDR|WORKER_PORT|WORKER_HTTP_PORT"
-    r"|VAST_TCP_PORT_\d+|PUBLIC_IPADDR|USE_SSL|UNSECURED|MODEL_LOG|MODEL_PORT|BACKEND|WORKSPACE_DIR"
+    r"|VAST_TCP_PORT_\d+|PUBLIC_IPADDR|USE_SSL|SSL_CERT|SSL_KEY|UNSECURED|MODEL_LOG|MODEL_PORT|BACKEND|WORKSPACE_DIR"
 )
 
 
@@ -37,7 +46,7 @@ def model_log(manifest: InstanceManifest, directory: Path) -> Path:
 
 def inherited(environ: Mapping[str, str]) -> dict[str, str]:
     """`environ` without secrets of the control plane and what we set ourselves."""
-    return {n: v for n, v in environ.items() if n == LOG_LEVEL or not _OURS.fullmatch(n)}
+    return {n: v for n, v in environ.items() if n in _PASSED_ON or not _OURS.fullmatch(n)}
 
 
 def resolve(manifest: InstanceManifest) -> tuple[Backend | None, Any]:
@@ -59,18 +68,15 @@ def model_command(manifest: InstanceManifest, directory: Path, port: int) -> lis
         ConfigError: when the backend, an option or a file it needs is wrong.
     """
     if manifest.command:
-        values = {"{host}": MODEL_HOST, "{port}": str(port), "{directory}": str(directory)}
-        # Not str.format: an argument may well hold JSON.
-        return [_fill(argument, values) for argument in manifest.command]
+        values = _values(directory, port)
+        return [fill(argument, values) for argument in manifest.command]
     backend, options = resolve(manifest)
     assert backend is not None  # the manifest was checked
     return backend.command(options, MODEL_HOST, port)
 
 
-def _fill(argument: str, values: Mapping[str, str]) -> str:
-    for name, value in values.items():
-        argument = argument.replace(name, value)
-    return argument
+def _values(directory: Path, port: int) -> dict[str, str]:
+    return {"{host}": MODEL_HOST, "{port}": str(port), "{directory}": str(directory)}
 
 
 def health_path(manifest: InstanceManifest) -> str:
@@ -85,6 +91,32 @@ def health_path(manifest: InstanceManifest) -> str:
     return "" if backend is None or manifest.command else backend.health_path
 
 
+def health_url(manifest: InstanceManifest, port: int) -> str:
+    """Where the model server on `port` is asked for its health; empty: nowhere.
+
+    Raises:
+        ConfigError: when the backend is unknown.
+    """
+    if manifest.health_url:
+        return fill(manifest.health_url, {"{port}": str(port)})
+    path = health_path(manifest)
+    return f"http://{MODEL_HOST}:{port}{path}" if path else ""
+
+
+def certificate_files(manifest: InstanceManifest, directory: Path) -> tuple[Path, Path]:
+    """PEM files of the worker's certificate and of its private key."""
+    if manifest.ssl_cert:
+        return Path(manifest.ssl_cert).expanduser(), Path(manifest.ssl_key).expanduser()
+    return directory / CERTIFICATE, directory / PRIVATE_KEY
+
+
+def setup_environment(
+    manifest: InstanceManifest, directory: Path, environ: Mapping[str, str]
+) -> dict[str, str]:
+    """Environment of the steps before the start; the worker's secret is not in it."""
+    return {**inherited(environ), **manifest.env, **_marks(manifest, directory, "setup")}
+
+
 def model_environment(
     manifest: InstanceManifest, directory: Path, port: int, environ: Mapping[str, str]
 ) -> dict[str, str]:
@@ -95,6 +127,7 @@ def model_environment(
         **inherited(environ),
         **own,
         **manifest.env,
+        **{n: fill(v, _values(directory, port)) for n, v in manifest.model_env.items()},
         "MODEL_PORT": str(port),
         **_marks(manifest, directory, "model"),
     }
@@ -120,6 +153,8 @@ def worker_environment(
     model_port: int,
 ) -> dict[str, str]:
     """Environment of the worker: the names of the existing protocol, and ours."""
+    certificate, key = certificate_files(manifest, directory)
+    tls = {"SSL_CERT": str(certificate), "SSL_KEY": str(key)} if manifest.use_ssl else {}
     return {
         **inherited(environ),
         **manifest.env,
@@ -131,6 +166,7 @@ def worker_environment(
         f"VAST_TCP_PORT_{worker_port}": str(manifest.public_port or worker_port),
         "PUBLIC_IPADDR": manifest.public_host,
         "USE_SSL": "true" if manifest.use_ssl else "false",
+        **tls,
         "MODEL_LOG": str(model_log(manifest, directory)),
         "MODEL_PORT": str(model_port),
         "BACKEND": manifest.backend,
@@ -150,10 +186,12 @@ def _marks(manifest: InstanceManifest, directory: Path, role: str) -> dict[str, 
     return {TAG: tag(manifest.instance_id, directory), ROLE: role, "PYTHONUNBUFFERED": "1"}
 
 
-def guardian_environment(manifest: InstanceManifest, directory: Path) -> dict[str, str]:
+def guardian_environment(
+    manifest: InstanceManifest, directory: Path, role: str = "guardian"
+) -> dict[str, str]:
     """Environment of the guardian: only what tells a new launcher that it belongs here."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-    return kept | _marks(manifest, directory, "guardian")
+    return kept | _marks(manifest, directory, role)
 
 
 def choose_port(host: str, fixed: int, former: int, *, name: str) -> int:

@@ -58,8 +58,7 @@ class RotatingLog:
 
     def begin(self) -> None:
         """Begin a new file, for a new run of the child."""
-        self._lines.clear()
-        self._line = b""
+        self.forget()
         self._boot.clear()
         self._booting, self._boot_rotated, self._boot_lost = True, False, False
         self._rotate()
@@ -109,6 +108,11 @@ class RotatingLog:
                 self._boot_rotated = True
                 data = data[end:]
         self._append(data)
+
+    def forget(self) -> None:
+        """Begin a new tail: what was written so far is no reason for what comes."""
+        self._lines.clear()
+        self._line = b""
 
     def tail(self) -> list[str]:
         """The last lines, without line ends."""

@@ -1,22 +1,26 @@
-"""What an instance is: the file ``manifest.json`` in its directory."""
+"""What an instance is: the file ``manifest.json``, or ``manifest.toml``, in its directory.
+
+A control plane writes JSON, whole; a person writes either, and may leave the identity to the
+environment (see `stoker.launcher.reading`).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import signal
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from stoker.config import convert
 from stoker.errors import ConfigError
 from stoker.launcher.files import write_atomic
+from stoker.launcher.steps import AnyStep, Directory, RunStep, check_env, mode_of
+from stoker.logs import MIN_SECRET
 
 MANIFEST = "manifest.json"
-MAX_MANIFEST = 1 << 20
-"""Bytes; nobody writes a larger one on purpose."""
+MANIFEST_TOML = "manifest.toml"
 
 
 class Supervision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -60,6 +64,10 @@ class InstanceManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     command: list[str] = []
     """Argument vector of a model server of your own, in place of the backend's; ``{host}``,
     ``{port}`` and ``{directory}`` are filled in."""
+    steps: list[AnyStep] = []
+    """What has to be there before the model server starts; see `stoker.launcher.steps`."""
+    directories: list[str | Directory] = []
+    """Made before everything else where they are missing."""
     worker_command: list[str] = []
     """Argument vector of a worker of your own, in place of the backend's."""
     worker_file: str = ""
@@ -69,6 +77,11 @@ class InstanceManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     empty: ``model.log`` in the instance's directory."""
     health_path: str | None = None
     """None: the backend's; empty: the model server has none, and is healthy while it runs."""
+    health_url: str = ""
+    """In place of `health_path`, where the health check is on another port of this machine;
+    ``{port}`` is filled in."""
+    stop_signal: str = "SIGTERM"
+    """Asks the model server to end; it is killed after ``supervision.stop_grace``."""
     host: str = "127.0.0.1"
     """Address on which the worker listens. The model server always listens on 127.0.0.1."""
     public_host: str = "127.0.0.1"
@@ -80,6 +93,11 @@ class InstanceManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     model_port: int = 0
     """0: a free one."""
     use_ssl: bool = False
+    """The worker serves HTTPS; its certificate is signed by the control plane's authority."""
+    ssl_cert: str = ""
+    """PEM file of a certificate chain of your own, in place of the one that is signed."""
+    ssl_key: str = ""
+    """PEM file of its private key."""
     tickets_required: bool = True
     unsecured: bool = False
     """No authentication and no control plane: to try a backend out, on a loopback `host` alone."""
@@ -90,7 +108,10 @@ class InstanceManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     max_restarts: int = 5
     """Restarts in a row before the launcher gives up."""
     env: dict[str, str] = {}
-    """More environment, for the model server and the worker."""
+    """More environment, for the steps, the model server and the worker."""
+    model_env: dict[str, str] = {}
+    """More environment, for the model server alone; ``{host}``, ``{port}`` and ``{directory}`` are
+    filled in."""
     supervision: Supervision = Supervision()
 
     def __repr__(self) -> str:
@@ -127,9 +148,33 @@ class InstanceManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
                 value = getattr(holder, field.name)
                 if isinstance(value, float) and not (math.isfinite(value) and value >= 0):
                     raise ConfigError(f"{where}{field.name}", "must be 0 or more")
-        for name, value in self.env.items():
-            if not name or "=" in name or "\0" in name + value:
-                raise ConfigError("env", f"{name!r} cannot be an environment variable")
+        if self.health_url and self.health_path is not None:
+            raise ConfigError("health_url", "give this or health_path, not both")
+        if self.health_url and not self.health_url.startswith(("http://", "https://")):
+            raise ConfigError("health_url", "must be an http:// or https:// URL")
+        if bool(self.ssl_cert) != bool(self.ssl_key):
+            missing = "ssl_key" if self.ssl_cert else "ssl_cert"
+            raise ConfigError(missing, "is required, as the other of the two is given")
+        if self.stop_signal not in signal.Signals.__members__:
+            raise ConfigError("stop_signal", f"no signal is called {self.stop_signal!r}")
+        check_env(self.env, "env")
+        check_env(self.model_env, "model_env")
+        for number, directory in enumerate(self.directories):
+            mode = "0755" if isinstance(directory, str) else directory.mode
+            mode_of(mode, f"directories[{number}].mode")
+        for number, step in enumerate(self.steps):
+            step.check(f"steps[{number}]")
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must be in no log, error or page; the longest first.
+
+        Short values ("1", "true") are no secrets, and would be found in any text.
+        """
+        environments = [self.env, self.model_env]
+        environments += [step.env for step in self.steps if isinstance(step, RunStep)]
+        values = {v for e in environments for v in e.values() if len(v) >= MIN_SECRET}
+        return tuple(sorted(filter(None, {self.mtoken, *values}), key=len, reverse=True))
 
 
 def tag(instance_id: str, directory: Path) -> str:
@@ -139,27 +184,6 @@ def tag(instance_id: str, directory: Path) -> str:
     """
     place = sha256(str(directory.resolve()).encode()).hexdigest()[:16]
     return f"{instance_id}@{place}"
-
-
-def read_manifest(directory: Path) -> InstanceManifest:
-    """The manifest of an instance directory.
-
-    Raises:
-        ConfigError: when it is missing or wrong.
-    """
-    path = directory / MANIFEST
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_MANIFEST + 1)
-    except OSError as error:
-        raise ConfigError(str(path), error.strerror or str(error)) from None
-    try:
-        data = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), f"not valid JSON: {error}") from None
-    manifest = convert(data, InstanceManifest, where=MANIFEST)
-    manifest.check()
-    return manifest
 
 
 def write_manifest(directory: Path, manifest: InstanceManifest) -> None:
@@ -172,47 +196,5 @@ def write_manifest(directory: Path, manifest: InstanceManifest) -> None:
     manifest.check()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_atomic(directory / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
-
-
-def manifest_from_environ(
-    environ: Mapping[str, str], backend: str, options: dict[str, Any] | None = None
-) -> InstanceManifest:
-    """A manifest out of the environment that ``stoker attach`` prints, for use on any machine.
-
-    Args:
-        environ: holds CONTAINER_ID, MASTER_TOKEN, REPORT_ADDR, and where needed WORKER_PORT,
-            ``VAST_TCP_PORT_<WORKER_PORT>``, PUBLIC_IPADDR, USE_SSL, STOKER_HOST, STOKER_TICKETS.
-        backend: name of the backend.
-        options: of the backend.
-
-    Raises:
-        ConfigError: names the variable that is missing or wrong.
-    """
-    for name in ("CONTAINER_ID", "MASTER_TOKEN", "REPORT_ADDR"):
-        if not environ.get(name):
-            raise ConfigError(name, "is required: `stoker attach ENDPOINT` prints it")
-    port = _number(environ, "WORKER_PORT")
-    manifest = InstanceManifest(
-        instance_id=f"attached-{environ['CONTAINER_ID']}",
-        worker_id=_number(environ, "CONTAINER_ID"),
-        mtoken=environ["MASTER_TOKEN"],
-        report_addr=environ["REPORT_ADDR"],
-        backend=backend,
-        options=options or {},
-        # Somebody else's machine is reached from outside, so all addresses unless told otherwise.
-        host=environ.get("STOKER_HOST") or "0.0.0.0",  # noqa: S104
-        public_host=environ.get("PUBLIC_IPADDR") or "127.0.0.1",
-        public_port=_number(environ, f"VAST_TCP_PORT_{port}") if port else 0,
-        worker_port=port,
-        use_ssl=environ.get("USE_SSL", "").strip().lower() in ("1", "true", "yes", "on"),
-        tickets_required=environ.get("STOKER_TICKETS") == "required",
-    )
-    manifest.check()
-    return manifest
-
-
-def _number(environ: Mapping[str, str], name: str) -> int:
-    text = environ.get(name) or "0"
-    if not (text.isascii() and text.isdigit() and len(text) <= 19):
-        raise ConfigError(name, "must be a whole number")
-    return int(text)
+    # One that a person wrote would contradict it.
+    (directory / MANIFEST_TOML).unlink(missing_ok=True)

@@ -1,11 +1,11 @@
-"""The two processes of an instance: how they start, how they end, and what they last said."""
+"""The processes of an instance: how they start, how they end, and what they last said."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -14,11 +14,14 @@ from stoker.launcher.guard import Guard
 from stoker.launcher.logfiles import RotatingLog
 from stoker.launcher.manifest import InstanceManifest, tag
 from stoker.launcher.process import Child
-from stoker.logs import get_logger, redact
+from stoker.logs import get_logger, without
 
 _log = get_logger("launcher")
 
-Role = Literal["model", "worker"]
+Role = Literal["setup", "model", "worker"]
+
+SETUP_LOOK = 60.0
+"""Seconds; only how long one wait for a program's end takes."""
 
 ERROR_LINES = 8
 MAX_ERROR = 2000
@@ -26,7 +29,7 @@ MAX_ERROR = 2000
 
 
 class Parts:
-    """Model server and worker, their ports and their logs. It decides nothing."""
+    """Model server and worker, what runs before them, their ports and logs. It decides nothing."""
 
     def __init__(
         self,
@@ -42,6 +45,7 @@ class Parts:
         self._tag = tag(manifest.instance_id, directory)
         size = manifest.supervision.log_bytes
         self._logs: dict[Role, RotatingLog] = {
+            "setup": RotatingLog(directory / environment.SETUP_LOG, max_bytes=size),
             "model": RotatingLog(environment.model_log(manifest, directory), max_bytes=size),
             "worker": RotatingLog(directory / environment.WORKER_LOG, max_bytes=size),
         }
@@ -88,8 +92,7 @@ class Parts:
         Raises:
             ConfigError: when the backend is unknown.
         """
-        path = environment.health_path(self._manifest)
-        return f"http://{environment.MODEL_HOST}:{self.model_port}{path}" if path else ""
+        return environment.health_url(self._manifest, self.model_port)
 
     async def start_model(self) -> None:
         """Start the model server, with a new log.
@@ -131,13 +134,57 @@ class Parts:
         await self._start("worker", "the worker", environment.worker_command(manifest), env)
         _log.info("worker started", pid=self.pid("worker"), port=self.worker_port)
 
+    def begin_setup(self) -> None:
+        """Begin a new log for what runs before the start."""
+        self._logs["setup"].begin()
+        self._logs["setup"].booted()
+
+    def note_setup(self, line: str) -> None:
+        """Write a line of our own into that log; what is said after it belongs to it."""
+        log = self._logs["setup"]
+        log.write(without(line, self._manifest.secrets).encode(errors="replace") + b"\n")
+        log.forget()
+
+    async def run_setup(
+        self, name: str, argv: list[str], environ: Mapping[str, str], directory: Path
+    ) -> str:
+        """Run a program before the start, to its end; nothing is left of it, also when cancelled.
+
+        Args:
+            name: what to call it.
+            argv: program and arguments.
+            environ: added to the environment that all of them have.
+            directory: working directory.
+
+        Returns:
+            why it failed, with its last lines; empty when it did not.
+
+        Raises:
+            OSError: it cannot be started.
+            ValueError: an argument holds a zero byte.
+        """
+        common = environment.setup_environment(self._manifest, self._directory, os.environ)
+        await self._launch("setup", name, argv, {**common, **environ}, directory)
+        try:
+            child = self._children["setup"]
+            while not await child.wait(SETUP_LOOK):
+                pass
+            return "" if child.code == 0 else self.blame("setup")
+        finally:
+            await self.clear("setup")
+
     async def _start(self, role: Role, name: str, argv: list[str], env: dict[str, str]) -> None:
         self._logs[role].begin()
+        await self._launch(role, name, argv, env, self._directory)
+
+    async def _launch(
+        self, role: Role, name: str, argv: list[str], env: dict[str, str], directory: Path
+    ) -> None:
         child = await Child.start(
             name,
             argv,
             env,
-            directory=self._directory,
+            directory=directory,
             log=self._logs[role],
             on_exit=self._on_exit,
         )
@@ -160,12 +207,7 @@ class Parts:
 
     def without_secrets(self, text: str) -> str:
         """`text` fit for a log, a report and a page; not too long."""
-        text = redact(text)
-        # Short values ("1", "true") are no secrets, and would be found in any text.
-        values = [value for value in self._manifest.env.values() if len(value) >= 8]
-        for secret in (self._manifest.mtoken, *values):
-            text = text.replace(secret, "***") if secret else text
-        return text[:MAX_ERROR]
+        return without(text, self._manifest.secrets)[:MAX_ERROR]
 
     async def end(self, role: Role, grace: float) -> None:
         """Ask a part to end, wait for at most `grace` seconds, and kill what is left of it."""
@@ -173,7 +215,8 @@ class Parts:
         if child is None:
             return
         # All of the model server's group: a shell script in front would not pass the signal on.
-        child.send(signal.SIGTERM, group=role == "model")
+        model = role == "model"
+        child.send(signal.Signals[self._manifest.stop_signal if model else "SIGTERM"], group=model)
         waits = [
             asyncio.ensure_future(child.wait(grace)),
             asyncio.ensure_future(self.hurry.wait()),
@@ -193,8 +236,14 @@ class Parts:
         child.close()
         self._guard.forget(child.pid)
 
+    def ask(self, role: Role) -> None:
+        """Ask a part to end, and wait for nothing."""
+        if child := self._children.get(role):
+            child.send(signal.SIGTERM)
+
     async def clear_all(self) -> None:
         """Kill whatever is left of the instance but the guardian."""
+        await self.clear("setup")
         await self.clear("worker")
         await self.clear("model")
         await asyncio.to_thread(guardian.sweep, self._tag, spare=self._guard.pids())

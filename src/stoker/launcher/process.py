@@ -86,6 +86,11 @@ class Child:
         """Its pid and creation time."""
         return self.pid, self.created
 
+    @property
+    def code(self) -> int | None:
+        """Its exit code, negative for a signal; None while it runs."""
+        return self._process.returncode
+
     def ending(self) -> str:
         """How it ended, in words."""
         self._pipe.drain()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import sys
 import time
@@ -16,7 +15,9 @@ from stoker import logs
 from stoker.errors import ConfigError
 from stoker.launcher.environment import LOG_LEVEL
 from stoker.launcher.files import FileLock
-from stoker.launcher.manifest import MANIFEST, InstanceManifest, read_manifest
+from stoker.launcher.manifest import InstanceManifest
+from stoker.launcher.ownlog import LAUNCHER_LOG, OwnLog
+from stoker.launcher.reading import manifest_path, read_manifest
 from stoker.launcher.state import LOCK, launcher_of, myself
 from stoker.launcher.supervisor import Supervisor
 
@@ -30,25 +31,6 @@ _LOCK_TRIES = 20
 _LOCK_PAUSE = 0.05
 
 
-class _ForgivingStream:
-    """Standard error that never fails: a full disk must not end the launcher."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.flush()
-
-    def isatty(self) -> bool:
-        return self._stream.isatty()
-
-
 def launch(directory: Path) -> int:
     """Run the instance in `directory` until it is told to stop; returns the exit code.
 
@@ -56,12 +38,15 @@ def launch(directory: Path) -> int:
         ConfigError: when the directory or its manifest cannot be used.
     """
     directory = directory.resolve()
-    manifest = read_manifest(directory)
+    manifest = read_manifest(directory, os.environ)
+    logs.hide(*manifest.secrets)
+    # The manifest has it now; the launcher gives it to the worker alone.
+    os.environ.pop("MASTER_TOKEN", None)
     lock = FileLock(directory / LOCK)
     try:
         # Nobody else may read the secrets in it, whoever made it.
         directory.chmod(0o700)
-        (directory / MANIFEST).chmod(0o600)
+        manifest_path(directory).chmod(0o600)
         note = msgspec.json.encode(myself())
         # Tried again for a second: a look at the lock takes it for a moment.
         for _ in range(_LOCK_TRIES):
@@ -91,11 +76,12 @@ def main(argv: list[str] | None = None) -> int:
     if len(arguments) != 1 or arguments[0].startswith("-"):
         print("usage: python -m stoker.launcher DIR", file=sys.stderr)
         return EXIT_MISTAKE
-    stream: TextIO = _ForgivingStream(sys.stderr)  # type: ignore[assignment]
+    log = Path(arguments[0]).resolve() / LAUNCHER_LOG
+    stream: TextIO = OwnLog(sys.stderr, log)  # type: ignore[assignment]
     sys.stderr = stream
     level = os.environ.get(LOG_LEVEL, "").lower()
-    logs.configure(stream=stream, level=level if level in logs.LEVELS else "info")
     try:
+        logs.configure(stream=stream, level=level if level in logs.LEVELS else "info")
         return launch(Path(arguments[0]))
     except ConfigError as error:
         print(f"launcher: error: {error}", file=sys.stderr)

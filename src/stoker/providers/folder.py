@@ -31,13 +31,12 @@ from stoker.launcher import (
     write_atomic,
     write_manifest,
 )
-from stoker.logs import redact
+from stoker.logs import without
 from stoker.providers.desire import Desire
 
 DESIRED = "desired.json"
 
 _TAIL_BYTES = 1 << 20
-_LAUNCHER_LOG_BYTES = 4 << 20
 
 
 class Folder:
@@ -147,11 +146,11 @@ class Folder:
                 text = file.read(_TAIL_BYTES).decode(errors="replace")
         except OSError:
             return []
-        secret = ""
+        secrets: tuple[str, ...] = ()
         with contextlib.suppress(ConfigError):
-            secret = self.manifest().mtoken
-        last = [redact(line) for line in text.splitlines()[-lines:]] if lines > 0 else []
-        return [line.replace(secret, "***") for line in last] if secret else last
+            secrets = self.manifest().secrets
+        last = text.splitlines()[-lines:] if lines > 0 else []
+        return [without(line, secrets) for line in last]
 
     # -- the launcher --------------------------------------------------------------------------
 
@@ -168,10 +167,7 @@ class Folder:
         Raises:
             OSError: when that is impossible.
         """
-        log = self.path / LOGS[0]
-        with contextlib.suppress(OSError):
-            if log.stat().st_size > _LAUNCHER_LOG_BYTES:
-                log.replace(log.with_name(f"{log.name}.1"))
+        log = self.path / LOGS[0]  # the launcher itself keeps it from growing
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             process = subprocess.Popen(
