@@ -1,0 +1,299 @@
+"""The worker's certificate: key and request are made here, the control plane's authority signs.
+
+Rules:
+
+* The private key (EC P-256, mode 0600) is made on the instance and never leaves it. It is kept, as
+  long as nobody else on the machine could read it.
+* The certificate is for the address that clients use, and for this machine (``127.0.0.1``,
+  ``localhost``).
+* One that is missing, damaged, over, for another key or address must be replaced before the worker
+  starts; no control plane that answers is waited for, however long it takes.
+* One with less than a third of its life left is replaced while the worker serves; the worker is
+  then started again, as it reads the file when it starts.
+* A certificate of the user's own (``ssl_cert``) is left alone.
+
+The request goes to ``POST <control plane>/api/v0/sign_cert/?instance_id=N`` with the worker's
+mtoken as bearer; the answer is the certificate, PEM.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import ipaddress
+import stat
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from stoker.errors import ConfigError, InvalidMessageError, StokerError
+from stoker.http import Response, UpstreamError, fetch
+from stoker.launcher.backoff import Backoff
+from stoker.launcher.environment import certificate_files
+from stoker.launcher.files import write_atomic
+from stoker.launcher.manifest import InstanceManifest
+from stoker.logs import get_logger, printable
+
+_log = get_logger("launcher")
+
+RENEW_LEFT = 1 / 3
+"""Part of its life that is left when a certificate is replaced."""
+
+CHECK_INTERVAL = 3600.0
+"""Seconds between two looks at a certificate in use."""
+
+SIGN_TIMEOUT = 10.0
+MAX_ANSWER = 1 << 16
+
+
+class CertificateError(StokerError):
+    """No certificate can be had just now; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a certificate is good for: ``good``, ``due`` to be replaced, or ``unusable``."""
+
+    kind: Literal["good", "due", "unusable"]
+    reason: str = ""
+
+
+def names_for(public_host: str) -> list[x509.GeneralName]:
+    """What the certificate shall be for.
+
+    Args:
+        public_host: address or name under which clients reach this machine.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    texts = dict.fromkeys((public_host.strip("[]"), "127.0.0.1", "localhost"))
+    found: list[x509.GeneralName] = []
+    for text in texts:
+        try:
+            found.append(x509.IPAddress(ipaddress.ip_address(text)))
+        except ValueError:
+            # What is no name either is refused by the authority, in words of its own.
+            try:
+                found.append(x509.DNSName(text.lower().encode("idna").decode()))
+            except UnicodeError:
+                raise ConfigError("public_host", f"{text!r} is no address and no name") from None
+    return found
+
+
+def new_key() -> bytes:
+    """A new private key, PEM."""
+    return ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+def signing_request(key_pem: bytes, names: list[x509.GeneralName], common_name: str) -> bytes:
+    """The request for a certificate, PEM."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    request = x509.CertificateSigningRequestBuilder(subject).add_extension(
+        x509.SubjectAlternativeName(names), critical=False
+    )
+    return request.sign(_load(key_pem), hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def judge(
+    certificate_pem: bytes, key_pem: bytes, names: list[x509.GeneralName], now: float
+) -> Verdict:
+    """What a certificate is good for at `now` (Unix seconds)."""
+    try:
+        certificate = x509.load_pem_x509_certificate(certificate_pem)
+        certified = _names_in(certificate)
+    except (ValueError, x509.ExtensionNotFound):
+        return Verdict("unusable", "it cannot be read")
+    try:
+        if _load(key_pem).public_key() != certificate.public_key():
+            return Verdict("unusable", "it belongs to another private key")
+    except CertificateError as error:
+        return Verdict("unusable", str(error))
+    if missing := [str(name.value) for name in names if name not in certified]:
+        return Verdict("unusable", f"it is not for {missing[0]}")
+    begin = certificate.not_valid_before_utc.timestamp()
+    end = certificate.not_valid_after_utc.timestamp()
+    if now >= end:
+        return Verdict("unusable", f"it was valid until {_day(end)}")
+    if now < begin:
+        return Verdict("unusable", f"it is valid from {_day(begin)} on: is the clock right?")
+    if end - now < (end - begin) * RENEW_LEFT:
+        return Verdict("due", f"it is valid until {_day(end)}")
+    return Verdict("good", f"it is valid until {_day(end)}")
+
+
+def _names_in(certificate: x509.Certificate) -> list[x509.GeneralName]:
+    extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    return list(extension.value)
+
+
+def _day(unix: float) -> str:
+    return f"{datetime.datetime.fromtimestamp(unix, datetime.UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _load(key_pem: bytes) -> ec.EllipticCurvePrivateKey:
+    try:
+        key = serialization.load_pem_private_key(key_pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise CertificateError("the private key cannot be read") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise CertificateError("the private key is not of the kind that we make")
+    return key
+
+
+async def have_signed(addresses: str, worker_id: int, mtoken: str, request_pem: bytes) -> bytes:
+    """Have a request signed by the first control plane that does.
+
+    Args:
+        addresses: base URLs with commas between them, in order of preference.
+        worker_id: of the worker.
+        mtoken: its secret.
+        request_pem: the request.
+
+    Returns:
+        the certificate, PEM.
+
+    Raises:
+        CertificateError: none does; the text says why the last one did not.
+    """
+    problem = "no control plane is configured"
+    for address in filter(None, (a.strip().rstrip("/") for a in addresses.split(","))):
+        try:
+            answer = await fetch(
+                f"{address}/api/v0/sign_cert/?instance_id={worker_id}",
+                method="POST",
+                headers=[
+                    (b"authorization", b"Bearer " + mtoken.encode()),
+                    (b"content-type", b"application/x-pem-file"),
+                ],
+                body=request_pem,
+                timeout=SIGN_TIMEOUT,
+                max_body=MAX_ANSWER,
+            )
+        except (UpstreamError, ValueError) as error:
+            problem = f"{address} does not answer: {error}"
+            continue
+        if answer.status == 200:
+            return answer.body
+        problem = f"{address} answered {answer.status}{_said(answer)}"
+    raise CertificateError(problem)
+
+
+def _said(answer: Response) -> str:
+    try:
+        said = answer.json()["error"]
+    except (InvalidMessageError, TypeError, KeyError):
+        return ""
+    return f": {printable(str(said)[:300])}"
+
+
+class CertificateKeeper:
+    """Sees to it that a worker that serves HTTPS has a certificate."""
+
+    def __init__(
+        self,
+        directory: Path,
+        manifest: InstanceManifest,
+        *,
+        wall: Callable[[], float] = time.time,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._manifest = manifest
+        self._ours = manifest.use_ssl and not manifest.ssl_cert
+        self._certificate, self._key = certificate_files(manifest, directory)
+        self._names = names_for(manifest.public_host) if self._ours else []
+        self._wall = wall
+        self._pause = pause
+        self.waiting_for = ""
+        """Why there is no certificate yet, for people."""
+
+    def verdict(self) -> Verdict:
+        """What the certificate that is there is good for."""
+        if not self._ours:
+            return Verdict("good")
+        try:
+            if stat.S_IMODE(self._key.stat().st_mode) & 0o077:
+                return Verdict("unusable", "others on this machine could read the private key")
+            certificate, key = self._certificate.read_bytes(), self._key.read_bytes()
+        except OSError as error:
+            return Verdict("unusable", f"{error.filename}: {error.strerror}")
+        return judge(certificate, key, self._names, self._wall())
+
+    def missing(self) -> bool:
+        """Whether the worker cannot serve before `obtain` is through."""
+        return self.verdict().kind == "unusable"
+
+    async def obtain(self) -> None:
+        """Have one signed where that is needed; tries until it works.
+
+        Raises:
+            OSError: the files cannot be written.
+        """
+        if self.missing():
+            await self._renew()
+
+    async def keep(self, on_renewed: Callable[[], None]) -> None:
+        """Replace the certificate in time, for ever; tell when it was."""
+        while self._ours:
+            verdict = self.verdict()
+            if verdict.kind != "good":
+                try:
+                    await self._renew()
+                    on_renewed()
+                except OSError as error:
+                    _log.error("the certificate cannot be written", error=error.strerror)
+            await self._pause(CHECK_INTERVAL)
+
+    async def _renew(self) -> None:
+        backoff = Backoff(initial=0.5, maximum=60.0)
+        try:
+            while True:
+                try:
+                    await self._sign()
+                except CertificateError as error:
+                    self.waiting_for = f"a certificate: {error}"
+                    delay = backoff.failed(0.0)
+                    _log.warning("no certificate yet", problem=str(error), again_in=delay)
+                    await self._pause(delay)
+                else:
+                    return
+        finally:
+            self.waiting_for = ""
+
+    async def _sign(self) -> None:
+        manifest, key = self._manifest, self._private_key()
+        request = signing_request(key, self._names, f"stoker worker {manifest.worker_id}")
+        signed = await have_signed(
+            manifest.report_addr, manifest.worker_id, manifest.mtoken, request
+        )
+        verdict = judge(signed, key, self._names, self._wall())
+        if verdict.kind == "unusable":
+            raise CertificateError(f"what was signed cannot be used: {verdict.reason}")
+        write_atomic(self._certificate, signed)
+        _log.info("the worker has a certificate", names=[str(n.value) for n in self._names])
+
+    def _private_key(self) -> bytes:
+        """The key that is there, unless others could read it or it is no key; else a new one."""
+        try:
+            private = not stat.S_IMODE(self._key.stat().st_mode) & 0o077
+            pem = self._key.read_bytes()
+            _load(pem)
+            if private:
+                return pem
+        except (OSError, CertificateError):
+            pass
+        pem = new_key()
+        write_atomic(self._key, pem)
+        return pem
