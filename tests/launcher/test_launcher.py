@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from stoker.http import Exchange, HttpServer
+from stoker.launcher.steps import RunStep
 
 pytestmark = pytest.mark.real
 
@@ -274,3 +275,41 @@ def test_a_log_that_cannot_be_written_harms_nothing_and_is_told(instance: Launch
     instance.until(lambda: instance.state.log_dropped > 0, "lines are dropped")
     assert "a log cannot be written" in instance.log()
     assert instance.state.restarts == 0
+
+
+def test_the_logs_of_the_launcher_and_of_its_steps_do_not_grow(instance: Launched) -> None:
+    (instance.directory / "launcher.log").write_bytes(b"x" * (4 * 2**20))
+    lines = "for n in range(50_000): print(f'line {n:05} of a talkative step')"
+    supervision = _fields(instance.manifest.supervision) | {"log_bytes": 100_000}
+    instance.change(
+        steps=[RunStep(command=["{python}", "-c", lines])],
+        supervision=type(instance.manifest.supervision)(**supervision),
+    )
+    instance.up()
+    assert (instance.directory / "launcher.log.1").stat().st_size >= 4 * 2**20
+    assert 0 < (instance.directory / "launcher.log").stat().st_size < 10_000
+    sizes = [file.stat().st_size for file in instance.directory.glob("setup.log*")]
+    assert len(sizes) == 3
+    assert max(sizes) < 100_000 + 65_536  # what is read at once
+    assert instance.lines("setup.log")[-1] == "line 49999 of a talkative step"
+
+
+@pytest.mark.parametrize("wanted", ["text", "json"])
+def test_the_environment_chooses_the_format_of_launcher_and_children(
+    instance: Launched,
+    environment_of: Callable[[str], dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: str,
+) -> None:
+    monkeypatch.setenv("STOKER_LOG_FORMAT", wanted)
+    instance.up()
+    assert all(line.startswith("{") is (wanted == "json") for line in instance.log().splitlines())
+    assert environment_of("worker")["STOKER_LOG_FORMAT"] == wanted
+
+
+def test_a_format_that_does_not_exist_is_a_mistake(
+    instance: Launched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STOKER_LOG_FORMAT", "xml")
+    assert instance.launch().wait(20) == 2
+    assert "launcher: error: STOKER_LOG_FORMAT: must be 'json' or 'text'" in instance.log()

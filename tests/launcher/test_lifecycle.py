@@ -78,3 +78,23 @@ def test_it_can_be_stopped_from_everywhere(life: Lifecycle, phase: Phase) -> Non
 def test_there_is_no_way_out_of_stopped() -> None:
     assert not [event for (phase, event) in _TABLE if phase is Phase.STOPPED]
     assert {event for _, event in _TABLE} == set(Event)
+
+
+def test_what_has_to_be_there_first_is_a_phase_of_its_own(life: Lifecycle) -> None:
+    life.prepare()
+    assert life.phase == "preparing"
+    life.healthy(1.0)
+    assert life.phase == "preparing"
+    life.prepared()
+    assert life.phase == "starting"
+
+
+def test_a_fault_while_preparing_is_one_like_any_other(life: Lifecycle) -> None:
+    for now in (10.0, 20.0):
+        life.prepare()
+        life.fault("no such wheel", now)
+        assert (life.phase, life.error) == ("backoff", "no such wheel")
+        assert life.retry(now + 5.0)
+    life.prepare()
+    life.fault("no such wheel", 30.0)
+    assert life.phase == "failed"

@@ -2,6 +2,8 @@
 
 Rules:
 
+* ``preparing``: steps before the start are run, or a certificate is waited for; where there is
+  nothing of the kind, this phase is left out.
 * ``starting``: what is not running has been started; the model server is not healthy yet.
 * ``running``: the model server is healthy and the worker runs.
 * ``backoff``: something ended or fell ill; it is started again at `retry_at`.
@@ -23,6 +25,7 @@ from stoker.launcher.backoff import Backoff
 class Phase(StrEnum):
     """Where an instance is in its life; the value is the text in state.json."""
 
+    PREPARING = "preparing"
     STARTING = "starting"
     RUNNING = "running"
     BACKOFF = "backoff"
@@ -34,6 +37,8 @@ class Phase(StrEnum):
 class Event(Enum):
     """What can happen to an instance."""
 
+    PREPARE = "prepare"
+    PREPARED = "prepared"
     HEALTHY = "healthy"
     FAULT = "fault"
     RETRY = "retry"
@@ -43,6 +48,11 @@ class Event(Enum):
 
 
 _TABLE: dict[tuple[Phase, Event], Phase] = {
+    (Phase.STARTING, Event.PREPARE): Phase.PREPARING,
+    (Phase.PREPARING, Event.PREPARED): Phase.STARTING,
+    (Phase.PREPARING, Event.FAULT): Phase.BACKOFF,
+    (Phase.PREPARING, Event.GIVE_UP): Phase.FAILED,
+    (Phase.PREPARING, Event.STOP): Phase.DRAINING,
     (Phase.STARTING, Event.HEALTHY): Phase.RUNNING,
     (Phase.STARTING, Event.FAULT): Phase.BACKOFF,
     (Phase.STARTING, Event.GIVE_UP): Phase.FAILED,
@@ -85,6 +95,14 @@ class Lifecycle:
             return False
         self.phase = after
         return True
+
+    def prepare(self) -> None:
+        """What has to be there before the start is not there yet."""
+        self._move(Event.PREPARE)
+
+    def prepared(self) -> None:
+        """It is."""
+        self._move(Event.PREPARED)
 
     def healthy(self, now: float) -> None:
         """The model server is healthy and the worker runs."""

@@ -10,6 +10,7 @@ import psutil
 from stoker.launcher.files import write_atomic
 from stoker.launcher.guardian import same_process
 from stoker.launcher.lifecycle import Phase
+from stoker.launcher.machine import Reading
 
 STATE = "state.json"
 LOCK = "lock"
@@ -27,6 +28,8 @@ class InstanceState(msgspec.Struct, frozen=True, kw_only=True):
     worker_pid: int = 0
     model_port: int = 0
     worker_port: int = 0
+    doing: str = ""
+    """What a long phase is at: the step before the start, or what is waited for."""
     restarts: int = 0
     """In all."""
     failures: int = 0
@@ -37,6 +40,8 @@ class InstanceState(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of log that could not be written."""
     since: float = 0.0
     """When this phase began."""
+    machine: Reading | None = None
+    """The machine at the last look, which is at most some ten seconds ago while it runs."""
 
 
 class LauncherIdentity(msgspec.Struct, frozen=True):

@@ -5,6 +5,8 @@ What happens next is decided in `stoker.launcher.lifecycle`; this file does it.
 * A model server that ended or is ill is started again together with its worker: what the worker
   had in flight is lost with it, and a new boot makes the tickets for it void.
 * A worker that ended is started again alone: the model stays loaded.
+* Steps before the start, and a certificate that is waited for, run in a task of their own.
+* A worker whose certificate was replaced drains and is started again; that is no fault.
 * A guardian that ended is started again at once.
 """
 
@@ -20,11 +22,15 @@ from pathlib import Path
 from stoker.errors import ConfigError
 from stoker.launcher import guardian, probe
 from stoker.launcher.backoff import Backoff
+from stoker.launcher.certificates import CertificateKeeper
+from stoker.launcher.environment import guardian_environment
 from stoker.launcher.files import is_locked
 from stoker.launcher.guard import Guard
 from stoker.launcher.lifecycle import Lifecycle, Phase
+from stoker.launcher.machine import Sampler
 from stoker.launcher.manifest import InstanceManifest, tag
 from stoker.launcher.parts import Parts
+from stoker.launcher.preparing import Preparation, SetupError, make_directories
 from stoker.launcher.reap import adopt_orphans, reap_orphans
 from stoker.launcher.state import InstanceState, myself, read_state, write_state
 from stoker.launcher.watch import HealthJudge, OwnerWatch
@@ -74,16 +80,31 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._guard = Guard(manifest, directory, self._wake.set)
         self._parts = Parts(directory, manifest, self._guard, self._wake.set)
+        self._certificates = CertificateKeeper(directory, manifest, wall=wall)
+        self._preparation = Preparation(
+            directory, manifest, self._parts, self._certificates, wall=wall
+        )
+        self._sampler = Sampler(
+            directory,
+            guardian_environment(manifest, directory, role="probe"),
+            lambda: {"model": self._parts.pid("model"), "worker": self._parts.pid("worker")},
+            wall=wall,
+        )
         self._judge = HealthJudge()
         self._illness = ""
         self._started_at = 0.0
         self._health_task: asyncio.Task[None] | None = None
         self._report_task: asyncio.Task[None] | None = None
+        self._prepare_task: asyncio.Task[None] | None = None
+        self._background: list[asyncio.Task[None]] = []
+        self._renewed = False
+        self._renewal_ends: float | None = None
         self._identity = myself()
         self._since = wall()
         self._written: InstanceState | None = None
         self._write_failed = False
         self._told_dropped = 0
+        self._keeping = False
 
     # -- the loop ------------------------------------------------------------------------------
 
@@ -104,7 +125,8 @@ class Supervisor:
             _log.warning("killed what an earlier launcher left behind", processes=left)
         try:
             await self._guard.start()
-            await self._start()
+            self._background.append(asyncio.create_task(self._sampler.run(self._wake.set)))
+            await self._begin()
             await self._watch()
             await self._drain()
         finally:
@@ -126,7 +148,7 @@ class Supervisor:
                     return
             if now >= next_reap:
                 next_reap = now + REAP_INTERVAL
-                reap_orphans(self._parts.pids())
+                reap_orphans(self._parts.pids() | self._sampler.pids())
             self._tell_dropped()
             self._save()
             await self._sleep()
@@ -155,17 +177,24 @@ class Supervisor:
     async def _step(self, now: float) -> None:
         """Look at everything once, and do what follows from it."""
         life, parts = self._life, self._parts
-        if life.phase not in (Phase.STARTING, Phase.RUNNING, Phase.BACKOFF):
+        if life.phase in (Phase.FAILED, Phase.DRAINING, Phase.STOPPED):
             return
         if parts.ended("model"):
             await self._fault(parts.blame("model"), now)
         elif self._illness:
             await self._fault(self._illness, now)
+        elif self._renewal_ends is not None and (
+            parts.ended("worker") or now >= self._renewal_ends
+        ):
+            await parts.clear("worker")
+            await self._start()
         elif parts.ended("worker"):
             await self._worker_fault(now)
         elif life.phase is Phase.BACKOFF:
             if life.retry(now):
-                await self._start()
+                await self._begin()
+        elif life.phase is Phase.PREPARING:
+            await self._look_at_preparation(now)
         elif self._judge.was_healthy:
             if life.phase is Phase.STARTING:
                 parts.booted()
@@ -176,11 +205,50 @@ class Supervisor:
             waited = f"{self._policy.start_timeout:g} s"
             await self._fault(f"the model server was not healthy within {waited}", now)
 
+        if self._renewed and life.phase is not Phase.BACKOFF and parts.has("worker"):
+            self._renewed = False
+            self._renewal_ends = now + self._policy.drain_grace + GOODBYE
+            parts.ask("worker")
+
     # -- starting ------------------------------------------------------------------------------
+
+    async def _begin(self) -> None:
+        """Prepare what is not prepared, then start."""
+        try:
+            make_directories(self._directory, self._manifest.directories)
+        except OSError as error:
+            await self._fault(f"a directory cannot be made: {error}", self._clock())
+            return
+        if not self._preparation.needed(model_runs=self._parts.has("model")):
+            await self._start()
+            return
+        self._life.prepare()
+        self._prepare_task = asyncio.create_task(self._preparation.run())
+        self._prepare_task.add_done_callback(lambda _done: self._wake.set())
+
+    async def _look_at_preparation(self, now: float) -> None:
+        task = self._prepare_task
+        if task is None or not task.done():
+            return
+        self._prepare_task = None
+        try:
+            task.result()
+        except (SetupError, OSError) as error:
+            await self._fault(str(error), now)
+        else:
+            self._life.prepared()
+            await self._start()
+
+    async def _end_preparation(self) -> None:
+        if self._prepare_task is not None:
+            self._prepare_task.cancel()
+            await asyncio.wait([self._prepare_task])
+            self._prepare_task = None
 
     async def _start(self) -> None:
         """Start whatever is not running."""
         self._cancel_report()
+        self._renewed, self._renewal_ends = False, None
         self._started_at = self._clock()
         try:
             if not self._parts.has("model"):
@@ -188,12 +256,23 @@ class Supervisor:
                 self._begin_health()
             if not self._parts.has("worker"):
                 await self._parts.start_worker()
+                self._keep_certificate()
         except ConfigError as error:
             # A port may become free again; any other setting stays as wrong as it is.
             passing = error.field.endswith("_port")
             await self._fault(str(error), self._clock(), hopeless=not passing)
         except (OSError, ValueError) as error:
             await self._fault(f"cannot start: {error}", self._clock())
+
+    def _keep_certificate(self) -> None:
+        if not self._keeping:
+            self._keeping = True
+            keep = self._certificates.keep(self._certificate_renewed)
+            self._background.append(asyncio.create_task(keep))
+
+    def _certificate_renewed(self) -> None:
+        self._renewed = True
+        self._wake.set()
 
     def _begin_health(self) -> None:
         self._illness = ""
@@ -228,6 +307,7 @@ class Supervisor:
     async def _fault(self, reason: str, now: float, *, hopeless: bool = False) -> None:
         """The model server's fault, or one of the whole instance: all children go."""
         await self._end_health()
+        await self._end_preparation()
         await self._parts.end("worker", FORSAKEN_GRACE)
         await self._parts.clear("model")
         self._after_fault(reason, now, hopeless=hopeless)
@@ -241,6 +321,7 @@ class Supervisor:
             await self._parts.end("model", self._policy.stop_grace)
 
     def _after_fault(self, reason: str, now: float, *, hopeless: bool = False) -> None:
+        self._renewal_ends = None
         self._life.fault(self._parts.without_secrets(reason), now, hopeless=hopeless)
         self._begin_report()
         failed = self._life.phase is Phase.FAILED
@@ -273,6 +354,7 @@ class Supervisor:
         self._life.stop()
         self._cancel_report()
         await self._end_health()
+        await self._end_preparation()
         self._save()
         # The worker ends by itself after drain_grace.
         await self._parts.end("worker", self._policy.drain_grace + GOODBYE)
@@ -282,6 +364,9 @@ class Supervisor:
         """Leave nothing behind, whatever happened."""
         self._cancel_report()
         await self._end_health()
+        await self._end_preparation()
+        for task in self._background:
+            task.cancel()
         await self._parts.clear_all()
         await self._guard.stop()
         reap_orphans(set())
@@ -311,11 +396,13 @@ class Supervisor:
             worker_pid=self._parts.pid("worker"),
             model_port=self._parts.model_port,
             worker_port=self._parts.worker_port,
+            doing=self._parts.without_secrets(self._preparation.doing),
             restarts=self._life.restarts,
             failures=self._life.failures,
             error=self._life.error,
             log_dropped=self._told_dropped,
             since=self._since,
+            machine=self._sampler.last,
         )
         if state == former:
             return
