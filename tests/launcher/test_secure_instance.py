@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,19 @@ def test_a_launched_instance_serves_tls_that_the_authority_alone_verifies(
         assert httpx.get(url, verify=trusting).json()["ready"]
         with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
             httpx.get(url)
+        done = subprocess.run(
+            [*(sys.executable, "-m", "stoker.cli", "doctor", "instance", "--json")],
+            env=os.environ | environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        said = msgspec.json.decode(done.stdout)
+        assert (done.returncode, said["problems"]) == (0, 0), done.stdout
+        checks = {finding["check"] for finding in said["findings"]}
+        assert {"certificate", "clock", "control plane", "health", "worker"} <= checks
+        assert environment["MASTER_TOKEN"] not in done.stdout
     finally:
         assert launcher.end() == 0
         stoker.cli("detach", str(attached["id"]))

@@ -169,6 +169,22 @@ def launch(
 
 
 @app.command(rich_help_panel=RUN)
+def doctor(
+    directory: Annotated[
+        Path | None, typer.Argument(help="Instance directory; default: this machine alone.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what is wrong with an instance, or with this machine, and what to do about it.
+
+    The exit code is 0 where there is no problem, and 1 where there is one.
+    """
+    from stoker.cli.doctor import run
+
+    raise typer.Exit(run(directory, as_json=as_json))
+
+
+@app.command(rich_help_panel=RUN)
 def worker(
     file: Annotated[Path | None, typer.Argument(help="A worker.py.")] = None,
     backend: Annotated[str | None, typer.Option(help="Run the worker of this backend.")] = None,

@@ -110,18 +110,34 @@ def signing_request(key_pem: bytes, names: list[x509.GeneralName], common_name: 
 def judge(
     certificate_pem: bytes, key_pem: bytes, names: list[x509.GeneralName], now: float
 ) -> Verdict:
-    """What a certificate is good for at `now` (Unix seconds)."""
+    """What a certificate is good for at `now` (Unix seconds), with the key of ours."""
+    try:
+        public = x509.load_pem_x509_certificate(certificate_pem).public_key()
+        if _load(key_pem).public_key() != public:
+            return Verdict("unusable", "it belongs to another private key")
+    except CertificateError as error:
+        return Verdict("unusable", str(error))
+    except (ValueError, UnsupportedAlgorithm):
+        return Verdict("unusable", "it cannot be read")
+    return _judge(certificate_pem, names, now)
+
+
+def judge_files(certificate: Path, public_host: str, now: float) -> Verdict:
+    """What a certificate of the user's own is good for at `now` (Unix seconds).
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    return _judge(certificate.read_bytes(), names_for(public_host)[:1], now)
+
+
+def _judge(certificate_pem: bytes, names: list[x509.GeneralName], now: float) -> Verdict:
     try:
         certificate = x509.load_pem_x509_certificate(certificate_pem)
         certified = _names_in(certificate)
     except (ValueError, x509.ExtensionNotFound):
         return Verdict("unusable", "it cannot be read")
-    try:
-        if _load(key_pem).public_key() != certificate.public_key():
-            return Verdict("unusable", "it belongs to another private key")
-    except CertificateError as error:
-        return Verdict("unusable", str(error))
-    if missing := [str(name.value) for name in names if name not in certified]:
+    if missing := [str(name.value) for name in names if not _covered(name, certified)]:
         return Verdict("unusable", f"it is not for {missing[0]}")
     begin = certificate.not_valid_before_utc.timestamp()
     end = certificate.not_valid_after_utc.timestamp()
@@ -132,6 +148,13 @@ def judge(
     if end - now < (end - begin) * RENEW_LEFT:
         return Verdict("due", f"it is valid until {_day(end)}")
     return Verdict("good", f"it is valid until {_day(end)}")
+
+
+def _covered(name: x509.GeneralName, certified: list[x509.GeneralName]) -> bool:
+    if isinstance(name, x509.DNSName):
+        wild = x509.DNSName("*." + name.value.partition(".")[2])
+        return name in certified or wild in certified
+    return name in certified
 
 
 def _names_in(certificate: x509.Certificate) -> list[x509.GeneralName]:
