@@ -20,6 +20,9 @@ import structlog
 from stoker.errors import ConfigError
 
 _SECRET_KEY = re.compile(r"(api_?key|token|secret|password|authorization|signature|ticket)", re.I)
+_SECRET_VARIABLE = re.compile(
+    r"(api_?key|access_?key|token|secret|passw(or)?d|credentials?)$", re.I
+)
 _SECRET_IN_TEXT = re.compile(
     r"((?:api_?key|mtoken|master_token|hf_token|authorization|signature|ticket)[\"']?\s*[=:]\s*[\"']?"
     r"(?:bearer\s+)?)([^\s\"'&,}]+)",
@@ -135,7 +138,7 @@ def configure(
     Raises:
         ConfigError: ``STOKER_LOG_FORMAT`` is neither ``json`` nor ``text``.
     """
-    hide(*(value for name, value in os.environ.items() if _SECRET_KEY.search(name)))
+    hide(*(value for name, value in os.environ.items() if _SECRET_VARIABLE.search(name)))
     out = stream or sys.stderr
     terminal = out.isatty()
     as_json = _wants_json(default=not terminal) if json is None else json
