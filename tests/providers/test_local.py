@@ -259,8 +259,11 @@ async def test_a_damaged_instance_is_shown_and_can_be_destroyed(local: Local) ->
 
 @real
 async def test_logs_come_with_their_name_and_without_secrets(local: Local) -> None:
+    local.manifest["model_env"] = {"PASSPHRASE": "swordfish-99"}
     provider = local.provider()
     await local.up(provider)
+    with (local.root / "local-1" / "model.log").open("a") as log:
+        log.write("a model server that shows swordfish-99\n")
 
     async def there() -> list[str]:
         lines = await provider.logs("local-1")
@@ -268,6 +271,7 @@ async def test_logs_come_with_their_name_and_without_secrets(local: Local) -> No
 
     lines = await local.until(there, "the worker's log")
     assert "model.log: model loaded, api_key=***" in lines
+    assert "model.log: a model server that shows ***" in lines
     assert "worker.log: mtoken is ***" in lines
     assert any(line.startswith("launcher.log: ") for line in lines)
     assert len(await provider.logs("local-1", tail=1)) == 3
