@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import os
 import shlex
 import time
@@ -124,6 +125,7 @@ class Preparation:
             finally:
                 self._doing = ""
             self._forget_former()
+            importlib.invalidate_caches()  # a package may be there now that was not
         await self._certificates.obtain()
 
     async def _run(self, number: int) -> None:
@@ -142,10 +144,12 @@ class Preparation:
         result = step.result(self._directory)
         if result is not None and not result.exists():
             raise SetupError(f"{title} ended without an error, but there is no {result}")
-        done = StepDone(step=title, at=self._wall(), seconds=self._wall() - began)
+        seconds = round(self._wall() - began, 3)
+        done = StepDone(step=title, at=self._wall(), seconds=seconds)
         folder = self._directory / DONE
         folder.mkdir(exist_ok=True)
         write_atomic(folder / self._keys[number], msgspec.json.encode(done))
+        _log.info("set up", step=title, seconds=seconds)
 
     async def _carry_out(self, step: AnyStep, title: str) -> None:
         directory = self._directory

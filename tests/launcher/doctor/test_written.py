@@ -102,6 +102,13 @@ async def test_what_cannot_be_started_is_told(
     assert finding.remedy
 
 
+async def test_a_program_that_a_step_may_bring_is_no_problem_yet(case: Case) -> None:
+    case.change(command=["vllm"], steps=[WriteStep(path="a", text="")])
+    finding = await case.bad(written.backend)
+    assert finding.status == "warning"
+    assert finding.text.endswith("; a step that has not run yet may bring it")
+
+
 async def test_a_worker_file_that_is_no_program_is_told(case: Case) -> None:
     file = case.directory / "worker.py"
     file.write_text("Worker(config\n")

@@ -55,6 +55,16 @@ def manifest(patient: Patient) -> Iterable[Finding]:
 
 def backend(patient: Patient) -> Iterable[Finding]:
     """Whether the model server and the worker could be started from here."""
+    waits = bool(_open_steps(patient))
+    for finding in _startable(patient):
+        if waits and finding.status == "problem":
+            text = f"{finding.text}; a step that has not run yet may bring it"
+            yield Finding(finding.check, "warning", text, finding.remedy)
+        else:
+            yield finding
+
+
+def _startable(patient: Patient) -> Iterable[Finding]:
     wanted = patient.manifest
     if wanted is None or patient.directory is None:
         return
@@ -156,13 +166,21 @@ def _who(pid: int) -> str:
         return f"a process that has just ended (pid {pid})"
 
 
+def _open_steps(patient: Patient) -> list[str]:
+    """Titles of the steps that have not run yet."""
+    wanted, directory = patient.manifest, patient.directory
+    if wanted is None or directory is None:
+        return []
+    pairs = zip(wanted.steps, keys(wanted.steps), strict=True)
+    return [step.title for step, key in pairs if not is_done(directory, step, key)]
+
+
 def steps(patient: Patient) -> Iterable[Finding]:
     """How far the steps before the start have come."""
-    wanted, directory = patient.manifest, patient.directory
-    if wanted is None or directory is None or not wanted.steps:
+    wanted = patient.manifest
+    if wanted is None or not wanted.steps:
         return
-    pairs = zip(wanted.steps, keys(wanted.steps), strict=True)
-    open_ = [step.title for step, key in pairs if not is_done(directory, step, key)]
+    open_ = _open_steps(patient)
     total = len(wanted.steps)
     if not open_:
         yield Finding("steps", "ok", f"all {total} are done")
