@@ -16,7 +16,7 @@ from stoker.launcher.machine import Gpu, GpuError, container_memory, parse_gpus,
 
 Launched = Any  # the class in conftest.py, which cannot be imported
 
-# What nvidia-smi prints for `SMI_ARGUMENTS` on several machines.
+# The forms in which nvidia-smi answers `SMI_ARGUMENTS`, as its users report them.
 H100 = "0, NVIDIA H100 80GB HBM3, 550.54.15, 81559, 1421, 37, 41, 118.43\n"
 TWO_4090 = (
     "0, NVIDIA GeForce RTX 4090, 535.183.01, 24564, 20031, 98, 67, 388.10\n"
@@ -57,12 +57,13 @@ def test_several_gpus_are_told_in_a_few_words() -> None:
     assert machine.names([]) == "none"
 
 
-@pytest.mark.parametrize("text", [MIG, UNIFIED, OLD])
+@pytest.mark.parametrize("text", [MIG, MIG.replace("[N/A]", "N/A"), UNIFIED, OLD])
 def test_what_a_gpu_cannot_tell_is_none(text: str) -> None:
     (gpu,) = parse_gpus(text)
     assert (gpu.memory_total is None) is (text == UNIFIED)
     assert (gpu.utilization is None) is (text != UNIFIED)
     assert (gpu.power is None) is (text == OLD)
+    assert gpu.fault == ("Unknown Error" if text == OLD else "")
 
 
 @pytest.mark.parametrize(

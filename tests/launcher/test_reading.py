@@ -148,3 +148,17 @@ def test_values_of_all_environments_are_secrets() -> None:
         model_env={"C": "in model_env"},
     )
     assert manifest.secrets == ("in env, longer", "in model_env", "of the file")
+
+
+def test_places_in_the_directory_of_the_instance_are_filled_in(tmp_path: Path) -> None:
+    fields = WHOLE | {
+        "options": {"model": "{directory}/m.gguf", "more": ["{port}", {"deep": "{directory}"}]},
+        "worker_file": "{directory}/code/worker.py",
+        "env": {"CACHE": "{directory}/cache"},
+    }
+    write(tmp_path, fields)
+    manifest = read_manifest(tmp_path)
+    here = str(tmp_path)
+    assert manifest.options == {"model": f"{here}/m.gguf", "more": ["{port}", {"deep": here}]}
+    assert manifest.worker_file == f"{here}/code/worker.py"
+    assert manifest.env == {"CACHE": f"{here}/cache"}

@@ -42,6 +42,8 @@ _FIELDS = (
 )
 SMI_ARGUMENTS = (f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits")
 
+_FAULTS = ("[GPU requires reset]", "[GPU is lost]", "[Unknown Error]")
+
 _CGROUP = Path("/sys/fs/cgroup")
 _MIB = 2**20
 
@@ -60,6 +62,8 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
     """Degrees Celsius."""
     power: float | None = None
     """Watts."""
+    fault: str = ""
+    """What nvidia-smi says in place of a figure where the GPU needs more than patience."""
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +103,7 @@ def _parse_gpu(line: str) -> Gpu:
     if len(values) != len(_FIELDS) or not values[0].isdigit():
         raise GpuError(f"nvidia-smi said something unexpected: {line.strip()[:200]}")
     total, used = (_number(value) for value in values[3:5])
+    faults = [value.strip("[]") for value in values if value in _FAULTS]
     return Gpu(
         index=int(values[0]),
         name=values[1],
@@ -108,12 +113,13 @@ def _parse_gpu(line: str) -> Gpu:
         utilization=_number(values[5]),
         temperature=_number(values[6]),
         power=_number(values[7]),
+        fault=faults[0] if faults else "",
     )
 
 
 def _number(text: str) -> float | None:
-    """A figure of nvidia-smi; what stands in brackets is none."""
-    if text.startswith("["):
+    """A figure of nvidia-smi; what stands in brackets is none, and some columns leave them out."""
+    if text.startswith("[") or text == "N/A":
         return None
     try:
         value = float(text)

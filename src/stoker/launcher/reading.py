@@ -6,6 +6,7 @@ Rules:
 * A file with a whole identity (`IDENTITY`) is all there is: the environment is not looked at.
 * Where a part of it is missing, what the file leaves out (`ENVIRONMENT`) is taken from the
   environment, so that secrets need not be in a file.
+* ``{directory}`` in a value of `PLACES` is the instance's directory: a manifest can be moved.
 """
 
 from __future__ import annotations
@@ -22,12 +23,17 @@ from stoker.config import convert
 from stoker.errors import ConfigError
 from stoker.launcher.files import write_atomic
 from stoker.launcher.manifest import MANIFEST, MANIFEST_TOML, InstanceManifest
+from stoker.launcher.steps import fill
 
 MAX_MANIFEST = 1 << 20
 """Bytes; nobody writes a larger one on purpose."""
 
 IDENTITY = {"worker_id": "CONTAINER_ID", "mtoken": "MASTER_TOKEN", "report_addr": "REPORT_ADDR"}
 """Fields by which the control plane knows the worker, and the variables they may come from."""
+
+PLACES = ("options", "env", "worker_command", "worker_file", "model_log", "ssl_cert", "ssl_key")
+"""Fields that may name a place in the instance's directory; the model server's own are filled in
+when it starts, together with its port."""
 
 ENVIRONMENT = (*IDENTITY.values(), "WORKER_PORT", "VAST_TCP_PORT_<WORKER_PORT>", "PUBLIC_IPADDR")
 ENVIRONMENT += ("USE_SSL", "SSL_CERT", "SSL_KEY", "STOKER_HOST", "STOKER_TICKETS")
@@ -59,7 +65,20 @@ def read_manifest(directory: Path, environ: Mapping[str, str] | None = None) -> 
     Raises:
         ConfigError: when it is missing or wrong.
     """
-    return read_manifest_file(manifest_path(directory), environ)
+    manifest = read_manifest_file(manifest_path(directory), environ)
+    values = {"{directory}": str(directory.resolve())}
+    changes = {name: _filled(getattr(manifest, name), values) for name in PLACES}
+    return msgspec.structs.replace(manifest, **changes)
+
+
+def _filled(value: Any, values: dict[str, str]) -> Any:
+    if isinstance(value, str):
+        return fill(value, values)
+    if isinstance(value, dict):
+        return {key: _filled(inner, values) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_filled(inner, values) for inner in value]
+    return value
 
 
 def read_manifest_file(path: Path, environ: Mapping[str, str] | None = None) -> InstanceManifest:

@@ -125,6 +125,14 @@ async def test_a_gpu_that_another_program_fills_is_told(case: Case) -> None:
     assert finding.text == "96% of the memory of GPU 0 are in use by another program"
 
 
+async def test_a_gpu_that_needs_a_reset_is_a_problem(case: Case) -> None:
+    reset = "[GPU requires reset]"
+    put_smi(case, f"echo '0, NVIDIA L4, 550.54.15, 23034, 0, {reset}, {reset}, N/A'")
+    finding = await case.bad(machine.gpu)
+    assert finding.status == "problem"
+    assert "GPU 0 is broken just now: nvidia-smi says 'GPU requires reset'" in finding.text
+
+
 async def test_gpus_that_are_hidden_are_told(case: Case) -> None:
     put_smi(case, f"echo '{GPU.format(used=1)}'")
     case.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -149,6 +149,10 @@ async def gpu(patient: Patient) -> list[Finding]:
             return [Finding("gpu", "problem", f"{wanted} wants a GPU, and there is none", remedy)]
         return [Finding("gpu", "ok", "none: models run on the processors")]
     found = [Finding("gpu", "ok", f"{names(gpus)}, driver {gpus[0].driver}")]
+    for one in gpus:
+        if one.fault:
+            text = f"GPU {one.index} is broken just now: nvidia-smi says {one.fault!r}"
+            found.append(Finding("gpu", "problem", text, "reboot the machine, or have it replaced"))
     if patient.environ.get("CUDA_VISIBLE_DEVICES") == "":
         text = "CUDA_VISIBLE_DEVICES is set to nothing: no program sees a GPU"
         found.append(Finding("gpu", "warning", text, "unset it"))
