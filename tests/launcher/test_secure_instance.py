@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import ssl
 import subprocess
@@ -16,13 +17,20 @@ import msgspec
 import pytest
 
 from stoker import Client
+from stoker.backends.llamacpp import default_weights
 
 pytestmark = pytest.mark.real
 
 MANIFEST = """
 backend = "llamacpp"
-options = { parallel = 2, threads = 1 }
+options = {{ parallel = 2, threads = 1, model = "{{directory}}/models/weights.gguf" }}
 host = "127.0.0.1"
+
+[[steps]]
+kind = "download"
+url = "{url}"
+sha256 = "{sha256}"
+destination = "models/weights.gguf"
 """
 
 
@@ -37,7 +45,10 @@ def test_a_launched_instance_serves_tls_that_the_authority_alone_verifies(
     stoker: Any, tmp_path: Path, start: Callable[..., Any]
 ) -> None:
     attached = stoker.call("POST", "/api/v0/attached/", {"endpoint": "brought"})
-    (tmp_path / "chat.toml").write_text(MANIFEST)
+    weights = default_weights()
+    with weights.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    (tmp_path / "chat.toml").write_text(MANIFEST.format(url=weights.as_uri(), sha256=sha256))
     environment = attached["environment"] | {"USE_SSL": "true", "PUBLIC_IPADDR": "127.0.0.1"}
     environment.pop("WORKER_PORT", None)
     command = [*(sys.executable, "-m", "stoker.cli", "launch", "instance"), "--manifest"]
@@ -73,6 +84,7 @@ def test_a_launched_instance_serves_tls_that_the_authority_alone_verifies(
         assert launcher.end() == 0
         stoker.cli("detach", str(attached["id"]))
     for file in (*directory.rglob("*"), tmp_path / "launcher.log"):
-        content = file.read_bytes() if file.is_file() else b""
+        readable = file.is_file() and file.suffix != ".gguf"
+        content = file.read_bytes() if readable else b""
         assert environment["MASTER_TOKEN"].encode() not in content, file
         assert b"PRIVATE KEY" not in content or file.name == "instance.key", file
