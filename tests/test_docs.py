@@ -15,6 +15,7 @@ from stoker.cli.settings import load
 from stoker.http import HttpServer, fetch
 
 ROOT = Path(__file__).parents[1]
+SAVED = re.compile(r"[Ss]ave this as `(\w+\.py)`:\n\n```python\n(.*?)```", re.DOTALL)
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -35,6 +36,11 @@ def all_blocks(language):
 def test_settings_that_are_shown_can_be_loaded(block, tmp_path):
     file = tmp_path / "stoker.toml"
     file.write_text(block)
+    for page in PAGES:  # a backend in a file of its own
+        for name, text in re.findall(
+            r"[Ss]ave this as `(\w+\.py)`:\n\n```python\n(.*?)```", page.read_text(), re.DOTALL
+        ):
+            (tmp_path / name).write_text(text)
     for endpoint in load(file).endpoint:
         for group in endpoint.workergroup:
             backends.get(group.backend).parse(group.options)

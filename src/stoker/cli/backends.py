@@ -40,25 +40,30 @@ def listing(
     from stoker.backends import get, names
 
     gpu = gpu_is_there()
-    found = [(backend, _problems(backend)) for backend in map(get, names())]
-    if as_json:
-        rows = [
+    rows: list[dict[str, Any]] = []
+    lines: list[tuple[str, str, str]] = []
+    for name in names():
+        try:
+            backend = get(name)
+        except ConfigError as error:  # of an installed package; the others are listed all the same
+            rows.append({"name": name, "error": str(error)})
+            lines.append((name, "", str(error)))
+            continue
+        problems = _problems(backend)
+        rows.append(
             {
-                "name": backend.name,
+                "name": name,
                 "description": backend.description,
                 "uses_gpu": backend.uses_gpu,
                 "gpu_seen": gpu,
                 "missing": problems,
             }
-            for backend, problems in found
-        ]
+        )
+        lines.append((name, backend.description, _verdict(backend, problems, gpu)))
+    if as_json:
         output.print_json(rows)
-        return
-    output.print_table(
-        ["name", "description", "can run here"],
-        [(b.name, b.description, _verdict(b, problems, gpu)) for b, problems in found],
-        empty="none",
-    )
+    else:
+        output.print_table(["name", "description", "can run here"], lines, empty="none")
 
 
 def gpu_is_there() -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from stoker import logs
+from stoker.backends import located
 from stoker.cli.arguments import json_object
 from stoker.errors import ConfigError
 
@@ -35,7 +36,9 @@ def run_launcher(
         install_manifest(manifest_file, directory, os.environ)
         return main([str(directory)])
     if backend is not None:
-        manifest = manifest_from_environ(os.environ, backend, json_object("--options", options))
+        manifest = manifest_from_environ(
+            os.environ, located(backend), json_object("--options", options)
+        )
         directory = (directory or DEFAULT_DIRECTORY).absolute()
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_manifest(directory, manifest)

@@ -24,6 +24,7 @@ from typing import Any
 
 import msgspec
 
+from stoker.backends import located
 from stoker.config import convert, load_toml
 from stoker.errors import ConfigError
 from stoker.wire import EndpointParameters, EndpointState
@@ -71,6 +72,7 @@ class WorkergroupSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=Tru
     """What the workers of an endpoint run."""
 
     backend: str
+    """A name, or the path of a file that holds one, relative to this file."""
     options: dict[str, Any] = {}
     max_workers: int | None = None
     min_cold_load: float | None = None
@@ -117,7 +119,7 @@ def load(path: Path | None) -> Settings:
     """
     if path is None:
         return Settings()
-    settings = load_toml(path, Settings)
+    settings = _with_located_backends(load_toml(path, Settings), path.parent)
     names: set[str] = set()
     for number, endpoint in enumerate(settings.endpoint):
         where = f"{path.name}: endpoint[{number}]"
@@ -128,3 +130,18 @@ def load(path: Path | None) -> Settings:
         for field, problem in parameters.problems().items():
             raise ConfigError(f"{where}.{field}", problem)
     return settings
+
+
+def _with_located_backends(settings: Settings, folder: Path) -> Settings:
+    """The path of a backend's file is relative to the settings that name it."""
+    endpoints = [
+        msgspec.structs.replace(
+            endpoint,
+            workergroup=[
+                msgspec.structs.replace(group, backend=located(group.backend, folder))
+                for group in endpoint.workergroup
+            ],
+        )
+        for endpoint in settings.endpoint
+    ]
+    return msgspec.structs.replace(settings, endpoint=endpoints)

@@ -145,7 +145,7 @@ def launch_unsecured(
     Raises:
         ConfigError: names the option that cannot be used.
     """
-    from stoker.backends import get
+    from stoker.backends import get, located
     from stoker.launcher import InstanceManifest, main, write_manifest
 
     if backend is None:
@@ -161,7 +161,7 @@ def launch_unsecured(
         worker_id=0,
         mtoken="",
         report_addr="",
-        backend=backend,
+        backend=located(backend),
         options=parsed,
         host=host,
         public_host=host,

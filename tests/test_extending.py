@@ -1,0 +1,119 @@
+"""The guide to extending Stoker is followed as a stranger would: its own files and commands."""
+
+import base64
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+GUIDE = Path(__file__).parents[1] / "docs" / "extending.md"
+SAVED = re.compile(r"[Ss]ave this as `(\S+)`:\n\n```\w+\n(.*?)```", re.DOTALL)
+API_KEY = "stk_the_key_of_the_guide"
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with every file that the guide has one save."""
+    for name, text in SAVED.findall(GUIDE.read_text()):
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+@pytest.fixture
+def picture():
+    """A picture with words in it."""
+    cv2, numpy = pytest.importorskip("cv2"), pytest.importorskip("numpy")
+    image = numpy.full((80, 500, 3), 255, numpy.uint8)
+    cv2.putText(image, "Hello Stoker", (10, 55), cv2.FONT_HERSHEY_SIMPLEX, 1.4, (0, 0, 0), 3)
+    return base64.b64encode(cv2.imencode(".png", image)[1].tobytes()).decode()
+
+
+def stoker(*arguments):
+    return [sys.executable, "-m", "stoker.cli", *arguments]
+
+
+def test_the_whole_file_is_under_forty_lines():
+    (text,) = (text for name, text in SAVED.findall(GUIDE.read_text()) if name == "ocr.py")
+    assert len([line for line in text.splitlines() if line.strip()]) < 40
+
+
+def test_a_backend_in_a_file_is_served_from_zero_workers(folder, start, picture):
+    up = start(
+        stoker("up", "--port", "0", "--state", "state", "--stop-on-stdin-eof"),
+        "up",
+        env=os.environ | {"STOKER_API_KEY": API_KEY},
+        cwd=folder,
+    )
+    url = up.wait_for(r"stoker listens on (\S+)")[1]
+    done = subprocess.run(
+        stoker("request", "ocr", "/ocr", json.dumps({"picture": picture})),
+        env=os.environ | {"STOKER_URL": url, "STOKER_API_KEY": API_KEY},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr + up.said
+    assert "".join(json.loads(done.stdout)["text"]).replace(" ", "") == "HelloStoker"
+    assert up.end() == 0
+
+
+def test_it_is_tried_and_loaded_without_a_control_plane(folder, start, picture):
+    launched = start(
+        stoker("launch", "--backend", "./ocr.py", "--unsecured", "ocr-instance"),
+        "launch",
+        cwd=folder,
+    )
+    url = launched.wait_for(r"(http://127\.0\.0\.1:\d+)/ocr", timeout=90)[1]
+    (folder / "payload.json").write_text(json.dumps({"picture": picture}))
+    done = subprocess.run(
+        stoker(
+            *("load", url, "/ocr", "@payload.json", "--json"),
+            *("--requests", "4", "--concurrency", "2"),
+        ),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr + launched.said
+    assert json.loads(done.stdout)["ok"] == 4
+
+
+def test_a_backend_gets_one_route_more(folder, start):
+    launched = start(
+        stoker(
+            *("launch", "--backend", "./llamacpp_props.py", "--unsecured"),
+            *("--options", '{"parallel": 1, "threads": 1}', "llama-instance"),
+        ),
+        "launch",
+        cwd=folder,
+    )
+    url = launched.wait_for(r"(http://127\.0\.0\.1:\d+)/v1/chat", timeout=90)[1]
+    done = subprocess.run(["curl", "-sf", f"{url}/props"], capture_output=True, text=True)
+    assert "model_path" in json.loads(done.stdout)
+
+
+def test_a_worker_with_its_model_inside_answers(folder, start):
+    worker = start(
+        stoker("worker", "worker.py", "--unsecured", "--port", "0"), "worker", cwd=folder
+    )
+    url = worker.wait_for(r"(http://127\.0\.0\.1:\d+)/generate")[1]
+    body = json.dumps({"payload": {"prompt": "I see", "max_tokens": 2}})
+    done = subprocess.run(
+        ["curl", "-sf", f"{url}/generate", "-d", body], capture_output=True, text=True
+    )
+    assert json.loads(done.stdout) == {"result": {"text": "I see the quick"}}
+
+
+def test_code_that_makes_the_answer_is_as_the_guide_shows_it():
+    text = GUIDE.read_text()
+    code = next(b for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "shout" in b)
+    namespace = {}
+    exec(compile(code, "extending.md", "exec"), namespace)
+    assert callable(namespace["shout"])
