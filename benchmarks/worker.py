@@ -37,7 +37,7 @@ def config(port: int) -> WorkerConfig:
         HandlerConfig(
             route=route,
             allow_parallel_requests=True,
-            max_concurrency=256,
+            max_concurrency=20_000,
             max_queue_time=None,
             workload_calculator=tokens,
             benchmark_config=benchmark if route == "/v1/completions" else None,

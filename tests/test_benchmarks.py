@@ -1,4 +1,4 @@
-"""The benchmarks run: every subject answers every request. What they measure is not judged here."""
+"""The benchmarks run: every subject answers every request. No time that they measure is judged."""
 
 import json
 import os
@@ -42,3 +42,25 @@ def test_each_subject_is_measured_beside_nginx(nginx):
         "stoker relay": 1,
         "stoker worker": 1,
     }
+
+
+def test_bodies_and_streams_pass_with_bounded_memory():
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "benchmarks.bodies", "--json"),
+            *("--mebibytes", "64", "--streams", "100"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert {body["way"] for body in figures["bodies"]} == {
+        *("up", "up, slow reader", "down", "down, slow reader"),
+    }
+    # An eighth of the body, and 100 KiB a stream: what was held whole would be far beyond both.
+    assert max(body["peak_kib"] for body in figures["bodies"]) < 8 * 1024
+    assert {"stoker relay", "stoker worker"} <= figures["stream_kib"].keys()
+    assert max(figures["stream_kib"].values()) < 100
