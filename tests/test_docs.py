@@ -12,7 +12,7 @@ import typer
 from stoker import backends
 from stoker.cli.app import app
 from stoker.cli.settings import load
-from stoker.http import HttpServer, fetch
+from stoker.http import HttpServer, Limits, fetch
 
 ROOT = Path(__file__).parents[1]
 SAVED = re.compile(r"[Ss]ave this as `(\w+\.py)`:\n\n```python\n(.*?)```", re.DOTALL)
@@ -93,14 +93,18 @@ def test_the_worker_of_the_readme_has_a_valid_configuration(monkeypatch):
 
 
 async def test_the_relay_of_the_http_page_relays(monkeypatch):
-    upstream = HttpServer(lambda exchange: exchange.respond(200, b"from the model server"))
+    large = Limits(max_body_bytes=2**25)
+    upstream = HttpServer(lambda exchange: exchange.respond(200, b"%d" % len(exchange.body)), large)
     (program,) = blocks(ROOT / "docs" / "http.md", "python")
     program = program.replace("8080", str(await upstream.listen()))
     started, port = [], asyncio.get_running_loop().create_future()
     monkeypatch.setattr(asyncio, "run", started.append)
     exec(compile(program, "http.md", "exec"), {"print": port.set_result})
     relaying = asyncio.create_task(started[0])
-    answer = await fetch(f"http://127.0.0.1:{await asyncio.wait_for(port, 5.0)}/")
+    url = f"http://127.0.0.1:{await asyncio.wait_for(port, 5.0)}"
+    assert (await fetch(f"{url}/", method="POST", body=b"12345")).body == b"5"
+    beyond = bytes(2**24 + 1)
+    assert (await fetch(f"{url}/", method="POST", body=beyond)).status == 413
+    assert (await fetch(f"{url}/upload", method="POST", body=beyond)).body == b"%d" % len(beyond)
     relaying.cancel()
     await upstream.drain(0.0)
-    assert answer.body == b"from the model server"
