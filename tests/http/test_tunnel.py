@@ -7,7 +7,7 @@ import contextlib
 import socket
 import struct
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -100,6 +100,11 @@ async def echo(peer: ServerConnection) -> None:
 async def within(work: Awaitable[Any]) -> Any:
     async with asyncio.timeout(PATIENCE):
         return await work
+
+
+def held(ends: Iterable[object]) -> bool:
+    """Whether one of them is a tunnel's, and not read."""
+    return any(isinstance(end, TunnelEnd) and end._held for end in ends)
 
 
 async def test_text_and_binary_pass_both_ways(net: Harness) -> None:
@@ -245,7 +250,7 @@ async def test_large_messages_and_a_slow_reader_keep_memory_bounded(net: Harness
     async with model(pour, compression=None) as port:
         front = await Front(net, port).listen()
         async with front.dial(compression=None, max_size=2 * MIB, max_queue=1) as client:
-            await net.until(lambda: any(end._held for end in front.pool._open))  # type: ignore[union-attr]
+            await net.until(lambda: held(front.pool._open))
             (end,) = front.server.open
             assert isinstance(end, TunnelEnd)
             assert end._transport.get_write_buffer_size() <= 65_536 + 262_144
@@ -273,7 +278,7 @@ async def test_a_slow_upstream_makes_the_client_wait(net: Harness) -> None:
                     await client.send(bytes(MIB))
 
             task = asyncio.create_task(pour())
-            await net.until(lambda: any(end._held for end in front.server.open))  # type: ignore[union-attr]
+            await net.until(lambda: held(front.server.open))
             (end,) = front.pool._open
             assert end._transport.get_write_buffer_size() <= 65_536 + 262_144
             assert not task.done()
@@ -663,7 +668,7 @@ async def test_a_side_that_takes_no_more_is_not_waited_for_for_ever(net: Harness
     front = await Front(net, await net.upstream(pour)).listen()
     client = await net.dial(front.port)
     client.send(HEAD)
-    await net.until(lambda: any(end._held for end in front.pool._open))  # type: ignore[union-attr]
+    await net.until(lambda: held(front.pool._open))
     front.tunnels[0].end(Outcome.COMPLETE, "over")
     await net.until(lambda: front.pool.connections == 0)
     server = front.server

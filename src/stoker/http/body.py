@@ -37,6 +37,7 @@ class BodySource:
         max_bytes: more of a body is refused.
         received: bytes that have arrived, decoded.
         complete: all of it has arrived; parts may still be held.
+        content_length: of the body as announced; None: in chunks.
         keep_alive: what the client wants of the connection. `Exchange.keep_alive` is False while
             so much of the body is missing that an answer now must close.
     """
@@ -44,7 +45,6 @@ class BodySource:
     __slots__ = (
         "_connection",
         "_delivering",
-        "_exchange",
         "_flowing",
         "_held",
         "_on_data",
@@ -54,6 +54,7 @@ class BodySource:
         "_window_bytes",
         "closed",
         "complete",
+        "content_length",
         "keep_alive",
         "max_bytes",
         "received",
@@ -61,8 +62,8 @@ class BodySource:
 
     def __init__(self, connection: ServerConnection, exchange: Exchange, max_bytes: int) -> None:
         self._connection = connection
-        self._exchange = exchange
         self.max_bytes = max_bytes
+        self.content_length = exchange.content_length
         self.keep_alive = exchange.keep_alive
         self.received = 0
         self.complete = False
@@ -93,7 +94,7 @@ class BodySource:
         self._on_data = on_data
         self._on_end = on_end
         if not self.closed:
-            self._connection.body_wanted(self._exchange)
+            self._connection.body_wanted(self)
         self.resume()
 
     def pause(self) -> None:
@@ -125,7 +126,7 @@ class BodySource:
             if self.complete:
                 self._finish()
             else:
-                self._connection.read_body(self._exchange)
+                self._connection.read_body(self)
 
     def _finish(self) -> None:
         on_end = self._on_end
@@ -166,11 +167,12 @@ class BodySource:
         self._connection.server.buffered -= self._held
         self._held = 0
         self._parts.clear()
-        self._on_data = _ignore
+        self._on_data = _ignore  # the taker may hold us, and we hold it
+        self._on_end = None
 
     def rest_is_small(self) -> bool:
         """What is missing is worth reading to keep the connection after an early answer."""
-        length = self._exchange.content_length
+        length = self.content_length
         return length is not None and length - self.received <= REST_BYTES
 
     def too_slow(self, now: float, slack: float, limits: Limits) -> bool:

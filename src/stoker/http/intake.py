@@ -365,16 +365,20 @@ class Intake(Output):
 
     # --- for the application that takes a body, or an upgrade
 
-    def body_wanted(self, exchange: Exchange) -> None:
+    def body_wanted(self, source: BodySource) -> None:
         """The application takes the body."""
-        if self._owes_continue and self._incoming is exchange and not exchange.started:
+        incoming = self._incoming
+        if incoming is None or incoming.source is not source or incoming.started:
+            return
+        if self._owes_continue:
             self._owes_continue = False
             self.write(CONTINUE)
-            exchange.keep_alive = exchange.source is not None and self._keeps_after(exchange.source)
+            incoming.keep_alive = self._keeps_after(source)
 
-    def read_body(self, exchange: Exchange) -> None:
+    def read_body(self, source: BodySource) -> None:
         """The application takes more of the body."""
-        if self._incoming is exchange:
+        incoming = self._incoming
+        if incoming is not None and incoming.source is source:
             self._resume_reading()
 
     def _hold_early(self, data: bytes) -> None:

@@ -117,6 +117,11 @@ class Relay:
 
     # --- the other ends
 
+    def hand_over(self) -> None:
+        """The exchange is no relayed request any more: tell the observer nothing."""
+        self._done = True
+        self._request = None  # it holds us, and we hold it
+
     def _client_gone(self) -> None:
         if self._request is not None:
             self._request.abort()

@@ -102,7 +102,9 @@ class Tunnel:
             name == b"sec-websocket-protocol" for name, _ in headers
         ):
             headers = [*headers, (b"sec-websocket-protocol", self._protocol)]
-        self._opening = None
+        if self._opening is not None:
+            self._opening.hand_over()
+            self._opening = None
         self._client = client = TunnelEnd(self, server.lost)
         self._upstream = upstream = TunnelEnd(self, self._pool.closed)
         client.other, upstream.other = upstream, client
@@ -133,6 +135,13 @@ class Tunnel:
             self.end(Outcome.COMPLETE, f"the {side} closed")
         else:
             self.end(reset, f"the {side} was cut off")
+
+    def gone(self, end: TunnelEnd) -> None:
+        """The transport of `end` is closed: forget it, as it holds us."""
+        if end is self._client:
+            self._client = None
+        else:
+            self._upstream = None
 
     def end(self, outcome: Outcome, detail: str, *, at_once: bool = False) -> None:
         """Close both sides.
@@ -262,6 +271,7 @@ class TunnelEnd(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.BaseProtocol`."""
         self._tunnel.ended(self, exc)
+        self._tunnel.gone(self)
         self.other = None
         self._forget(self)
 
