@@ -76,6 +76,8 @@ def test_a_manifest_that_cannot_be_read_is_a_clear_error(
         ({"owner_timeout": float("nan")}, "owner_timeout"),
         ({"env": {"A=B": "x"}}, "env"),
         ({"env": {"A": "x\0"}}, "env"),
+        ({"model_env": {"": "x"}}, "model_env"),
+        ({"use_ssl": True, "public_host": "a" * 64 + ".example"}, "public_host"),
     ],
 )
 def test_a_value_that_cannot_work_is_named(changes: dict[str, Any], field: str) -> None:

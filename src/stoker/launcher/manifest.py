@@ -155,6 +155,10 @@ class InstanceManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         if bool(self.ssl_cert) != bool(self.ssl_key):
             missing = "ssl_key" if self.ssl_cert else "ssl_cert"
             raise ConfigError(missing, "is required, as the other of the two is given")
+        if self.use_ssl and not self.ssl_cert:
+            from stoker.launcher.certificates import names_for  # it needs this module itself
+
+            names_for(self.public_host)
         if self.stop_signal not in signal.Signals.__members__:
             raise ConfigError("stop_signal", f"no signal is called {self.stop_signal!r}")
         check_env(self.env, "env")
