@@ -16,8 +16,9 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 from stoker.errors import ConfigError
 from stoker.launcher import guardian, probe
@@ -51,6 +52,11 @@ GOODBYE = 5.0
 
 FORSAKEN_GRACE = 1.0
 """Seconds that a worker gets whose model server is gone: it has nothing to wait for."""
+
+
+def _tell_broken(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        _log.error("a part of the launcher broke; the instance goes on", error=repr(error))
 
 
 class Supervisor:
@@ -125,13 +131,19 @@ class Supervisor:
             _log.warning("killed what an earlier launcher left behind", processes=left)
         try:
             await self._guard.start()
-            self._background.append(asyncio.create_task(self._sampler.run(self._wake.set)))
+            self._beside(self._sampler.run(self._wake.set))
             await self._begin()
             await self._watch()
             await self._drain()
         finally:
             await self._end()
         return 0
+
+    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do work that the instance can live without."""
+        task = asyncio.create_task(work)
+        task.add_done_callback(_tell_broken)
+        self._background.append(task)
 
     async def _watch(self) -> None:
         """Until told to stop, or forsaken by the owner."""
@@ -267,8 +279,7 @@ class Supervisor:
     def _keep_certificate(self) -> None:
         if not self._keeping:
             self._keeping = True
-            keep = self._certificates.keep(self._certificate_renewed)
-            self._background.append(asyncio.create_task(keep))
+            self._beside(self._certificates.keep(self._certificate_renewed))
 
     def _certificate_renewed(self) -> None:
         self._renewed = True

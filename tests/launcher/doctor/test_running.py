@@ -261,9 +261,11 @@ def test_processes_that_died_are_told(instance: Launched, examined: Examined) ->
     launcher = instance.up()
     state = instance.state
     os.kill(launcher.pid, signal.SIGSTOP)  # so that it cannot start them again
+    instance.until(lambda: psutil.Process(launcher.pid).status() == "stopped", "it is stopped")
     for pid in (state.worker_pid, state.guardian_pid):
         os.kill(pid, signal.SIGKILL)
-    instance.until(lambda: psutil.Process(state.guardian_pid).status() == "zombie", "it is dead")
+    both = [psutil.Process(pid) for pid in (state.worker_pid, state.guardian_pid)]
+    instance.until(lambda: all(one.status() == "zombie" for one in both), "both are dead")
     found = bad(examined(instance.directory, [running.processes]))
     assert found[0] == f"the worker (pid {state.worker_pid}) has ended"
     assert "the guardian, which ends the instance" in found[1]
@@ -274,6 +276,8 @@ def test_processes_without_a_launcher_are_told(instance: Launched, examined: Exa
     launcher = instance.up()
     state = instance.state
     os.kill(state.guardian_pid, signal.SIGSTOP)  # so that it cannot do its work
+    guardian = psutil.Process(state.guardian_pid)
+    instance.until(lambda: guardian.status() == "stopped", "it is stopped")
     launcher.kill()
     launcher.wait()
     found = bad(examined(instance.directory, [running.phase, running.processes]))
