@@ -37,7 +37,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
         "benchmark": {"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [0]}]},
     },
     "vllm": {**THERE, "model": "org/model"},
-    "whisper": {**THERE, "command": []},
+    "whisper": THERE,
 }
 
 PROGRAMS = sorted(name for name, options in SAMPLES.items() if "program" in options)
@@ -260,7 +260,9 @@ COMMANDS = [
     ("transformers-serve", {"device": "cpu"}, ["--device", "cpu"]),
     ("triton", {"models": ["a", "b"]}, ["--load-model", "a", "--load-model", "b"]),
     ("comfyui", {}, ["--listen", "127.0.0.1", "--port", str(PORT), "--disable-auto-launch"]),
-    ("whisper", {}, ["--factory", "speaches.main:create_app", "--host", "127.0.0.1"]),
+    ("whisper", {"model": "tiny"}, ["tiny", "--host", "127.0.0.1", "--port", str(PORT)]),
+    ("whisper", {"server": "speaches"}, ["--factory", "speaches.main:create_app"]),
+    ("whisper", {"command": [sys.executable, "{host}:{port}"]}, [f"127.0.0.1:{PORT}"]),
     ("ollama", {}, ["--model", "llama3.2:1b"]),
     ("openai-compatible", {}, ["--port", str(PORT)]),
     ("simulated", {"slots": 3, "error_rate": 0.25}, ["--slots", "3"]),

@@ -156,7 +156,10 @@ def test_a_picture_is_uploaded_to_comfyui_as_a_form(serve: Serve, tmp_path: Path
 def test_a_recording_reaches_the_server_as_a_file(serve: Serve, tmp_path: Path) -> None:
     (tmp_path / "audio.py").write_text(AUDIO)
     served = serve(
-        "whisper", command=[sys.executable, str(tmp_path / "audio.py"), "{port}"], model="tiny"
+        "whisper",
+        command=[sys.executable, str(tmp_path / "audio.py"), "{port}"],
+        model="tiny",
+        speech=True,
     )
     served.until_ready()
     recording = {

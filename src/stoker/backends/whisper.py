@@ -1,6 +1,7 @@
 """whisper: speech to text and text to speech, by a server with OpenAI's audio routes.
 
-Speaches by default (faster-whisper and Kokoro, speaches.ai); any other by `command`.
+Those that are known: faster-whisper-server (PyPI; transcriptions and translations) and Speaches
+(speaches.ai; speech and realtime too). Any other is started by `command`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import random
 import wave
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta, field
 
@@ -21,7 +22,6 @@ from stoker.backends.base import (
     Backend,
     Requirement,
     ServerOptions,
-    flags,
     more_arguments,
 )
 from stoker.backends.openai import Count, fronted
@@ -41,13 +41,21 @@ _RATE = 16_000
 
 
 class WhisperOptions(ServerOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Settings of an audio server. `program` is the uvicorn of Speaches' environment."""
+    """Settings of an audio server.
 
-    model: Annotated[Argument, Meta(description="Model for speech to text", min_length=1)] = (
-        "Systran/faster-distil-whisper-small.en"
-    )
-    speech: Annotated[bool, Meta(description="Offer /v1/audio/speech as well")] = True
-    realtime: Annotated[bool, Meta(description="Offer the WebSocket /v1/realtime as well")] = False
+    `program` is ``faster-whisper-server``, or the uvicorn of Speaches' environment.
+    """
+
+    server: Annotated[
+        Literal["faster-whisper-server", "speaches"], Meta(description="Which server it is")
+    ] = "faster-whisper-server"
+    model: Annotated[
+        Argument, Meta(description="Model for speech to text, a name or a directory", min_length=1)
+    ] = "small"
+    speech: Annotated[bool, Meta(description="Offer /v1/audio/speech as well (Speaches)")] = False
+    realtime: Annotated[
+        bool, Meta(description="Offer the WebSocket /v1/realtime as well (Speaches)")
+    ] = False
     command: Annotated[
         list[Argument],
         Meta(description="Command of another server; {host} and {port} are filled in"),
@@ -66,14 +74,15 @@ class WhisperOptions(ServerOptions, frozen=True, forbid_unknown_fields=True, kw_
 
 
 def requires(options: WhisperOptions) -> list[Requirement]:
-    """The server's program, and Speaches where it is run by this Python."""
+    """The program of the server, and Speaches itself where it is run by a uvicorn beside us."""
     if options.command:
         return [Requirement(program=options.command[0], option="command", install="install it")]
+    if options.server == "faster-whisper-server":
+        name = options.program or options.server
+        return [Requirement(program=name, install="pip install faster-whisper-server")]
     install = "see speaches.ai, Installation; program is the uvicorn of its environment"
     found = [Requirement(program=options.program or "uvicorn", install=install)]
-    if not options.program:
-        found.append(Requirement(module="speaches", install=install))
-    return found
+    return found if options.program else [*found, Requirement(module="speaches", install=install)]
 
 
 def command(options: WhisperOptions, host: str, port: int) -> list[str]:
@@ -87,13 +96,14 @@ def command(options: WhisperOptions, host: str, port: int) -> list[str]:
         raise ConfigError("options.benchmark_audio", f"no file {options.benchmark_audio!r}")
     program, *_ = [requirement.resolve() for requirement in requires(options)]
     if options.command:
-        rest = (a.replace("{host}", host).replace("{port}", str(port)) for a in options.command[1:])
-        return [program, *rest, *more_arguments(options)]
-    return [
-        *(program, "--factory", "speaches.main:create_app", "--host", host),
-        *flags(port=port),
-        *more_arguments(options),
-    ]
+        start = [
+            a.replace("{host}", host).replace("{port}", str(port)) for a in options.command[1:]
+        ]
+    elif options.server == "speaches":
+        start = ["--factory", "speaches.main:create_app", "--host", host, "--port", str(port)]
+    else:
+        start = [options.model, "--host", host, "--port", str(port)]
+    return [program, *start, *more_arguments(options)]
 
 
 @cache
