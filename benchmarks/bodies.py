@@ -1,14 +1,17 @@
 """``python -m benchmarks.bodies [--mebibytes N] [--streams N] [--json]``: memory, bodies, streams.
 
-A body passes through a relay in a process of its own: from the client up, then from the upstream
-down, each to a reader that keeps up and to one that is slow. Printed are the growth of that
-process's peak memory and its CPU time. Then streams are opened and left idle: memory for each.
+A body passes through a relay, then through a whole worker, each a process of its own: from the
+client up, then from the upstream down, each to a reader that keeps up and to one that is slow.
+Printed are the growth of that process's peak memory and its CPU time. Then streams are opened and
+left idle: memory for each.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import json
+import re
 import resource
 import socket
 import sys
@@ -16,13 +19,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
 
-from benchmarks.subjects import BareRelay, Nginx, Subject, Worker, spawn, upstream
+from benchmarks.subjects import BareRelay, Nginx, Subject, Worker, proof, spawn, upstream
 
 PART = bytes(2**20)
 SLOW_PAUSE = 0.05
@@ -36,13 +39,15 @@ class Passed:
     """One body that passed.
 
     Attributes:
+        through: what it passed through.
         way: ``up`` or ``down``, and whether its reader was slow.
         mebibytes: its size.
-        peak_kib: growth of the relay's resident memory at its peak.
-        cpu_seconds: of the relay, user and system.
+        peak_kib: growth of that process's resident memory at its peak.
+        cpu_seconds: of that process, user and system.
         seconds: wall time.
     """
 
+    through: str
     way: str
     mebibytes: int
     peak_kib: int
@@ -58,6 +63,9 @@ class StreamingRelay(BareRelay):
         del directory
         self.process, port = spawn("benchmarks.bare", str(upstream_port), "stream")
         return port, self.process.pid
+
+
+FRONTS: tuple[type[StreamingRelay | Worker], ...] = (StreamingRelay, Worker)
 
 
 def memory(pid: int) -> tuple[int, int]:
@@ -110,55 +118,63 @@ def give(connection: socket.socket, mebibytes: int) -> None:
 
 @contextmanager
 def origin(mebibytes: int, *, up: bool, slow: bool) -> Iterator[int]:
-    """An upstream for one request, in a thread: takes a body, or gives one. Gives its port."""
+    """An upstream in threads: takes one body, or gives it; answers all else. Gives its port."""
 
-    def serve() -> None:
-        connection, _ = listener.accept()
-        with connection:
-            _, had = head_of(connection)
-            if up:
-                take(connection, mebibytes * 2**20 - had, slow=slow)
-                connection.sendall(ANSWER)
-            else:
-                connection.sendall(
-                    b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (mebibytes * 2**20)
-                )
-                give(connection, mebibytes)
+    def serve(connection: socket.socket) -> None:
+        with connection, suppress(ConnectionError):
+            while True:
+                head, had = head_of(connection)
+                if not head.startswith(b"POST /body"):
+                    length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+                    take(connection, int(length[1]) - had if length else 0, slow=False)
+                    connection.sendall(ANSWER)
+                elif up:
+                    take(connection, mebibytes * 2**20 - had, slow=slow)
+                    connection.sendall(ANSWER)
+                else:
+                    connection.sendall(
+                        b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (mebibytes * 2**20)
+                    )
+                    give(connection, mebibytes)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                threading.Thread(target=serve, args=(connection,), daemon=True).start()
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(60)
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
+        threading.Thread(target=accept, daemon=True).start()
         yield listener.getsockname()[1]
-        thread.join(60)
 
 
-def pass_body(mebibytes: int, *, up: bool, slow: bool) -> Passed:
-    """Send one body through a fresh relay."""
-    relay = StreamingRelay()
+def pass_body(subject: StreamingRelay | Worker, mebibytes: int, *, up: bool, slow: bool) -> Passed:
+    """Send one body through a fresh process."""
     with origin(mebibytes, up=up, slow=slow) as upstream_port:
-        port, pid = relay.start(upstream_port, Path())
+        port, pid = subject.start(upstream_port, Path())
+        shown = base64.urlsafe_b64encode(proof(1, subject.boot_id))
         try:
             with socket.create_connection(("127.0.0.1", port), 60) as client:
                 forget_peak(pid)
                 base, _ = memory(pid)
                 spent, begun = cpu_seconds(pid), time.perf_counter()
                 length = mebibytes * 2**20 if up else 0
-                client.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % length)
+                client.sendall(b"POST /body HTTP/1.1\r\nHost: a\r\nStoker-Auth: %b\r\n" % shown)
+                client.sendall(b"Content-Length: %d\r\n\r\n" % length)
                 if up:
                     give(client, mebibytes)
                 head, had = head_of(client)
                 if not head.startswith(b"HTTP/1.1 200"):
-                    sys.exit(f"the relay answered {head[:60]!r}")
+                    sys.exit(f"{subject.name} answered {head[:60]!r}")
                 if not up:
                     take(client, mebibytes * 2**20 - had, slow=slow)
                 seconds = time.perf_counter() - begun
                 _, peak = memory(pid)
                 spent = cpu_seconds(pid) - spent
         finally:
-            relay.stop()
+            subject.stop()
     way = ("up" if up else "down") + (", slow reader" if slow else "")
-    return Passed(way, mebibytes, peak - base, round(spent, 2), round(seconds, 2))
+    return Passed(subject.name, way, mebibytes, peak - base, round(spent, 2), round(seconds, 2))
 
 
 def open_streams(subject: Subject, streams: int) -> float:
@@ -204,16 +220,17 @@ def main() -> None:
         parser.error(f"--streams can be {(most - 200) // 2} at most here: see ulimit -n")
 
     bodies: list[Passed] = []
-    for up in (True, False) if given.mebibytes else ():
-        for slow in (False, True):
-            bodies.append(pass_body(given.mebibytes, up=up, slow=slow))
-            if not given.json:
-                one = bodies[-1]
-                print(
-                    f"{one.mebibytes} MiB {one.way + ':':18} peak memory +{one.peak_kib / 1024:.1f}"
-                    f" MiB, CPU {one.cpu_seconds:.2f} s, {one.seconds:.2f} s in all",
-                    flush=True,
-                )
+    ways = [(front, up, slow) for front in FRONTS for up in (True, False) for slow in (False, True)]
+    for front, up, slow in ways if given.mebibytes else ():
+        one = pass_body(front(), given.mebibytes, up=up, slow=slow)
+        bodies.append(one)
+        if not given.json:
+            print(
+                f"{one.mebibytes} MiB, {one.through}, {one.way + ':':18} "
+                f"peak memory +{one.peak_kib / 1024:.1f} MiB, CPU {one.cpu_seconds:.2f} s, "
+                f"{one.seconds:.2f} s in all",
+                flush=True,
+            )
     each: dict[str, float] = {}
     kinds: list[type[Subject]] = [Nginx, BareRelay, Worker]
     for kind in kinds if given.streams else ():

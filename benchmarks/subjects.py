@@ -28,26 +28,31 @@ def post(path: bytes, body: bytes) -> bytes:
     )
 
 
+def proof(number: int, boot_id: str) -> bytes:
+    """What ``/route/`` answers, with a ticket."""
+    expires = int(time.time() * 1000) + 600_000
+    claims = Claims(WORKER_ID, boot_id, "chat", number, number, 40.0, expires)
+    return encode(
+        {
+            "url": "http://127.0.0.1:1",
+            "signature": "c" * 344,
+            "endpoint": "chat",
+            "cost": 40.0,
+            "reqnum": number,
+            "request_idx": number,
+            "ticket": mint(MTOKEN.encode(), claims),
+        }
+    )
+
+
 def ticketed(path: bytes, count: int, boot_id: str) -> list[bytes]:
     """Requests as a client sends them to a worker, each with a ticket of its own.
 
     All subjects get them, so that all carry the same bytes; only the worker looks inside.
     """
-    expires = int(time.time() * 1000) + 600_000
     made = []
     for number in range(count):
-        claims = Claims(WORKER_ID, boot_id, "chat", number, number, 40.0, expires)
-        auth = encode(
-            {
-                "url": "http://127.0.0.1:1",
-                "signature": "c" * 344,
-                "endpoint": "chat",
-                "cost": 40.0,
-                "reqnum": number,
-                "request_idx": number,
-                "ticket": mint(MTOKEN.encode(), claims),
-            }
-        )
+        auth = proof(number, boot_id)
         envelope = b'{"auth_data": %b, "session_id": null, "payload": %b}' % (auth, PROMPT)
         made.append(post(path, envelope))
     return made

@@ -30,7 +30,7 @@ WORKER_ID = 7
 
 
 def config(port: int) -> WorkerConfig:
-    """One route for the small answer and one for the stream, with a real calculator."""
+    """A route for the small answer, one for the stream, and one for bodies of any size."""
     tokens = LlmTokens(context=4096)
     benchmark = BenchmarkConfig(dataset=[{"max_tokens": 40}], runs=1)
     handlers = [
@@ -44,7 +44,8 @@ def config(port: int) -> WorkerConfig:
         )
         for route in ("/v1/completions", "/sse")
     ]
-    return WorkerConfig(model_server_port=port, handlers=handlers)
+    body = HandlerConfig("/body", methods=("POST",), allow_parallel_requests=True)
+    return WorkerConfig(model_server_port=port, handlers=[*handlers, body])
 
 
 async def _serve(model_port: int, directory: Path) -> None:
