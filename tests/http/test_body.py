@@ -454,6 +454,20 @@ async def test_an_abort_gives_back_what_was_held(net: Harness) -> None:
     assert server.buffered == 0
 
 
+def test_a_client_that_resets_just_before_its_early_answer_breaks_nothing() -> None:
+    class Reset(Memory):
+        def write_eof(self) -> None:
+            raise OSError(107, "Transport endpoint is not connected")
+
+    server = HttpServer(lambda exchange: exchange.respond(403), stream_body=up_to(2**30))
+    connection = ServerConnection(server)
+    transport = Reset()
+    connection.connection_made(transport)
+    connection.data_received(post(2**24))
+    assert transport.written.startswith(b"HTTP/1.1 403 ")
+    assert transport.ended
+
+
 # --- any segmentation, framing and pace
 
 

@@ -193,7 +193,11 @@ class ServerConnection(Intake):
             self.close()
             return
         # Closing with unread input would send a reset, which can overtake the refusal.
-        self._transport.write_eof()
+        try:
+            self._transport.write_eof()
+        except OSError:  # the client has reset the connection, of which we hear next
+            self.close()
+            return
         self.phase = Phase.LINGER
         self.since = self.server.now
         self._watch_output()
