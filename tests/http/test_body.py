@@ -284,18 +284,19 @@ async def test_a_client_that_leaves_in_the_midst_of_a_body_is_told(net: Harness)
 async def test_a_client_that_leaves_while_we_do_not_read_is_noticed(net: Harness) -> None:
     desk, server, port = await net.desk(stream_body=up_to(2**30))
     client = await net.dial(port)
-    client.send(post(2**24) + bytes(2**20))
-    taker = Taker(await desk.next())
-    taker.source.pause()
+    client.send(post(2**24) + bytes(HOLD_BYTES + 1000))  # what a window surely has room for
+    exchange = await desk.next()
+    gone: list[int] = []
+    exchange.on_disconnect = lambda: gone.append(1)
     (connection,) = server.open
     await net.until(lambda: connection._read_paused)  # type: ignore[union-attr]
     server.sweep(server.now + 1)
-    assert taker.gone == 0
+    assert not gone
     client.leave()
 
     def noticed() -> bool:
         server.sweep(server.now + 1)
-        return taker.gone == 1
+        return gone == [1]
 
     await net.until(noticed)
     await net.until(lambda: server.connections == 0)

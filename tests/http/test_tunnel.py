@@ -288,6 +288,66 @@ async def test_a_slow_upstream_makes_the_client_wait(net: Harness) -> None:
     assert got == [MIB] * 64
 
 
+@pytest.mark.parametrize("dies", ["client", "upstream"])
+async def test_a_side_that_is_reset_while_it_is_not_read_is_noticed(
+    net: Harness, dies: str
+) -> None:
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(SWITCHED)
+        if dies == "upstream":
+            writer.write(bytes(32 * MIB))
+            await over.wait()
+            reset(writer)
+        else:
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            await over.wait()
+
+    over = asyncio.Event()
+    front = await Front(net, await net.upstream(script)).listen()
+    client = await net.dial(front.port)
+    client.send(HEAD)
+    assert (await client.answer()).status == 101
+    if dies == "client":
+        client.send(bytes(32 * MIB))
+        await net.until(lambda: held(front.server.open))
+        reset(client.writer)
+    else:
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await net.until(lambda: held(front.pool._open))
+        over.set()
+
+    def noticed() -> bool:
+        front.server.sweep(front.server.now)
+        front.pool.sweep(front.pool.now)
+        return bool(front.seen.done)
+
+    await net.until(noticed)
+    over.set()
+    gone = Outcome.CLIENT_GONE if dies == "client" else Outcome.UPSTREAM_CLOSED
+    assert [done[:2] for done in front.seen.done] == [(gone, 101)]
+
+
+async def test_a_client_that_leaves_before_the_answer_is_noticed_though_not_read(
+    net: Harness,
+) -> None:
+    desk, above, port = await net.desk(accept_upgrade=lambda _: True)
+    front = await Front(net, port).listen()
+    client = await net.dial(front.port)
+    client.send(HEAD + bytes(66_000))
+    await desk.next()
+    await net.until(lambda: any(c._read_paused for c in front.server.open))  # type: ignore[union-attr]
+    client.leave()
+
+    def noticed() -> bool:
+        front.server.sweep(front.server.now)
+        return bool(front.seen.done)
+
+    await net.until(noticed)
+    assert (await front.over())[:2] == (Outcome.CLIENT_GONE, 0)
+    await net.until(lambda: above.connections == 0)
+
+
 async def test_a_server_that_dies_ends_the_client(net: Harness) -> None:
     async def die(peer: ServerConnection) -> None:
         await peer.recv()

@@ -17,6 +17,7 @@ from stoker import logs
 from stoker.http.exchange import Exchange
 from stoker.http.intake import Intake, log_failure
 from stoker.http.messages import CLOSE, build_head, status_line
+from stoker.http.output import hung_up
 from stoker.http.phase import Phase, patience
 from stoker.http.strict import Refusal
 from stoker.wire import error_body
@@ -239,8 +240,8 @@ class ServerConnection(Intake):
             return
         limits = self.server.limits
         active = self._active
-        if active is not None and active is self._incoming:
-            self._expire_body(active, now, slack)
+        if active is not None and (active is self._incoming or self._early is not None):
+            self._expire_streamed(active, now, slack)
             return
         if active is not None or now - self.since - slack <= patience(
             self.phase, limits, self._body_size
@@ -253,12 +254,11 @@ class ServerConnection(Intake):
         else:
             self._give_up(Refusal(408, "timeout", "the request did not arrive in time"))
 
-    def _expire_body(self, exchange: Exchange, now: float, slack: float) -> None:
+    def _expire_streamed(self, exchange: Exchange, now: float, slack: float) -> None:
         source = exchange.source
-        assert source is not None
-        if source.too_slow(now, slack, self.server.limits):
+        if source is not None and source.too_slow(now, slack, self.server.limits):
             self._give_up(Refusal(408, "timeout", "the request did not arrive in time"))
-        elif self._read_paused and self._hung_up():
+        elif self._read_paused and hung_up(self._transport, half=True):
             self._leave()
             self._transport.abort()
 

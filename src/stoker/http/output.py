@@ -13,7 +13,23 @@ if TYPE_CHECKING:
     from stoker.http.server import HttpServer
 
 _RESET = struct.pack("ii", 1, 0)
-_GONE = getattr(select, "POLLRDHUP", 0)  # beside errors and a full close, which are always told
+_HALF_CLOSED = getattr(select, "POLLRDHUP", 0)
+
+
+def hung_up(transport: asyncio.Transport, *, half: bool) -> bool:
+    """Whether the peer has left, although we do not read: asks the kernel.
+
+    Args:
+        transport: on a socket.
+        half: a peer that has closed its sending half, with input perhaps unread, has left as well;
+            else only one that has reset the connection.
+    """
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.fileno() < 0:
+        return False
+    poll = select.poll()
+    poll.register(sock.fileno(), _HALF_CLOSED if half else 0)  # a reset is always told
+    return bool(poll.poll(0))
 
 
 class Output(asyncio.Protocol):
@@ -89,15 +105,6 @@ class Output(asyncio.Protocol):
             self.server.refused("write_timeout")
             self._transport.abort()
         self._stuck_at = waiting
-
-    def _hung_up(self) -> bool:
-        """Whether the client has closed, although we do not read: asks the kernel."""
-        sock = self._transport.get_extra_info("socket")
-        if sock is None or sock.fileno() < 0:
-            return False
-        poll = select.poll()
-        poll.register(sock.fileno(), _GONE)
-        return bool(poll.poll(0))
 
     def reset(self) -> None:
         """Close at once, with a TCP reset where the socket knows it."""

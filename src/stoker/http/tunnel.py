@@ -23,6 +23,7 @@ from stoker.http.messages import (
     end_to_end,
     join_head,
 )
+from stoker.http.output import hung_up
 from stoker.http.pool import UpstreamPool, request_line
 from stoker.http.relay import Outcome, Relay, RelayObserver
 from stoker.http.request import UpstreamError, UpstreamRequest
@@ -288,7 +289,10 @@ class TunnelEnd(asyncio.Protocol):
     def expire(self, now: float, slack: float) -> None:
         """End what has waited for too long; `slack` is the coarseness of the clock."""
         if self._closing_since is None:
-            self._tunnel.expire(now, slack)
+            if self._held and hung_up(self._transport, half=False):
+                self._tunnel.ended(self, ConnectionResetError())
+            else:
+                self._tunnel.expire(now, slack)
         elif now - self._closing_since - slack > CLOSE_SECONDS:
             self._transport.abort()
 
