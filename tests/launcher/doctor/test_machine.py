@@ -151,10 +151,17 @@ async def test_a_driver_without_its_tool_is_told(
     assert "nvidia-smi is not installed" in finding.text
 
 
-async def test_a_backend_that_wants_a_gpu_misses_one(
-    case: Case, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(machine, "_wants_gpu", lambda _patient: "vllm")
+async def test_a_backend_that_wants_a_gpu_misses_one(case: Case) -> None:
+    case.change(command=[], backend="vllm", options={"model": "some/model"})
     case.environ["PATH"] = "/nowhere"
     finding = await case.bad(machine.gpu)
     assert finding.text == "vllm wants a GPU, and there is none"
+
+
+async def test_a_gpu_of_amd_is_one(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = case.directory / "kfd"
+    device.touch()
+    monkeypatch.setattr(machine, "_AMD", device)
+    case.change(command=[], backend="vllm", options={"model": "some/model"})
+    case.environ["PATH"] = "/nowhere"
+    assert (await case.one(machine.gpu)).status == "ok"

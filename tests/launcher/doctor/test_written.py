@@ -84,6 +84,10 @@ async def test_an_identity_that_is_not_here_is_a_warning_and_all_else_is_looked_
         ({"command": ["vllm", "serve"]}, "the model server's program 'vllm' is not here"),
         ({"worker_command": ["none"]}, "the worker's program 'none' is not here"),
         (
+            {"command": [], "backend": "vllm", "options": {"model": "some/model"}},
+            "pip install vllm",
+        ),
+        (
             {"worker_command": [], "worker_file": "/none/worker.py"},
             "worker_file: /none/worker.py: No such file",
         ),

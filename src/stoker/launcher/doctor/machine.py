@@ -27,6 +27,7 @@ BUSY_GPU = 0.5
 """Part of a GPU's memory that is in use before the instance has started anything."""
 
 _OOM = Path("/sys/fs/cgroup/memory.events")
+_AMD = Path("/dev/kfd")
 _DRIVER = Path("/proc/driver/nvidia/version")
 
 
@@ -144,6 +145,8 @@ async def gpu(patient: Patient) -> list[Finding]:
         text = "the machine has an NVIDIA driver, but nvidia-smi is not installed here"
         remedy = "give the container the utility capability (NVIDIA_DRIVER_CAPABILITIES)"
         return [Finding("gpu", "problem" if wanted else "warning", text, remedy)]
+    if not gpus and await in_thread(_AMD.exists):
+        return [Finding("gpu", "ok", "one of AMD, whose figures are not read")]
     if not gpus:
         if wanted:
             return [Finding("gpu", "problem", f"{wanted} wants a GPU, and there is none", remedy)]
@@ -179,4 +182,4 @@ def _wants_gpu(patient: Patient) -> str:
         backend = get(patient.manifest.backend)
     except ConfigError:
         return ""
-    return backend.name if getattr(backend, "uses_gpu", False) else ""
+    return backend.name if backend.uses_gpu else ""

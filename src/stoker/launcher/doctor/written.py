@@ -74,8 +74,7 @@ def _startable(patient: Patient) -> Iterable[Finding]:
     except ConfigError as error:
         yield Finding("backend", "problem", str(error), "change the manifest, or install it")
         return
-    problems = getattr(known, "problems", None) if not wanted.command else None
-    missing = [] if problems is None else list(problems(options))
+    missing = known.problems(options) if known is not None and not wanted.command else []
     for text in missing:
         yield Finding("backend", "problem", text)
     path = wanted.model_env.get("PATH") or wanted.env.get("PATH") or patient.environ.get("PATH")
