@@ -77,6 +77,7 @@ def test_a_manifest_that_cannot_be_read_is_a_clear_error(
         ({"env": {"A=B": "x"}}, "env"),
         ({"env": {"A": "x\0"}}, "env"),
         ({"model_env": {"": "x"}}, "model_env"),
+        ({"use_ssl": True, "report_addr": " , "}, "use_ssl"),
         ({"use_ssl": True, "public_host": "a" * 64 + ".example"}, "public_host"),
     ],
 )

@@ -159,6 +159,11 @@ class InstanceManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
             from stoker.launcher.certificates import names_for  # it needs this module itself
 
             names_for(self.public_host)
+            if not self.report_addr.strip(" ,"):
+                problem = (
+                    "nobody signs a certificate without report_addr: give ssl_cert and ssl_key"
+                )
+                raise ConfigError("use_ssl", problem)
         if self.stop_signal not in signal.Signals.__members__:
             raise ConfigError("stop_signal", f"no signal is called {self.stop_signal!r}")
         check_env(self.env, "env")

@@ -56,6 +56,11 @@ async def test_none_at_all_is_a_problem(case: Case) -> None:
     assert "names no control plane" in (await case.one(plane.control_plane)).text
 
 
+async def test_a_worker_to_try_out_needs_none(case: Case) -> None:
+    case.change(unsecured=True, report_addr="")
+    assert await case.look(plane.control_plane) == []
+
+
 async def test_one_that_cannot_tell_is_taken_as_it_is(case: Case, foreign: Foreign) -> None:
     clock, known = await case.look(plane.control_plane)
     assert (clock.check, clock.status) == ("clock", "ok")

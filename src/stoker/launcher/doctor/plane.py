@@ -24,7 +24,7 @@ SMALL_SKEW, LARGE_SKEW = 10.0, 3600.0
 async def control_plane(patient: Patient) -> list[Finding]:
     """Everything about the control planes of an instance, all asked at once."""
     wanted = patient.manifest
-    if wanted is None or patient.anonymous:
+    if wanted is None or patient.anonymous or wanted.unsecured:
         return []
     addresses = [a.strip().rstrip("/") for a in wanted.report_addr.split(",") if a.strip()]
     if not addresses:
