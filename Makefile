@@ -26,7 +26,7 @@ demo: install ## A real chat model from zero workers to two and back, with the r
 test: install ## Run the test suite
 	@$(BIN)/python -m pytest
 
-slow: install ## Run the tests left out of `test`: vLLM's CPU build (3.5 GB at first)
+slow: install ## Run the tests left out of `test`: vLLM, Whisper, Triton (4.5 GB at first)
 	@$(BIN)/python -m pytest -m slow
 
 lint: install ## ruff, mypy --strict, the dependency rule, scripts and images
