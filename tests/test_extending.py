@@ -8,6 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import httpx
+import numpy
 import pytest
 
 GUIDE = Path(__file__).parents[1] / "docs" / "extending.md"
@@ -28,7 +31,6 @@ def folder(tmp_path):
 @pytest.fixture
 def picture():
     """A picture with words in it."""
-    cv2, numpy = pytest.importorskip("cv2"), pytest.importorskip("numpy")
     image = numpy.full((80, 500, 3), 255, numpy.uint8)
     cv2.putText(image, "Hello Stoker", (10, 55), cv2.FONT_HERSHEY_SIMPLEX, 1.4, (0, 0, 0), 3)
     return base64.b64encode(cv2.imencode(".png", image)[1].tobytes()).decode()
@@ -95,8 +97,7 @@ def test_a_backend_gets_one_route_more(folder, start):
         cwd=folder,
     )
     url = launched.wait_for(r"(http://127\.0\.0\.1:\d+)/v1/chat", timeout=90)[1]
-    done = subprocess.run(["curl", "-sf", f"{url}/props"], capture_output=True, text=True)
-    assert "model_path" in json.loads(done.stdout)
+    assert "model_path" in httpx.get(f"{url}/props").json()
 
 
 def test_a_worker_with_its_model_inside_answers(folder, start):
@@ -104,11 +105,9 @@ def test_a_worker_with_its_model_inside_answers(folder, start):
         stoker("worker", "worker.py", "--unsecured", "--port", "0"), "worker", cwd=folder
     )
     url = worker.wait_for(r"(http://127\.0\.0\.1:\d+)/generate")[1]
-    body = json.dumps({"payload": {"prompt": "I see", "max_tokens": 2}})
-    done = subprocess.run(
-        ["curl", "-sf", f"{url}/generate", "-d", body], capture_output=True, text=True
-    )
-    assert json.loads(done.stdout) == {"result": {"text": "I see the quick"}}
+    body = {"payload": {"prompt": "I see", "max_tokens": 2}}
+    answer = httpx.post(f"{url}/generate", json=body)
+    assert answer.json() == {"result": {"text": "I see the quick"}}
 
 
 def test_code_that_makes_the_answer_is_as_the_guide_shows_it():
