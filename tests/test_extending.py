@@ -84,7 +84,7 @@ def test_it_is_tried_and_loaded_without_a_control_plane(folder, start, picture):
         timeout=120,
     )
     assert done.returncode == 0, done.stderr + launched.said
-    assert json.loads(done.stdout)["ok"] == 4
+    assert json.loads(done.stdout)["ok"] == 4, done.stdout + launched.said
 
 
 def test_a_backend_gets_one_route_more(folder, start):
