@@ -219,6 +219,12 @@ def test_a_handler_class_is_made_once_and_names_the_path_at_the_model_server() -
     assert made.healthcheck_url() == "http://127.0.0.1:8902/well"
 
 
+def test_a_worker_whose_handlers_answer_themselves_needs_no_model_server() -> None:
+    own = HandlerConfig("/a", handler_class=Handler, is_remote_dispatch=True)
+    assert not WorkerConfig(handlers=[own]).needs_model_server
+    assert WorkerConfig(handlers=[own, HandlerConfig("/b")]).needs_model_server
+
+
 def test_a_handler_class_carries_the_benchmark_unless_it_says_otherwise() -> None:
     carrier = type("Carrier", (Handler,), {"has_benchmark": True})
     with pytest.raises(ConfigError, match="found: /a and /b"):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from stoker.wire import encode
+from stoker.wire import MAX_COST, encode
 from stoker.worker import (
     ApiPayload,
     BenchmarkConfig,
@@ -21,6 +21,7 @@ from stoker.worker import (
     Response,
     WorkerConfig,
 )
+from stoker.worker.calculators import LlmTokens
 
 Worker = Any  # the fixtures of conftest.py, which cannot be imported
 Model = Any
@@ -252,6 +253,190 @@ async def test_a_timeout_cuts_code_as_well(start: Any) -> None:
     assert (await worker.post()).status == 504
 
 
+# --- every job ends, and ends once
+
+
+async def nothing_runs(worker: Worker, control: Control) -> None:
+    """Until the control plane knows of no request at work, and a further one is served."""
+    await control.until(lambda: control.last.num_requests_working == 0)
+    app = worker.running._app
+    assert (app.working, app.queued, app.tasks) == (0, 0, set())
+    assert worker.running._meter.live == 0
+
+
+async def generate_nothing(_request: Any, _response: Any) -> Any:
+    return b""
+
+
+async def test_code_that_is_cancelled_before_its_first_step_ends(
+    start: Any, model: Model, control: Control
+) -> None:
+    worker = await start(response_generator=generate_nothing)
+    auth = control.auth()
+    body = encode({"auth_data": auth, "payload": {}})
+    session = (await worker.post("/session/create", body)).json()["session_id"]
+    inside = encode({"auth_data": auth, "session_id": session, "payload": {}})
+    ended = encode({"session_id": session, "session_auth": auth})
+    head = b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b"
+    first = asyncio.get_running_loop().create_future()
+    app = worker.running._app
+    admit = app.admit
+
+    def admit_and_end(job: Any) -> None:
+        admit(job)
+        app.sessions.end(job.session)  # in the same turn: its task has not taken a step
+        first.set_result(None)
+
+    app.admit = admit_and_end
+    reader, writer = await asyncio.open_connection("127.0.0.1", worker.running.port)
+    writer.write(head % (b"/echo", len(inside), inside))
+    async with asyncio.timeout(10):
+        await first
+        assert b" 410 " in await reader.readline()
+    app.admit = admit
+    writer.close()
+    assert (await worker.post("/session/end", ended)).status == 400
+    await nothing_runs(worker, control)
+    assert (await worker.post()).status == 200
+
+
+async def test_something_else_that_was_cancelled_is_a_failure_of_the_code(
+    start: Any, control: Control
+) -> None:
+    async def confused(**_fields: Any) -> None:
+        other = asyncio.create_task(asyncio.sleep(3600))
+        other.cancel()
+        await other
+
+    worker = await start("/f", **remote(confused))
+    answer = await worker.post("/f")
+    assert (answer.status, "error_id" in answer.json()) == (500, True)
+    await nothing_runs(worker, control)
+
+
+async def test_code_that_does_not_let_itself_be_cancelled_ends_with_its_timeout(
+    start: Any, control: Control
+) -> None:
+    async def stubborn(_request: Any, _response: Any) -> Any:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return b"too late"
+
+    worker = await start(response_generator=stubborn, timeout=0.05)
+    await worker.post()
+    await control.until(lambda: [f for f in control.finished if f.status == "Error"])
+    await nothing_runs(worker, control)
+
+
+async def test_code_that_is_slow_to_clean_up_is_told_of_in_the_last_report(
+    start_worker: StartWorker, model: Model, control: Control
+) -> None:
+    begun, clean = asyncio.Event(), asyncio.Event()
+
+    async def slow(_request: Any, _response: Any) -> Any:
+        try:
+            begun.set()
+            await asyncio.Event().wait()
+        finally:
+            asyncio.get_running_loop().call_later(0.05, clean.set)
+            await clean.wait()
+
+    config = one_route(model, response_generator=slow)
+    worker = await start_worker(config=config, settings={"drain_timeout": 0.0})
+    auth = control.auth()
+    await worker.connect("/echo", worker.envelope(auth=auth))
+    async with asyncio.timeout(10):
+        await begun.wait()
+        worker.running.stop()
+        await worker.running.wait_stopped()
+    ended = [(f.request_idx, f.status) for f in control.finished]
+    assert ended == [(auth["request_idx"], "Error")]
+    await nothing_runs(worker, control)
+
+
+async def test_a_calculator_that_fails_on_the_usage_leaks_no_place(
+    start: Any, control: Control
+) -> None:
+    class Broken(LlmTokens):
+        def of_usage(self, prompt_tokens: int, completion_tokens: int) -> float:
+            raise ValueError
+
+    worker = await start(workload_calculator=Broken(), max_queue_time=None)
+    payload = b'{"usage": {"prompt_tokens": 1, "completion_tokens": 2}}'
+    for _ in range(2):
+        assert (await worker.post(body=worker.envelope(payload))).status == 200
+    await nothing_runs(worker, control)
+
+
+async def test_no_answer_makes_a_load_beyond_belief(start: Any, control: Control) -> None:
+    worker = await start(workload_calculator=LlmTokens(), max_queue_time=None)
+    payload = b'{"usage": {"prompt_tokens": 1, "completion_tokens": 999999999999}}'
+    await worker.post(body=worker.envelope(payload))
+    await control.until(lambda: control.finished)
+    assert control.total("cur_perf") <= MAX_COST
+
+
+# --- payloads that a handler's own code refuses
+
+
+async def test_a_request_parser_may_refuse_a_payload(start: Any) -> None:
+    def parse(_payload: dict[str, Any]) -> dict[str, Any]:
+        raise JsonDataException({"text": "missing"})
+
+    worker = await start(request_parser=parse)
+    answer = await worker.post()
+    assert (answer.status, answer.json()["fields"]) == (422, {"payload.text": "missing"})
+
+
+async def test_a_response_generator_may_refuse_a_payload(start: Any, control: Control) -> None:
+    async def generate(_request: Any, _response: Any) -> Any:
+        raise JsonDataException({"text": "too long"})
+
+    worker = await start(response_generator=generate)
+    answer = await worker.post()
+    assert (answer.status, answer.json()["fields"]) == (422, {"payload.text": "too long"})
+    await nothing_runs(worker, control)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b'{"a": "\xff"}', b'{"a": 1e999}', b'{"a": %b}' % (b"9" * 5000)],
+    ids=["not UTF-8", "no number", "a long number"],
+)
+async def test_a_payload_that_cannot_be_decoded_is_the_callers_fault(
+    start: Any, payload: bytes
+) -> None:
+    worker = await start(request_parser=dict)
+    answer = await worker.post(body=worker.envelope(payload))
+    assert (answer.status, list(answer.json()["fields"])) == (422, ["payload"])
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [Response("x", headers={"set cookie": "a"}), Response("x", headers={"": "a"})],
+    ids=["a blank", "nothing"],
+)
+async def test_a_header_name_that_is_none_is_a_500(start: Any, returned: Response) -> None:
+    async def generate(_request: Any, _response: Any) -> Any:
+        return returned
+
+    worker = await start(response_generator=generate)
+    assert (await worker.post()).status == 500
+
+
+async def test_a_part_that_is_a_number_is_not_sent_as_so_many_bytes(start: Any) -> None:
+    async def parts() -> AsyncIterator[Any]:
+        yield 5
+
+    async def generate(_request: Any, _response: Any) -> Any:
+        return parts()
+
+    worker = await start(response_generator=generate)
+    reader, _ = await worker.connect("/echo")
+    async with asyncio.timeout(10):
+        assert not (await reader.read()).endswith(b"0\r\n\r\n")
+
+
 # --- functions without a model server
 
 
@@ -269,9 +454,11 @@ async def test_a_function_gets_the_fields_and_its_result_is_the_answer(start: An
     assert (answer.status, answer.json()) == (200, {"result": {"sum": 5}})
 
 
-async def test_a_function_that_does_not_know_a_field_is_a_500(start: Any) -> None:
+async def test_a_field_that_a_function_does_not_know_is_named(start: Any) -> None:
     worker = await start("/add", **remote(add))
-    assert (await worker.post("/add", worker.envelope(b'{"c": 2}'))).status == 500
+    answer = await worker.post("/add", worker.envelope(b'{"c": 2}'))
+    assert answer.status == 422
+    assert "'c'" in answer.json()["fields"]["payload"]
 
 
 async def test_a_worker_of_functions_alone_needs_no_model_server(

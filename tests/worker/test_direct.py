@@ -196,6 +196,52 @@ async def test_an_open_worker_passes_requests_without_a_proof(
     assert (await fetch(worker.url + "/echo?x=1", timeout=10)).status == 200
 
 
+async def test_a_route_for_all_that_lies_below_is_none_for_the_workers_own(
+    start_worker: StartWorker, model: Model
+) -> None:
+    everything = HandlerConfig("/*", methods=("GET", "POST"), websocket=True, **PARALLEL)
+    worker = await start_worker(config=configured(model.port, everything))
+    assert (await worker.get("/healthz")).json()["ready"] is True
+    assert (await worker.get("/metrics")).status == 200
+    body = encode({"auth_data": worker.control.auth(), "payload": {}})
+    assert (await worker.post("/session/create", body)).status == 201
+    assert (await ask(worker, "GET", "/%6detrics")).status == 404
+    assert (await ask(worker, "GET", "/anything")).status == 200
+    with pytest.raises(InvalidStatus) as caught:
+        await connect(worker.url.replace("http", "ws") + "/session/x")
+    assert caught.value.response.status_code == 501
+
+
+async def test_a_route_of_its_own_is_none_of_the_route_above_it(
+    start_worker: StartWorker, model: Model
+) -> None:
+    own = HandlerConfig("/v1/own", **PARALLEL)
+    above = HandlerConfig("/v1/*", methods=("GET", "POST"), **PARALLEL)
+    worker = await start_worker(config=configured(model.port, own, above))
+    proof = [(b"stoker-auth", shown(worker.control.auth()))]
+    answer = await worker.post("/v1/own", headers=proof)
+    assert (answer.status, answer.body) == (200, b'{"a": 1}')
+    assert (await ask(worker, "GET", "/v1/own")).status == 405
+    assert (await ask(worker, "GET", "/v1/%6fwn")).status == 404
+
+
+async def test_an_open_worker_passes_posts_below_a_route_without_a_proof(
+    start_worker: StartWorker, model: Model
+) -> None:
+    route = HandlerConfig("/v1/*", methods=("POST",), **PARALLEL)
+    worker = await start_worker(config=configured(model.port, route), settings={"unsecured": True})
+    answer = await fetch(worker.url + "/v1/x", method="POST", body=b"raw", timeout=10)
+    assert (answer.status, answer.body) == (200, b"raw")
+
+
+@pytest.mark.parametrize("query", [b"api%5Fkey=S", b"API_KEY=S", b"a=1&api_key=S", b"api_key"])
+async def test_an_api_key_is_withheld_however_it_is_spelt(
+    worker: Worker, model: Model, query: bytes
+) -> None:
+    await ask(worker, "GET", "/echo?" + query.decode())
+    assert model.seen[-1].query in (b"", b"a=1")
+
+
 CLIMBING = {"..", "%2e%2e", "%2E.", "..%2fa", "a%5c.."}
 SEGMENTS = st.lists(st.sampled_from([".", "a", "...", "", *sorted(CLIMBING)]), max_size=5)
 
@@ -203,7 +249,7 @@ SEGMENTS = st.lists(st.sampled_from([".", "a", "...", "", *sorted(CLIMBING)]), m
 @given(SEGMENTS)
 def test_no_path_climbs_out_of_a_route(segments: list[str]) -> None:
     class Here:
-        path = "/files/*"
+        path, direct = "/files/*", True
 
     routes = DirectRoutes(None, [Here()])  # type: ignore[list-item, arg-type]
     path = "/files/" + "/".join(segments)
@@ -370,6 +416,28 @@ async def test_a_draining_worker_cuts_websockets_when_its_time_is_up(
     async with asyncio.timeout(10):
         await worker.running.wait_stopped()
         await talk.gone.wait()
+
+
+async def test_a_subprotocol_that_only_begins_like_ours_is_the_model_servers(
+    talking: Worker,
+) -> None:
+    async with await opened(talking, subprotocols=["stokerfoo"]) as socket:
+        assert socket.subprotocol is None
+
+
+async def test_a_websocket_that_nobody_uses_is_no_failure_of_the_model_server(
+    talking: Worker, control: Control
+) -> None:
+    socket = await opened(talking)
+    await control.until(lambda: control.last.num_requests_working)
+    server = talking.running._server
+    server.sweep(server.now + server.limits.tunnel_idle_timeout + 10.0)
+    async with asyncio.timeout(10):
+        with pytest.raises(ConnectionClosed):
+            await socket.recv()
+    await control.until(lambda: control.finished)
+    assert control.finished[0].status == "Success"
+    assert talking.running._app.request_seconds == 0.0
 
 
 async def test_a_websocket_that_no_route_declares_is_refused(worker: Worker) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stoker.worker.usage import MAX_LINE, TAIL, TokenCounter, load_of_answer
+from stoker.worker.usage import MAX_HELD, TAIL, TokenCounter, load_of_answer
 
 
 def event(**data: Any) -> bytes:
@@ -68,6 +68,23 @@ def test_what_a_model_writes_forges_no_figures(text: str, number: int) -> None:
         assert counter.tokens == 2
 
 
+def test_what_else_an_answer_holds_is_not_taken_for_figures() -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": 2}
+    echoed = {"completion_tokens": 10**12, "prompt_tokens": 10**12}
+    answer = {"usage": usage, "metadata": echoed, "tools": [{"eval_count": 5}]}
+    for streamed, body in ((True, event(**answer)), (False, json.dumps(answer).encode())):
+        counter = fed(body, streamed=streamed)
+        assert (counter.prompt_tokens, counter.completion_tokens) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    "usage", [{"completion_tokens": "5"}, {"completion_tokens": -5}, [], "x", {"a": {}}], ids=str
+)
+def test_figures_that_are_none_do_no_harm(usage: Any) -> None:
+    counter = fed(event(usage=usage))
+    assert counter.completion_tokens in (None, 0)
+
+
 @pytest.mark.parametrize(
     ("line", "figures"),
     [
@@ -76,8 +93,9 @@ def test_what_a_model_writes_forges_no_figures(text: str, number: int) -> None:
         ({"response": "", "done": True, "prompt_eval_count": 3, "eval_count": 4}, (3, 4)),
         ({"details": {"finish_reason": "length", "generated_tokens": 4}}, (None, 4)),
         ({"tokens_predicted": 4, "tokens_evaluated": 3}, (3, 4)),
+        ({"response": {"usage": {"input_tokens": 3, "output_tokens": 4}}}, (3, 4)),
     ],
-    ids=["anthropic", "llama.cpp", "ollama", "tgi", "llama.cpp /completion"],
+    ids=["anthropic", "llama.cpp", "ollama", "tgi", "llama.cpp /completion", "responses"],
 )
 def test_figures_are_known_by_the_names_of_common_servers(
     line: dict[str, Any], figures: tuple[int | None, int | None]
@@ -107,7 +125,7 @@ def test_a_line_without_an_end_is_held_up_to_a_bound() -> None:
     counter = TokenCounter(streamed=True)
     for _ in range(100):
         counter.feed(b"x" * 10_000)
-        assert len(counter._held) <= MAX_LINE
+        assert len(counter._held) <= MAX_HELD
     counter.feed(b"\n" + piece("a"))
     assert counter.tokens == 1
 
@@ -118,7 +136,8 @@ def test_of_a_whole_answer_the_end_is_looked_at() -> None:
         counter = TokenCounter(streamed=False)
         for at in range(0, len(body), size):
             counter.feed(body[at : at + size])
-            assert len(counter._held) <= TAIL
+            assert len(counter._held) <= MAX_HELD
+        assert len(counter._held) <= TAIL
         counter.finish()
         assert counter.completion_tokens == 9
 

@@ -6,6 +6,7 @@ route -> ready? -> envelope -> authorised, or of a session? -> load -> admission
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Callable
 from time import monotonic, time
@@ -19,7 +20,7 @@ from stoker.worker.admission import Admission, Lane, Verdict, retry_after_header
 from stoker.worker.auth import Gate, UndecidedError
 from stoker.worker.config import WorkerConfig
 from stoker.worker.custom import CustomJob
-from stoker.worker.direct import NO_AUTH, DirectRoutes
+from stoker.worker.direct import DirectRoutes
 from stoker.worker.job import Job, Route, TokenJob
 from stoker.worker.metering import Meter
 from stoker.worker.metrics import CONTENT_TYPE, WorkerMetrics
@@ -55,6 +56,7 @@ class WorkerApp:
         pool: of the model server.
         sessions: the calls about sessions.
         direct: requests without an envelope.
+        tasks: of handlers' own code, while they run.
         request_seconds: how long a request takes at the model server, start to end: a moving mean.
     """
 
@@ -84,6 +86,7 @@ class WorkerApp:
         self.draining = False
         self.cutting = False
         self.request_seconds = 0.0
+        self.tasks: set[asyncio.Task[None]] = set()
         self.on_upstream_failure: Callable[[], None] = lambda: None
         self.on_idle: Callable[[], None] = lambda: None
         self.pool = pool
@@ -100,9 +103,7 @@ class WorkerApp:
             if handler.allow_parallel_requests:
                 lane = Lane(handler.max_concurrency)
             self._routes[handler.route] = Route(handler, lane, metrics)
-        self.direct = DirectRoutes(
-            self, [route for route in self._routes.values() if route.config.direct]
-        )
+        self.direct = DirectRoutes(self, self._routes.values())
         self.lanes = list({id(r.lane): r.lane for r in self._routes.values()}.values())
 
     @property
@@ -222,6 +223,11 @@ class WorkerApp:
             job.prompt_load = prepared.prompt_load
         return job
 
+    async def end_tasks(self, seconds: float) -> None:
+        """Wait until handlers' own code, once cancelled, has ended."""
+        if self.tasks:
+            await asyncio.wait(tuple(self.tasks), timeout=seconds)
+
     def own_code_failed(self, route: Route, what: str) -> bytes:
         """A handler's own code raised (call it in the ``except``): the log gets the traceback.
 
@@ -284,9 +290,9 @@ class WorkerApp:
 
     def progress(self, job: Job, tokens: int) -> None:
         """Tokens of an answer have passed: they are no load any more."""
-        of_usage = job.route.workload.of_usage
-        assert of_usage is not None
-        served = of_usage(0, tokens)
+        served = job.route.workload.of_usage(0, tokens)
+        if not served:
+            return
         off = self._admission.progress(job, served)
         self.meter.progress(job, served, off)
 
@@ -300,12 +306,15 @@ class WorkerApp:
         if job.working:
             took = monotonic() - job.started
             figures.work.add(took)
-            self.request_seconds += (took - self.request_seconds) * 0.1
+            if job.brief:
+                self.request_seconds += (took - self.request_seconds) * 0.1
         actual = job.actual() if status == "Success" else None
         if status == "Success":
             figures.served += job.estimate if actual is None else actual
         self.meter.ended(job, status, now, actual=actual)
-        job.let_go()
+        job.running = None
+        if job.timer is not None or job.session is not None:
+            job.let_go()
         for following in self._admission.leave(job):
             following.started = monotonic()
             self._start(following, now)
@@ -336,13 +345,9 @@ class WorkerApp:
 
     def _wrong_method(self, exchange: Exchange, route: Route) -> None:
         """The route is there, but not for this method."""
-        if route.path.endswith("/*"):
-            allowed = list(route.config.methods)
-            if exchange.method == "POST" and "POST" in allowed:  # it lacks the header
-                self.refuse(exchange, 401, NO_AUTH, "unauthorised_missing")
-                return
-        else:
-            allowed = ["POST", *(m for m in route.config.methods if m != "POST")]
+        allowed = list(route.config.methods)
+        if not route.path.endswith("/*"):
+            allowed = ["POST", *(m for m in allowed if m != "POST")]
         allow = ", ".join(allowed)
         body = error_body(f"this route takes {allow or 'WebSockets'} only")
         self.refuse(exchange, 405, body, "method", allow=allow.encode())

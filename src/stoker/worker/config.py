@@ -245,7 +245,7 @@ class WorkerConfig:
     @property
     def needs_model_server(self) -> bool:
         """Whether any route leads to a model server."""
-        return any(h.remote_function is None for h in self.handlers)
+        return any(not h.is_remote_dispatch for h in self.handlers)
 
     def model_origin(self) -> str:
         """Where the model server is: ``http://host:port``.

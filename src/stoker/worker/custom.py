@@ -7,14 +7,17 @@ Rules:
   status is 200 and the type that of the model server's answer). aiohttp's ``web.Response`` and
   ``web.StreamResponse`` are taken as well, for files written for the existing SDK.
 * What it raises becomes a 500 with an id that is found in the log, or cuts an answer that has
-  begun; the caller never sees a traceback. A failure of the model server becomes 502 or 504.
+  begun; the caller never sees a traceback. A failure of the model server becomes 502 or 504, and a
+  `JsonDataException` 422.
 * A client that leaves, a time-out and the end of a session cancel the task, and with it the
-  request at the model server.
+  request at the model server. The job ends with its task, also one that is cancelled before its
+  first step; code that does not let itself be cancelled ends with its time-out all the same.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -25,8 +28,10 @@ from stoker.worker.aiohttp_bridge import send as send_aiohttp
 from stoker.worker.config import HandlerConfig
 from stoker.worker.handling import ModelResponse, Response
 from stoker.worker.job import Job
+from stoker.worker.payloads import refused_fields
 from stoker.worker.preparing import remote_of
 
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110, 5.6.2
 _FORBIDDEN = frozenset({"content-length", "transfer-encoding", "connection", "content-type"})
 
 
@@ -54,12 +59,33 @@ class CustomJob(Job):
     def start(self) -> None:
         """Begin the task (called by the app, once)."""
         self.exchange.on_disconnect = self.stop_work
-        self.task = asyncio.get_running_loop().create_task(self._run())
+        self.task = task = asyncio.get_running_loop().create_task(self._run())
+        self.app.tasks.add(task)
+        task.add_done_callback(self._over)
 
     def stop_work(self) -> None:
         """Cancel the task."""
         if self.task is not None:
             self.task.cancel()
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        """The task is done, if it ever took a step."""
+        self.app.tasks.discard(task)
+        self.task = None
+        self.exchange.on_disconnect = None
+        if not task.cancelled():
+            task.exception()  # it is logged below, or was handled
+        if not self.gone:
+            self._cancelled()
+
+    def _cancelled(self) -> None:
+        if self.verdict is not None:
+            self._tell(*self.verdict)
+        elif self.exchange.disconnected:
+            self.client_left()
+        else:  # the worker itself ends
+            self.exchange.abort()
+            self.app.ended(self, "Error", 503)
 
     async def _run(self) -> None:
         exchange, handler = self.exchange, self.route.config
@@ -71,27 +97,35 @@ class CustomJob(Job):
             else:
                 await self._ask_and_answer(handler)
         except asyncio.CancelledError:
-            if self.verdict is not None:
-                self._tell(*self.verdict)
+            task = asyncio.current_task()
+            if task is not None and not task.cancelling():
+                self._own_code_failed()  # something that it awaited was cancelled, not we
             else:
-                self.client_left()
+                self._cancelled()
         except UpstreamError as error:
             status = 504 if error.kind == "timeout" else 502
             self._end(status, error_body(str(error)))
             self.upstream_failed(status, error.kind, str(error))
-        except Exception:
-            body = self.app.own_code_failed(self.route, "a handler's own code failed")
-            self._end(500, body)
-            self.app.ended(self, "Error", 500)
+        except Exception as error:
+            fields = refused_fields(error)
+            if fields is None:
+                self._own_code_failed()
+            else:
+                self._end(422, error_body("the request is not valid", fields))
+                self.app.ended(self, "Error", 422)
         else:
             if exchange.disconnected:
                 self.client_left()
+            elif self.verdict is not None:  # it let itself not be cancelled
+                self._tell(*self.verdict)
             else:
                 status = exchange.status
                 self.app.ended(self, "Success" if status < 400 else "Error", status)
-        finally:
-            exchange.on_disconnect = None
-            self.task = None
+
+    def _own_code_failed(self) -> None:
+        body = self.app.own_code_failed(self.route, "a handler's own code failed")
+        self._end(500, body)
+        self.app.ended(self, "Error", 500)
 
     def _end(self, status: int, body: bytes) -> None:
         exchange = self.exchange
@@ -138,11 +172,12 @@ async def send(exchange: Exchange, answer: Any, response: ModelResponse) -> None
     status = made.status
     if isinstance(status, bool) or not isinstance(status, int) or not 200 <= status <= 599:
         raise TypeError(f"the status of a Response must be from 200 to 599, not {status!r}")
-    headers = [
-        (str(name).lower().encode(), str(value).encode())
-        for name, value in made.headers.items()
-        if str(name).lower() not in _FORBIDDEN
-    ]
+    headers = []
+    for name, value in made.headers.items():
+        if not _TOKEN.fullmatch(str(name)):
+            raise ValueError(f"{name!r} cannot be the name of a header")
+        if str(name).lower() not in _FORBIDDEN:
+            headers.append((str(name).lower().encode(), str(value).encode()))
     media = made.media.encode()
     if not hasattr(made.body, "__aiter__"):
         exchange.respond(status, made.encoded(), content_type=media, headers=headers)
@@ -150,6 +185,8 @@ async def send(exchange: Exchange, answer: Any, response: ModelResponse) -> None
     parts: AsyncIterator[bytes | str] = aiter(made.body)  # type: ignore[arg-type]
     exchange.start(status, [(b"content-type", media), *headers])
     async for part in parts:
+        if not isinstance(part, str | bytes | bytearray | memoryview):
+            raise TypeError(f"a part of a body cannot be a {type(part).__name__}")
         exchange.write(part.encode() if isinstance(part, str) else bytes(part))
         await exchange.drain()
     exchange.finish()

@@ -23,7 +23,7 @@ import binascii
 import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
 
 import msgspec
 
@@ -32,6 +32,7 @@ from stoker.http import Exchange, Outcome, Tunnel, TunnelObserver, relay, tunnel
 from stoker.http.messages import NOT_FORWARDED, Headers
 from stoker.wire import DEFAULT_LOAD, AuthData, error_body
 from stoker.worker.auth import Mode
+from stoker.worker.checking import RESERVED_PREFIX, RESERVED_ROUTES
 from stoker.worker.job import Job, Route, TokenJob
 
 if TYPE_CHECKING:
@@ -53,7 +54,6 @@ _WITHHELD = NOT_FORWARDED | {
     b"referer",
     b"sec-websocket-protocol",
 }
-_API_KEY = re.compile(rb"(?:^|&)api_key=[^&]*")
 _SEPARATORS = re.compile(r"[/\\]")
 _EMPTY = msgspec.Raw(b"{}")
 NO_AUTH = error_body(
@@ -69,38 +69,46 @@ class DirectRoutes:
 
         Args:
             app: of the worker.
-            routes: those whose handlers are `direct`.
+            routes: all of it; those whose handlers are not `direct` are none for us, nor for a
+                route above them that ends in ``/*``.
         """
         self._app = app
-        self._exact: dict[str, Route] = {}
+        self._exact: dict[str, Route | None] = dict.fromkeys(RESERVED_ROUTES)
         below: dict[str, Route] = {}
         for route in routes:
             if route.path.endswith("/*"):
                 below[route.path[:-1]] = route
             else:
-                self._exact[route.path] = route
+                self._exact[route.path] = route if route.direct else None
         self._below = sorted(below.items(), key=lambda item: -len(item[0]))
 
     def find(self, path: str) -> Route | None:
         """The route of a path; None where there is none."""
-        route = self._exact.get(path)
-        if route is None and self._below:
-            for prefix, other in self._below:
-                if path.startswith(prefix):
-                    return None if _climbs(path) else other
-        return route
+        if path in self._exact:
+            return self._exact[path]
+        if not self._below or path.startswith(RESERVED_PREFIX):
+            return None
+        for prefix, route in self._below:
+            if path.startswith(prefix):
+                # A model server may decode it: then it must not be another route's path.
+                plain = unquote(path)
+                hidden = plain != path and (plain in self._exact or _is_reserved(plain))
+                return None if hidden or _climbs(plain) else route
+        return None
 
     def wants(self, exchange: Exchange, route: Route | None = None) -> Route | None:
         """The route that passes a request on as it is; None: it is something else."""
-        route = route or self.find(exchange.path)
         if route is None:
+            route = self.find(exchange.path)
+        if route is None or not route.direct:
             return None
         handler = route.config
         if exchange.upgrade:
             return route if handler.websocket else None
         if exchange.method not in handler.methods:
             return None
-        if exchange.method == "POST" and exchange.header(AUTH_HEADER) is None:
+        envelope = exchange.method == "POST" and not route.path.endswith("/*")
+        if envelope and exchange.header(AUTH_HEADER) is None:
             return None
         return route
 
@@ -167,8 +175,12 @@ def credentials(exchange: Exchange) -> tuple[bytes | None, str | None, list[byte
 
 
 def _climbs(path: str) -> bool:
-    """Whether a model server might take a path for one above it."""
-    return ".." in _SEPARATORS.split(unquote(path))
+    """Whether a model server might take a decoded path for one above it."""
+    return ".." in _SEPARATORS.split(path)
+
+
+def _is_reserved(path: str) -> bool:
+    return path.startswith(RESERVED_PREFIX)
 
 
 def _decoded(shown: bytes) -> bytes:
@@ -181,11 +193,17 @@ def _decoded(shown: bytes) -> bytes:
 
 def target_of(exchange: Exchange) -> bytes:
     """Path and query for the model server, without an API key."""
-    if b"api_key=" not in exchange.query:
+    query = exchange.query
+    if not query:
         return exchange.target
-    query = _API_KEY.sub(b"", exchange.query).lstrip(b"&")
+    kept = [part for part in query.split(b"&") if not _is_api_key(part)]
     path = exchange.path.encode("latin-1")
-    return path + b"?" + query if query else path
+    return path + b"?" + b"&".join(kept) if kept else path
+
+
+def _is_api_key(part: bytes) -> bool:
+    name = unquote_to_bytes(part.partition(b"=")[0])
+    return name.lower() == b"api_key"
 
 
 def forwarded(exchange: Exchange) -> Headers:
@@ -231,8 +249,11 @@ class _Watch(TunnelObserver):
 
     def on_done(self, outcome: Outcome, status: int, detail: str) -> None:
         self._job.tunnel = None
-        # Whoever hangs up an open WebSocket, by a reset as well, has had what it wanted.
-        if status == 101 and outcome is Outcome.CLIENT_GONE:
+        # Whoever hangs up an open WebSocket, by a reset as well, has had what it wanted; and one
+        # that nobody used for long is no failure of the model server.
+        job = self._job
+        idle = outcome is Outcome.ABORTED and job.verdict is None and not job.app.cutting
+        if status == 101 and (outcome is Outcome.CLIENT_GONE or idle):
             outcome = Outcome.COMPLETE
         self._job.on_done(outcome, status, detail)
 
@@ -245,6 +266,8 @@ class TunnelJob(Job):
     """
 
     __slots__ = ("offered", "tunnel")
+
+    brief = False
 
     def __init__(
         self, app: WorkerApp, route: Route, exchange: Exchange, index: int, load: float, now: float
@@ -284,7 +307,7 @@ def _answered(exchange: Exchange) -> bytes | None:
         for name, value in exchange.headers
         if name == b"sec-websocket-protocol"
         for offer in value.split(b",")
-        if offer.strip().startswith(PROTOCOL)
+        if offer.strip() == PROTOCOL or offer.strip().startswith((AUTH_PROTOCOL, SESSION_PROTOCOL))
     ]
     if not ours:
         return None

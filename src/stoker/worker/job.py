@@ -82,7 +82,7 @@ class Route:
         self.timeout = handler.timeout
         self.workload = Workload(handler.route, handler.workload_calculator)
         self.prepare = preparer_of(handler, self.workload)
-        self.counts_tokens = self.workload.of_usage is not None
+        self.counts_tokens = self.workload.in_tokens
         self.figures = metrics.route(handler.route)
         self._prefixes: dict[bytes | None, bytes] = {}
 
@@ -160,6 +160,9 @@ class Job(Place, RelayObserver):
         self.entered_queue_at = now
         self.work_started_at: float | None = None
         self.arrived = self.started = monotonic()
+
+    brief = True
+    """How long it works says how long requests take."""
 
     @property
     def silent(self) -> bool:
@@ -244,6 +247,8 @@ class Job(Place, RelayObserver):
             self.running.abort()
 
     def _tell(self, status: int, body: bytes, told: str) -> None:
+        if self.gone:
+            return
         exchange = self.exchange
         exchange.on_disconnect = None
         if exchange.started:
@@ -285,10 +290,10 @@ class TokenJob(Job):
     def actual(self) -> float | None:
         """Load by the model server's own count, or else by the tokens that passed."""
         counter = self.counter
-        of_usage = self.route.workload.of_usage
-        if counter is None or of_usage is None:
+        if counter is None:
             return None
         counter.finish()
+        of_usage = self.route.workload.of_usage
         completion = counter.completion_tokens
         if completion is None:
             if not counter.tokens:
@@ -297,4 +302,5 @@ class TokenJob(Job):
         if counter.prompt_tokens is not None:
             return of_usage(counter.prompt_tokens, completion)
         # The estimate of the prompt's part is all that is known of it.
-        return self.prompt_load + of_usage(0, completion)
+        load = of_usage(0, completion)
+        return None if load is None else self.prompt_load + load

@@ -25,6 +25,17 @@ class JsonDataException(StokerError):  # noqa: N818 -- the name is the existing 
         self.message = json_msg
 
 
+def refused_fields(error: Exception) -> dict[str, str] | None:
+    """What a handler's own code finds wrong with a payload, by field; None: it failed otherwise.
+
+    Also for the exception of that name of another library, which has the same attribute.
+    """
+    told = getattr(error, "message", None)
+    if type(error).__name__ != "JsonDataException" or not isinstance(told, dict):
+        return None
+    return {f"payload.{name}": str(text) for name, text in told.items()}
+
+
 class ApiPayload(ABC):
     """A payload, read and checked."""
 

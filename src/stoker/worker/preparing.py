@@ -6,6 +6,7 @@ for byte, and only measured.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -16,12 +17,12 @@ import msgspec
 from stoker.wire import MAX_COST, encode
 from stoker.worker.config import HandlerConfig
 from stoker.worker.multipart import PayloadError, form, parts_of, parts_of_payload
-from stoker.worker.payloads import ApiPayload
+from stoker.worker.payloads import ApiPayload, refused_fields
 from stoker.worker.workload import Workload
 
 JSON = b"application/json"
 
-decode_payload = msgspec.json.Decoder(dict[str, Any]).decode
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 @dataclass(slots=True)
@@ -59,14 +60,18 @@ def preparer_of(handler: HandlerConfig, workload: Workload) -> Preparer | None:
     if parser is None and multipart is None and handler.response_generator is None and not remote:
         return None
 
+    signature = _signature(handler.remote_function) if remote else None
+
     def prepare(raw: msgspec.Raw) -> Prepared:
-        payload = decode_payload(raw)
+        payload = _decoded(raw)
         load, prompt_load = workload.of_tokens(raw)
-        given = payload if parser is None else parser(payload)
+        given = payload if parser is None else _asked(parser, payload)
         if multipart is not None:
             content_type, body = form(parts_of_payload(given, multipart))
             return Prepared(load, body, content_type, payload)
         if remote:
+            if signature is not None:
+                _check_arguments(signature, given)
             return Prepared(load, b"", JSON, given)
         made = bytes(raw) if parser is None else encode(given)
         return Prepared(load, made, JSON, payload, prompt_load)
@@ -74,20 +79,42 @@ def preparer_of(handler: HandlerConfig, workload: Workload) -> Preparer | None:
     return prepare
 
 
+def _decoded(raw: msgspec.Raw) -> dict[str, Any]:
+    try:
+        return _decode(raw)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise PayloadError({"payload": f"not valid JSON: {error}"}) from None
+
+
+def _asked(reader: Callable[[dict[str, Any]], Any], payload: dict[str, Any]) -> Any:
+    """What a handler's own code makes of a payload."""
+    try:
+        return reader(payload)
+    except Exception as error:
+        fields = refused_fields(error)
+        if fields is None:
+            raise
+        raise PayloadError(fields) from None
+
+
+def _signature(function: Any) -> inspect.Signature | None:
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError):  # of a builtin, which has none to look at
+        return None
+
+
+def _check_arguments(signature: inspect.Signature, payload: dict[str, Any]) -> None:
+    try:
+        signature.bind(**payload)
+    except TypeError as error:
+        raise PayloadError({"payload": f"does not fit the function: {error}"}) from None
+
+
 def _by_class(cls: type[ApiPayload]) -> Preparer:
     def prepare(raw: msgspec.Raw) -> Prepared:
-        payload = decode_payload(raw)
-        try:
-            made = cls.from_json_msg(payload)
-        except Exception as error:
-            # Also that of another library, which has the same name and attribute.
-            told = getattr(error, "message", None)
-            if type(error).__name__ != "JsonDataException" or not isinstance(told, dict):
-                raise
-            raise PayloadError(
-                {f"payload.{name}": str(text) for name, text in told.items()}
-            ) from None
-        return from_instance(made, payload)
+        payload = _decoded(raw)
+        return from_instance(_asked(cls.from_json_msg, payload), payload)
 
     return prepare
 

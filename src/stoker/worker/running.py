@@ -36,6 +36,9 @@ FINAL_REPORT_SECONDS = 5.0
 FLUSH_SECONDS = 5.0
 """Longest time that clients get to read the end of an answer that is complete."""
 
+CLEANUP_SECONDS = 5.0
+"""Longest time that a handler's own code gets to clean up when it is cut off."""
+
 TICK_SECONDS = 1.0
 """Between two looks at sessions and at the figures of a saturated model server."""
 
@@ -273,6 +276,7 @@ class RunningWorker:
             self._app.cutting = True
             await self._app.sessions.end_all()
             await self._server.drain(0.0 if left else FLUSH_SECONDS)
+            await self._app.end_tasks(CLEANUP_SECONDS)
             await self._last_report()
         finally:
             self._stopped.set()
@@ -292,6 +296,7 @@ class RunningWorker:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._app.sessions.close()
         await self._server.drain(0.0)
+        await self._app.end_tasks(CLEANUP_SECONDS)
         await self._local_server.drain(0.0)
         await self._pool.close()
         await self._reporter.close()

@@ -16,10 +16,12 @@ Pure: no clock and no I/O.
 from __future__ import annotations
 
 import hmac
+import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
+from urllib.parse import unquote
 
 import msgspec
 
@@ -53,7 +55,9 @@ class SessionPayload(msgspec.Struct, frozen=True):
             found["payload.lifetime"] = f"must be above 0 and at most {MAX_LIFETIME:g} seconds"
         route = self.on_close_route
         plain = route is None or (route.isascii() and route.isprintable() and " " not in route)
-        if route and (not plain or not route.startswith("/") or len(route) > 1024):
+        climbs = route is not None and ".." in re.split(r"[/\\]", unquote(route))
+        shape = route is None or re.fullmatch(r"/(?!/)[^#]*", route)
+        if route and (not plain or not shape or climbs or len(route) > 1024):
             found["payload.on_close_route"] = "must be a path such as '/close'"
         if len(encode(self.on_close_payload)) > MAX_CLOSE_PAYLOAD:
             found["payload.on_close_payload"] = f"is larger than {MAX_CLOSE_PAYLOAD} bytes"

@@ -22,6 +22,7 @@ from stoker.worker.logtail import LineMatcher, LogTail, Meaning
 from stoker.worker.preparing import Prepared, remote_of
 from stoker.worker.readiness import Event, Health, Readiness, State
 from stoker.worker.usage import load_of_answer
+from stoker.worker.workload import Workload
 
 _MAX_ANSWER = 64 * 2**20
 _MAX_SHOWN = 500
@@ -248,7 +249,7 @@ class ModelWatch:
 def answerer(handler: HandlerConfig, origin: str, rhythm: Rhythm) -> Post:
     """What has a handler's payloads answered, by its model server or its own function."""
     url = origin + handler.model_path
-    of_usage = getattr(handler.workload_calculator, "of_usage", None)
+    workload = Workload(handler.route, handler.workload_calculator)
 
     async def call(prepared: Prepared) -> float | None:
         function = remote_of(handler)
@@ -273,8 +274,9 @@ def answerer(handler: HandlerConfig, origin: str, rhythm: Rhythm) -> Post:
         if response.status // 100 != 2:
             said = logs.redact(response.body[:200].decode("utf-8", "replace"))
             raise BenchmarkError(f"{handler.route} answered {response.status}: {said}")
-        if of_usage is None:
+        if not workload.in_tokens:
             return None
-        return load_of_answer(response.header(b"content-type") or b"", response.body, of_usage)
+        content_type = response.header(b"content-type") or b""
+        return load_of_answer(content_type, response.body, workload.of_usage)
 
     return call if remote_of(handler) is not None else post

@@ -20,23 +20,37 @@ class Workload:
     """Asks one handler's calculator; what fails or is no load counts as `DEFAULT_LOAD`.
 
     Attributes:
-        of_usage: turns the model server's own count of prompt and answer tokens into load; None:
-            the load is not in tokens.
+        in_tokens: the load is in tokens, and `of_usage` may be asked.
         failures: times that the calculator raised, or gave a negative or non-finite number.
     """
 
-    __slots__ = ("_calculator", "_parts", "_raw", "_route", "failures", "of_usage")
+    __slots__ = ("_calculator", "_parts", "_raw", "_route", "_usage", "failures", "in_tokens")
 
     def __init__(self, route: str, calculator: Calculator | None) -> None:
         self._route = route
         # Its function itself: a call less for each request.
         self._raw = calculator.function if isinstance(calculator, RawCalculator) else None
         self._calculator = None if self._raw is not None else calculator
-        self.of_usage: Callable[[int, int], float] | None = getattr(calculator, "of_usage", None)
+        self._usage: Callable[[int, int], float] | None = getattr(calculator, "of_usage", None)
+        self.in_tokens = self._usage is not None
         self._parts: Callable[[msgspec.Raw], tuple[float, float]] | None = getattr(
             calculator, "parts", None
         )
         self.failures = 0
+
+    def of_usage(self, prompt_tokens: int, completion_tokens: int) -> float | None:
+        """Load units of tokens that were counted; None where they cannot be told."""
+        if self._usage is None:
+            return None
+        try:
+            load = float(self._usage(prompt_tokens, completion_tokens))
+        except Exception as error:
+            self._failed(f"of_usage raised {type(error).__name__}: {error}")
+            return None
+        if not math.isfinite(load) or load < 0.0:
+            self._failed(f"of_usage returned {load}")
+            return None
+        return min(load, MAX_COST)
 
     def of_tokens(self, payload: msgspec.Raw) -> tuple[float, float]:
         """Load units of a payload, and which part of them is the prompt's (0.0: not known)."""
