@@ -240,7 +240,7 @@ async def test_a_client_that_leaves_cancels_the_code_and_the_model_servers_reque
 
 
 async def test_a_route_with_a_timeout_answers_504(start: Any, model: Model) -> None:
-    worker = await start("/wait", timeout=0.05)
+    worker = await start("/wait", timeout=0.3)  # the request must reach the model server first
     assert (await worker.post("/wait")).status == 504
     await model.until(lambda: model.left)
 

@@ -308,9 +308,12 @@ class WorkerApp:
             figures.work.add(took)
             if job.brief:
                 self.request_seconds += (took - self.request_seconds) * 0.1
-        actual = job.actual() if status == "Success" else None
+        actual: float | None = None
         if status == "Success":
+            actual = job.actual()
             figures.served += job.estimate if actual is None else actual
+        else:
+            job.flush()
         self.meter.ended(job, status, now, actual=actual)
         job.running = None
         if job.timer is not None or job.session is not None:

@@ -58,7 +58,7 @@ class _Nested(msgspec.Struct):
 _Texts = str | list[str | int | list[int]] | None
 
 
-class _Limits(msgspec.Struct):
+class _Limits(msgspec.Struct, gc=False):
     """What says how much is generated."""
 
     max_completion_tokens: Number = None
@@ -70,7 +70,7 @@ class _Limits(msgspec.Struct):
     best_of: Number = None
 
 
-class _Generation(_Limits):
+class _Generation(_Limits, gc=False):
     """And what says how much is read."""
 
     messages: list[_Message] | None = None
