@@ -22,7 +22,7 @@ SUBJECTS: list[type[Subject]] = [Nginx, BareRelay, Worker]
 WARM_UP = 1000
 """Requests before those that count."""
 
-MOST_PER_SECOND = 30_000
+MOST_PER_SECOND = 60_000
 """Requests that no process in front of the upstream answers in a second here."""
 
 
