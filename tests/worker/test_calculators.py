@@ -21,6 +21,7 @@ from stoker.worker.calculators import (
     EmbeddingCharacters,
     ImagePixelSteps,
     LlmTokens,
+    text,
 )
 from stoker.worker.calculators.media import MAX_SIDE
 from stoker.worker.calculators.text import IMAGE_TOKENS, MAX_ANSWERS, MAX_CONTEXT
@@ -347,3 +348,41 @@ def test_a_request_that_asks_for_more_pixels_never_costs_less(
     low = load(ImagePixelSteps(), width=side, height=64, steps=steps)
     high = load(ImagePixelSteps(), width=side + more, height=64, steps=steps + further, n=2)
     assert low <= high
+
+
+TEXTS = st.text(max_size=60)
+CONTENTS = TEXTS | st.none() | st.just([{"type": "text", "text": "hello"}])
+CHATS = st.fixed_dictionaries(
+    {"messages": st.lists(st.fixed_dictionaries({"content": CONTENTS}), max_size=4)},
+    optional={"max_tokens": st.integers(-2, 10**6) | st.floats(0, 1e6), "n": st.integers(1, 4)},
+)
+PROMPTS = st.fixed_dictionaries(
+    {"prompt": TEXTS | st.lists(TEXTS, max_size=3) | st.lists(st.integers(0, 9), max_size=9)},
+    optional={
+        "max_tokens": st.integers(-2, 10**6),
+        "max_completion_tokens": st.integers(1, 99),
+        "system": TEXTS,
+        "options": st.just({"num_predict": 5}),
+    },
+)
+
+
+@given(CHATS | PROMPTS, st.sampled_from([None, 7, 4096]))
+def test_the_short_way_for_usual_requests_comes_to_the_same(
+    payload: dict[str, Any], context: int | None
+) -> None:
+    class Long(LlmTokens):
+        def _usual(self, asked: Any) -> None:
+            return None
+
+    raw = msgspec.Raw(msgspec.json.encode(payload))
+    assert LlmTokens(context=context).parts(raw) == pytest.approx(Long(context=context).parts(raw))
+
+
+def test_usual_requests_take_the_short_way() -> None:
+    for payload in (
+        {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 5},
+        {"prompt": "hello", "max_tokens": 5, "stream": True},
+    ):
+        asked = text._decode(msgspec.json.encode(payload))
+        assert LlmTokens()._usual(asked) is not None

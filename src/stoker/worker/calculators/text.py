@@ -89,6 +89,7 @@ class _Generation(_Limits, gc=False):
 
 _GENERATION = msgspec.json.Decoder(_Generation)
 _LIMITS = msgspec.json.Decoder(_Limits)
+_decode = _GENERATION.decode
 _NOTHING = _Nested()
 
 
@@ -155,13 +156,54 @@ class LlmTokens(RawCalculator):
     def parts(self, payload: msgspec.Raw) -> tuple[float, float]:
         """Load of the prompt, and of the answers; their sum is the load of the request."""
         try:
-            asked = _GENERATION.decode(payload)
+            asked = _decode(payload)
+            usual = self._usual(asked)
+            if usual is not None:
+                return usual
             prompt, prompts = self._prompt(asked)
         except UNREADABLE:
             return 0.0, self._of_limits(payload)
         nested = asked.parameters or asked.sampling_params or asked.options
         new, answers = self._generated(asked, nested)
         return self.prompt_weight * prompt, new * min(answers * prompts, MAX_ANSWERS)
+
+    def _usual(self, asked: _Generation) -> tuple[float, float] | None:
+        """The parts of a plain completion or chat; None: it is no such request.
+
+        The same as what follows in `parts`, in one function: each call into code that is not in
+        the processor's cache costs a microsecond, seven of them a fifth of a request.
+        """
+        new = asked.max_tokens
+        if (
+            new is None
+            or new < 0
+            or asked.max_completion_tokens is not None
+            or asked.n is not None
+            or asked.best_of is not None
+            or asked.input is not None
+            or asked.instructions
+            or asked.system
+            or asked.tools
+            or asked.parameters is not None
+            or asked.sampling_params is not None
+            or asked.options is not None
+        ):
+            return None
+        context, messages = self.context, asked.messages
+        size = 0
+        if messages is not None:
+            for message in messages:
+                content = message.content
+                if type(content) is not str or not content.isascii():
+                    return None
+                size += len(content)
+        else:
+            prompt = asked.prompt
+            if type(prompt) is not str or not prompt.isascii():
+                return None
+            size = len(prompt)
+        tokens = min(size / BYTES_PER_TOKEN, context)
+        return self.prompt_weight * tokens, max(1.0, min(new, context))
 
     def _of_limits(self, payload: msgspec.Raw) -> float:
         """Load where something else has a shape of its own: a new field, say, of an old name."""
