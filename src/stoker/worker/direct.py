@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, unquote_to_bytes
@@ -34,6 +33,7 @@ from stoker.wire import DEFAULT_LOAD, AuthData, error_body
 from stoker.worker.auth import Mode
 from stoker.worker.checking import RESERVED_PREFIX, RESERVED_ROUTES
 from stoker.worker.job import Job, Route, TokenJob
+from stoker.worker.paths import climbs
 
 if TYPE_CHECKING:
     from stoker.worker.app import WorkerApp
@@ -54,7 +54,6 @@ _WITHHELD = NOT_FORWARDED | {
     b"referer",
     b"sec-websocket-protocol",
 }
-_SEPARATORS = re.compile(r"[/\\]")
 _EMPTY = msgspec.Raw(b"{}")
 NO_AUTH = error_body(
     "send the answer of /route/ as base64url in the header Stoker-Auth", reason="missing"
@@ -87,14 +86,12 @@ class DirectRoutes:
         """The route of a path; None where there is none."""
         if path in self._exact:
             return self._exact[path]
-        if not self._below or path.startswith(RESERVED_PREFIX):
-            return None
         for prefix, route in self._below:
             if path.startswith(prefix):
                 # A model server may decode it: then it must not be another route's path.
                 plain = unquote(path)
-                hidden = plain != path and (plain in self._exact or _is_reserved(plain))
-                return None if hidden or _climbs(plain) else route
+                reserved = plain in self._exact or plain.startswith(RESERVED_PREFIX)
+                return None if reserved or climbs(path) else route
         return None
 
     def wants(self, exchange: Exchange, route: Route | None = None) -> Route | None:
@@ -175,15 +172,6 @@ def credentials(exchange: Exchange) -> tuple[bytes | None, str | None, list[byte
             else:
                 protocols.append(offer)
     return shown, None if session is None else session.decode("latin-1"), protocols
-
-
-def _climbs(path: str) -> bool:
-    """Whether a model server might take a decoded path for one above it."""
-    return ".." in _SEPARATORS.split(path)
-
-
-def _is_reserved(path: str) -> bool:
-    return path.startswith(RESERVED_PREFIX)
 
 
 def _decoded(shown: bytes) -> bytes:

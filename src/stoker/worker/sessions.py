@@ -21,11 +21,11 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
-from urllib.parse import unquote
 
 import msgspec
 
 from stoker.wire import AuthData, encode
+from stoker.worker.paths import climbs
 
 DEFAULT_LIFETIME = 60.0
 MAX_LIFETIME = 86_400.0
@@ -55,9 +55,8 @@ class SessionPayload(msgspec.Struct, frozen=True):
             found["payload.lifetime"] = f"must be above 0 and at most {MAX_LIFETIME:g} seconds"
         route = self.on_close_route
         plain = route is None or (route.isascii() and route.isprintable() and " " not in route)
-        climbs = route is not None and ".." in re.split(r"[/\\]", unquote(route))
         shape = route is None or re.fullmatch(r"/(?!/)[^#]*", route)
-        if route and (not plain or not shape or climbs or len(route) > 1024):
+        if route and (not plain or not shape or climbs(route) or len(route) > 1024):
             found["payload.on_close_route"] = "must be a path such as '/close'"
         if len(encode(self.on_close_payload)) > MAX_CLOSE_PAYLOAD:
             found["payload.on_close_payload"] = f"is larger than {MAX_CLOSE_PAYLOAD} bytes"
