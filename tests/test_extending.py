@@ -1,5 +1,6 @@
 """The guide to extending Stoker is followed as a stranger would: its own files and commands."""
 
+import asyncio
 import base64
 import json
 import os
@@ -12,6 +13,8 @@ import cv2
 import httpx
 import numpy
 import pytest
+
+from stoker.http import HttpServer
 
 GUIDE = Path(__file__).parents[1] / "docs" / "extending.md"
 SAVED = re.compile(r"[Ss]ave this as `(\S+)`:\n\n```\w+\n(.*?)```", re.DOTALL)
@@ -110,9 +113,39 @@ def test_a_worker_with_its_model_inside_answers(folder, start):
     assert answer.json() == {"result": {"text": "I see the quick"}}
 
 
-def test_code_that_makes_the_answer_is_as_the_guide_shows_it():
-    text = GUIDE.read_text()
-    code = next(b for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "shout" in b)
-    namespace = {}
-    exec(compile(code, "extending.md", "exec"), namespace)
-    assert callable(namespace["shout"])
+SHOUTING = """
+from stoker import BenchmarkConfig, HandlerConfig, Worker, WorkerConfig
+
+benchmark = BenchmarkConfig(dataset=[{}], runs=1)
+routes = [HandlerConfig(f"/{name}", response_generator=shout) for name in ("text", "events", "bad")]
+routes.append(HandlerConfig("/measured", benchmark_config=benchmark))
+Worker(WorkerConfig(model_server_port=PORT, model_healthcheck_url="/health", handlers=routes)).run()
+"""
+
+
+async def test_code_that_makes_the_answer_does_as_the_guide_says(start, tmp_path):
+    def model_server(exchange):
+        kind = b"text/event-stream" if exchange.path == "/events" else b"text/plain"
+        status = 500 if exchange.path == "/bad" else 200
+        exchange.respond(status, b"data: one\n\ndata: two\n\n", content_type=kind)
+
+    server = HttpServer(model_server)
+    port = await server.listen()
+    blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    shout = next(block for block in blocks if "def shout" in block)
+    file = tmp_path / "shouting.py"
+    file.write_text(shout + SHOUTING.replace("PORT", str(port)))
+    worker = start(
+        stoker("worker", str(file), "--unsecured", "--port", "0"), "worker", cwd=tmp_path
+    )
+    found = await asyncio.to_thread(worker.wait_for, r"(http://127\.0\.0\.1:\d+)/measured")
+    async with httpx.AsyncClient(base_url=found[1]) as client:
+        text, events, bad = [
+            await client.post(path, json={"payload": {}}) for path in ("/text", "/events", "/bad")
+        ]
+    await server.drain(0.0)
+    assert text.json() == {"loud": "DATA: ONE\n\nDATA: TWO\n\n"}
+    assert (events.text, events.headers["content-type"]) == (
+        *("DATA: ONE\n\nDATA: TWO\n\n", "text/event-stream"),
+    )
+    assert (bad.status_code, bad.json()) == (502, {"error": "the model is unwell"})
