@@ -109,6 +109,8 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     """Ours: random, new at each start of the worker; tickets are bound to it."""
     draining: bool = False
     """Ours: the worker takes no new request."""
+    slots: int = 0
+    """Ours: requests that it works on at once; 0: not known."""
 
 
 class WorkerStatusReply(msgspec.Struct, frozen=True):

@@ -1,7 +1,7 @@
 """What to do about the fleet: (snapshot, now) -> plan with reasons. Pure: no clock, no I/O."""
 
 from stoker.autoscaler.planning.backoff import backoff_delay
-from stoker.autoscaler.planning.plan import Action, ActionKind, Plan
+from stoker.autoscaler.planning.plan import Action, ActionKind, Explanation, Plan
 from stoker.autoscaler.planning.planner import plan
 from stoker.autoscaler.planning.settings import PlannerSettings
 from stoker.autoscaler.planning.snapshot import (
@@ -15,6 +15,7 @@ __all__ = [
     "Action",
     "ActionKind",
     "EndpointSnapshot",
+    "Explanation",
     "GroupSnapshot",
     "OfferSnapshot",
     "Plan",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -19,6 +19,10 @@ class ActionKind(StrEnum):
     """Stop a worker that is drained and empty; its model stays on disk."""
     DESTROY = "destroy"
     """Destroy a worker that has nothing in flight."""
+    UPDATE = "update"
+    """Have a ready worker wait for its turn in a rolling update; it serves until then."""
+    REBOOT = "reboot"
+    """Start a drained, empty worker anew with its workergroup's present settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,34 @@ class Action:
     """For CREATE."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Why a plan is as it is, in figures; capacity and rates in load units per second."""
+
+    anticipated: float = 0.0
+    """Load that is expected over the time that a new worker takes to come."""
+    target_util: float = 1.0
+    needed: float = 0.0
+    """Active capacity below which more is brought up."""
+    kept: float = 0.0
+    """Active capacity down to which workers are let go."""
+    active: float = 0.0
+    coming: float = 0.0
+    """Capacity of the workers on their way."""
+    stopped: float = 0.0
+    workers: dict[str, int] = field(default_factory=dict)
+    """Number of workers by state."""
+    held: int = 0
+    backlog: float = 0.0
+    """Load that waits or works, load units."""
+    binds: str = ""
+    """The constraint that decides, for example ``target_util`` or ``max_workers``."""
+    why: str = ""
+    """The same in one line, with its figures."""
+    details: tuple[tuple[str, str], ...] = ()
+    """More figures, as (name, text), in the order in which they are told."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Actions in the order in which they matter."""
@@ -46,3 +78,4 @@ class Plan:
     """Need and capacity in one line; changes whenever the figures do."""
     notes: tuple[str, ...] = ()
     """Why something needed is not done; worth telling when they change."""
+    explanation: Explanation | None = None

@@ -33,6 +33,16 @@ class WorkerSnapshot:
     """What it was created from; its learnt perf is expected of it until it is measured."""
     lost: bool = False
     """Its provider says that its instance failed, so it will not recover by itself."""
+    hardware: str = ""
+    """Class of its machine: perf per price is learnt by it."""
+    slots: int = 0
+    """Requests that it works on at once; 0: not known."""
+    revision: int = 0
+    """Of its workergroup's settings, those that it runs."""
+    leaves_at: float | None = None
+    """When its provider takes the machine away (a spot offer's notice); None: not known to."""
+    stoppable: bool = True
+    """False: its provider cannot stop it, only destroy it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +56,15 @@ class OfferSnapshot:
     available: int = 1
     perf: float = 0.0
     """Learnt from workers on it, load units per second; 0: not measured yet."""
+    hardware: str = ""
+    """Class of machine: perf per price is learnt by it."""
+    spot: bool = False
+    """Cheaper, and may be taken away at any time."""
+    stoppable: bool = True
+    """False: its workers can be destroyed, but not stopped."""
+    failures: int = 0
+    """Failures in a row of workers created from it."""
+    last_failure_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +88,12 @@ class GroupSnapshot:
     """Failures in a row to bring a worker up; a worker that becomes ready, and a change of the
     group's settings, set it back to 0."""
     last_failure_at: float | None = None
+    weight: float = 1.0
+    """Its share of the endpoint's active capacity, relative to those of the other groups."""
+    revision: int = 0
+    """Counts up when its settings change."""
+    updating: bool = False
+    """Its workers are to get the settings of `revision`, one after the other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
