@@ -34,21 +34,31 @@ class Demand:
     booked_count: int = 0
     last_request_at: float | None = None
     """When a request was last asked for, polled for or finished; None: never."""
+    arrived_load: float = 0.0
+    """All load that ever arrived, load units; what was given up while held counts too."""
+    arrived_count: int = 0
+    """All requests that ever arrived."""
 
 
 class ArrivalWindow:
     """Load that arrived in each of the last 60 seconds."""
 
-    __slots__ = ("_buckets", "_second")
+    __slots__ = ("_buckets", "_second", "total_count", "total_load")
 
     def __init__(self) -> None:
         self._buckets = [0.0] * WINDOW
         self._second = -1
+        self.total_load = 0.0
+        """Load units that ever arrived."""
+        self.total_count = 0
+        """Requests that ever arrived."""
 
     def add(self, load: float, now: float) -> int:
         """Count `load`; the answer is what `take_back` wants to know."""
         self._advance(now)
         self._buckets[self._second % WINDOW] += load
+        self.total_load += load
+        self.total_count += 1
         return self._second
 
     def take_back(self, load: float, second: int, now: float) -> None:

@@ -1,6 +1,8 @@
 """What to do about the fleet: (snapshot, now) -> plan with reasons. Pure: no clock, no I/O."""
 
 from stoker.autoscaler.planning.backoff import backoff_delay
+from stoker.autoscaler.planning.forecast import Forecaster
+from stoker.autoscaler.planning.outlook import Horizon, Outlook
 from stoker.autoscaler.planning.plan import Action, ActionKind, Explanation, Plan
 from stoker.autoscaler.planning.planner import plan
 from stoker.autoscaler.planning.settings import PlannerSettings
@@ -16,8 +18,11 @@ __all__ = [
     "ActionKind",
     "EndpointSnapshot",
     "Explanation",
+    "Forecaster",
     "GroupSnapshot",
+    "Horizon",
     "OfferSnapshot",
+    "Outlook",
     "Plan",
     "PlannerSettings",
     "WorkerSnapshot",

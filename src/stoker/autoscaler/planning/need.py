@@ -19,9 +19,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from stoker.autoscaler.planning.outlook import Outlook
 from stoker.autoscaler.planning.settings import PlannerSettings
 from stoker.autoscaler.planning.snapshot import EndpointSnapshot
 from stoker.autoscaler.states import ACTIVE, WorkerState
+
+_FOREVER = 1e9
+"""Seconds."""
+
+_ROUNDING = 1e-6
+"""Relative: so many workers' perf, added up, may be a little less than their number times it."""
 
 _SERVED = ACTIVE | {WorkerState.DRAINING}
 """Whose last request counts for how long the endpoint has been quiet."""
@@ -76,8 +83,28 @@ def needs_of(snapshot: EndpointSnapshot, now: float, settings: PlannerSettings) 
         nothing = Need(0.0, 0.0, 0, 0, f"quiet for {quiet_for:.0f} s, inactivity_timeout {gate:g}")
         return Needs(nothing, nothing, zero, quiet_for)
 
-    util = parameters.target_util
     floor = 1 if parameters.min_load > 0 or gate < 0 or outstanding else 0
+    if snapshot.outlook is not None and snapshot.outlook.candidate is not None:
+        return _foreseen(snapshot, snapshot.outlook, floor, outstanding, quiet_for)
+    return _by_means(snapshot, floor, outstanding, quiet_for)
+
+
+def _foreseen(
+    snapshot: EndpointSnapshot, outlook: Outlook, floor: int, outstanding: int, quiet_for: float
+) -> Needs:
+    """By the forecast: it has what is needed now and what is kept in one figure."""
+    least = snapshot.parameters.min_load
+    sustained = max(least, outlook.needed * (1 - _ROUNDING))
+    why = outlook.why if outlook.needed > least else f"min_load needs {least:.1f}/s"
+    now = Need(sustained, 0.0, 0, floor, why)
+    return Needs(now, Need(sustained, 0.0, outstanding, 1, why), False, quiet_for)
+
+
+def _by_means(snapshot: EndpointSnapshot, floor: int, outstanding: int, quiet_for: float) -> Needs:
+    """Without a forecast (no perf is known yet): by the means of the last seconds."""
+    parameters, demand = snapshot.parameters, snapshot.demand
+    gate = parameters.inactivity_timeout
+    util = parameters.target_util
     sustained = max(parameters.min_load, demand.arrival_rate / util)
     # Above max_queue_time nothing is routed, so to wait for more than that before we scale up
     # would leave requests held although more workers are allowed.
@@ -101,7 +128,7 @@ def needs_of(snapshot: EndpointSnapshot, now: float, settings: PlannerSettings) 
         why = f"min_load needs {sustained:.1f}/s"
     elif outstanding:
         why = f"{outstanding} requests are held or at work"
-    elif gate < 0:
+    elif gate is not None and gate < 0:
         why = f"inactivity_timeout {gate:g} allows no zero"
     else:
         why = "no load"
@@ -117,7 +144,7 @@ def needs_of(snapshot: EndpointSnapshot, now: float, settings: PlannerSettings) 
         if kept_rate > sustained
         else why,
     )
-    return Needs(now_need, kept_need, zero, quiet_for)
+    return Needs(now_need, kept_need, False, quiet_for)
 
 
 def _quiet_for(snapshot: EndpointSnapshot, now: float) -> float:
@@ -130,4 +157,5 @@ def _quiet_for(snapshot: EndpointSnapshot, now: float) -> float:
             last = max(last, worker.state_since)
         if worker.state in _SERVED and worker.idle_since is not None:
             last = max(last, worker.idle_since)
-    return max(0.0, now - last)
+    # Nothing ever came: quiet for as long as anybody could ask.
+    return max(0.0, now - last) if last > -math.inf else _FOREVER

@@ -27,3 +27,17 @@ class PlannerSettings:
     """Failures in a row after which a workergroup creates no more."""
     unknown_perf: float = 1.0
     """Load units per second of a ready worker about which nothing is known; as the router's."""
+    late_after: float = 2.0
+    """Seconds of waiting above which a request counts as late, where headroom is learnt."""
+    late_price: float = 20.0
+    """What a late request costs, in costs of serving one: at 20, headroom for bursts is held as
+    long as it costs less than 20 times the capacity that serves the requests it keeps from being
+    late. Higher: fewer waits, more idle workers."""
+    memory: float = 3600.0
+    """Seconds in which what was seen of the load loses 63% of its weight in that judgement."""
+    release_cost: float = 5.0
+    """Seconds of a worker's time that it takes to let one go: it runs empty first."""
+    unknown_create_seconds: float = 60.0
+    """How long a new worker is taken to need until one was created."""
+    unknown_start_seconds: float = 15.0
+    """How long a stopped worker is taken to need until one was started."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stoker.autoscaler.arrivals import Demand
+from stoker.autoscaler.planning.outlook import Outlook
 from stoker.autoscaler.states import WorkerState
 from stoker.wire import EndpointParameters
 
@@ -106,3 +107,5 @@ class EndpointSnapshot:
     demand: Demand
     workers: tuple[WorkerSnapshot, ...] = ()
     groups: tuple[GroupSnapshot, ...] = ()
+    outlook: Outlook | None = None
+    """What a `Forecaster` says of it; None: only the demand's own means are looked at."""

@@ -1,0 +1,366 @@
+"""What load an endpoint has to expect, and how much capacity that asks for.
+
+A `Forecaster` is the memory of one endpoint: it is told what arrived and what waits, and says how
+much active capacity is needed (`Outlook`). The same calls give the same answers: it reads no clock
+and draws no random numbers, so a trace can be run through it as well as an hour of real time.
+
+Rules:
+
+* The need is a predicted load per second, times a margin, divided by `target_util`; the predictor,
+  the margin, for how long a peak is held, and a floor are those that would have cost least so far
+  (see `rehearsal`).
+* What is over the slots of the workers is worked off within `target_queue_time`, whatever is
+  predicted: it is there already.
+* Until perf is known, nothing can be rehearsed; what arrived meanwhile is made up for then.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+from stoker.autoscaler.arrivals import Demand
+from stoker.autoscaler.planning.history import SECONDS, LoadHistory
+from stoker.autoscaler.planning.outlook import Horizon, Outlook
+from stoker.autoscaler.planning.rehearsal import FULL, Rehearsal, Surroundings
+from stoker.autoscaler.planning.settings import PlannerSettings
+from stoker.autoscaler.planning.snapshot import EndpointSnapshot
+from stoker.autoscaler.states import ACTIVE, LOADING_STATES
+from stoker.wire import EndpointParameters
+
+PREDICTORS = ("mean of 10 s", "mean of 30 s", "mean of 2 minutes", "trend and time of day")
+_MEANS = (10, 30, 120)
+_TREND_BASE = 60
+
+HORIZONS = (60.0, 600.0, 3600.0, 86400.0)
+"""Seconds ahead for which the forecast is told, beside the time that a worker takes to come."""
+
+UPPER = 1.645
+"""Standard deviations above the expected load: 95% of a normal distribution lie below."""
+
+MAX_GAP = 3600.0
+"""Seconds: a clock that jumps further ahead than this is taken to have jumped so far."""
+
+UNKNOWN_SLOTS_SHARE = 0.5
+"""Where slots are not known, workers are taken to be full with as much load as they can do in this
+share of `target_queue_time`."""
+
+NEW_MEAN = 0.01
+"""Weight of one request in the mean load of a request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetFigures:
+    """What the forecaster wants to know of an endpoint's workers."""
+
+    perf: float
+    """Of one worker, load units per second; 0: not known."""
+    slots: int
+    """Requests that one works on at once; 0: not known."""
+    create_seconds: float
+    """0: not known."""
+    start_seconds: float
+    """0: not known."""
+    coming: int
+    """Workers that are active or on their way."""
+    stoppable: bool
+    """Workers that were let go are stopped, and started again instead of created."""
+
+    @classmethod
+    def of(cls, snapshot: EndpointSnapshot) -> FleetFigures:
+        """From what the planner sees."""
+        perfs = slots = 0.0
+        measured = told = coming = 0
+        for worker in snapshot.workers:
+            if worker.perf > 0:
+                perfs, measured = perfs + worker.perf, measured + 1
+            if worker.slots > 0:
+                slots, told = slots + worker.slots, told + 1
+            state = worker.state
+            if state in ACTIVE or state in LOADING_STATES:
+                coming += 1
+        groups = snapshot.groups
+        return cls(
+            perf=perfs / measured if measured else _mean([group.perf for group in groups]),
+            slots=round(slots / told) if told else 0,
+            create_seconds=_mean([group.create_seconds for group in groups]),
+            start_seconds=_mean([group.start_seconds for group in groups]),
+            coming=coming,
+            stoppable=_stoppable(snapshot),
+        )
+
+
+def _stoppable(snapshot: EndpointSnapshot) -> bool:
+    """By its own workers; where there is none, by what may be created."""
+    own = [worker for worker in snapshot.workers if not worker.attached]
+    if own:
+        return any(worker.stoppable for worker in own)
+    return any(offer.stoppable for group in snapshot.groups for offer in group.offers)
+
+
+def _mean(figures: list[float]) -> float:
+    """Of those that are known."""
+    known = [figure for figure in figures if figure > 0]
+    return sum(known) / len(known) if known else 0.0
+
+
+class Forecaster:
+    """The memory of one endpoint's load."""
+
+    def __init__(self, settings: PlannerSettings | None = None) -> None:
+        self._settings = settings or PlannerSettings()
+        self.history = LoadHistory()
+        self._rehearsal: Rehearsal | None = None
+        self._errors = ForecastErrors()
+        self._second: int | None = None
+        self._load = self._requests = 0.0
+        self._seen = (0.0, 0)
+        self._mean_load = 0.0
+        self._peak = 0.0
+        self._peak_at = -math.inf
+        self._idle = 0.0
+
+    def observe(self, snapshot: EndpointSnapshot, now: float) -> Outlook:
+        """Take note of what arrived since the last call, and say what is needed.
+
+        To be called about once a second; more often does no harm.
+
+        Args:
+            snapshot: the endpoint as it is. Its demand's `arrived_load` and `arrived_count` count
+                up from any start; an `outlook` in it is not looked at.
+            now: seconds, on a clock that should not jump. One that was set back stands still for
+                us until it has caught up.
+        """
+        demand, parameters = snapshot.demand, snapshot.parameters
+        fleet = FleetFigures.of(snapshot)
+        self._pass(demand, self._surroundings(fleet, parameters), now)
+        # Anew: the first request that ever came has told its load by now.
+        return self._outlook(demand, fleet, parameters, self._surroundings(fleet, parameters), now)
+
+    @property
+    def mean_load(self) -> float:
+        """Load units of a request, the latest counting most; 0: none came yet."""
+        return self._mean_load
+
+    # Time passes.
+
+    def _pass(self, demand: Demand, around: Surroundings | None, now: float) -> None:
+        second = math.floor(now)
+        if self._second is None:
+            self._second = second
+            self._seen = (demand.arrived_load, demand.arrived_count)
+        if second - self._second > MAX_GAP:
+            self._second = math.floor(second - MAX_GAP)
+        if second > self._second:
+            # What came since the last call is put into the second of that call: with a call a
+            # second it is where it belongs, and after a pause nobody knows.
+            self._end_second(around)
+            self._quiet(second - self._second, around)
+            self._errors.step(self.history, float(self._second))
+        load, count = self._seen
+        self._seen = (demand.arrived_load, demand.arrived_count)
+        # Load that was given up again is taken back by the router: then it counts down.
+        self._load += max(0.0, demand.arrived_load - load)
+        self._requests += max(0, demand.arrived_count - count)
+
+    def _end_second(self, around: Surroundings | None) -> None:
+        assert self._second is not None
+        load, requests = self._load, self._requests
+        self._load = self._requests = 0.0
+        if requests > 0:
+            mean, weight = load / requests, 1 - (1 - NEW_MEAN) ** requests
+            if self._mean_load <= 0:
+                weight = 1.0
+            self._mean_load += weight * (mean - self._mean_load)
+            self._idle = 0.0
+        self.history.add(load, requests, float(self._second))
+        self._second += 1
+        if around is not None:
+            self._rehearse(load, requests, around)
+
+    def _quiet(self, seconds: float, around: Surroundings | None) -> None:
+        """Seconds in which nothing came: one by one while that matters, then in one go."""
+        assert self._second is not None
+        while seconds > 0:
+            step = 1.0 if self._idle < SECONDS else float(min(seconds, 10))
+            self._idle += step
+            self.history.add(0.0, 0, float(self._second), seconds=step)
+            self._second += int(step)
+            if around is not None:
+                self._rehearse(0.0, 0, around, seconds=step)
+            seconds -= step
+
+    def _surroundings(
+        self, fleet: FleetFigures, parameters: EndpointParameters
+    ) -> Surroundings | None:
+        if fleet.perf <= 0 or self._mean_load <= 0:
+            return None
+        settings = self._settings
+        slots = float(fleet.slots)
+        if slots <= 0:
+            share = UNKNOWN_SLOTS_SHARE * parameters.target_queue_time
+            slots = max(1.0, share * fleet.perf / self._mean_load)
+        create = fleet.create_seconds or settings.unknown_create_seconds
+        return Surroundings(
+            perf=fleet.perf,
+            slots=slots,
+            create_seconds=create,
+            start_seconds=min(create, fleet.start_seconds or settings.unknown_start_seconds),
+            stoppable=fleet.stoppable,
+            target_util=parameters.target_util,
+            # Above max_queue_time nothing is routed, so it would be no use to wait for longer.
+            patience=min(parameters.target_queue_time, parameters.max_queue_time),
+            max_workers=max(1, parameters.max_workers),
+        )
+
+    # What is predicted.
+
+    def _predictions(self, around: Surroundings) -> list[float]:
+        history = self.history
+        found = [history.mean(seconds) for seconds in _MEANS]
+        level = history.mean(_TREND_BASE)
+        found.append(history.ahead(float(self._second or 0), around.create_seconds, level))
+        return found
+
+    def _rehearse(
+        self, load: float, requests: float, around: Surroundings, *, seconds: float = 1.0
+    ) -> None:
+        rehearsal = self._rehearsal
+        if rehearsal is None or rehearsal.max_workers != around.max_workers:
+            rehearsal = self._rehearsal = self._begin(around)
+        rehearsal.step(
+            load, requests, self._mean_load, self._predictions(around), around, seconds=seconds
+        )
+
+    def _begin(self, around: Surroundings) -> Rehearsal:
+        """Rehearse anew, on the seconds that are remembered."""
+        settings = self._settings
+        rehearsal = Rehearsal(
+            len(PREDICTORS),
+            around.max_workers,
+            late_after=settings.late_after,
+            late_price=settings.late_price,
+            memory=settings.memory,
+            release_cost=settings.release_cost,
+        )
+        past = LoadHistory()
+        for load, requests in self.history.seconds()[:-1]:
+            past.add(load, requests, 0.0)
+            predictions = [past.mean(seconds) for seconds in _MEANS]
+            predictions.append(past.mean(_TREND_BASE))
+            rehearsal.step(load, requests, self._mean_load, predictions, around)
+        return rehearsal
+
+    # What is needed.
+
+    def _outlook(
+        self,
+        demand: Demand,
+        fleet: FleetFigures,
+        parameters: EndpointParameters,
+        around: Surroundings | None,
+        now: float,
+    ) -> Outlook:
+        util = parameters.target_util
+        if around is None or self._rehearsal is None:
+            # Nothing to rehearse with: the mean, over the time that is known.
+            mean = demand.arrival_rate
+            why = f"load {mean:.1f}/s / target_util {util:.2f}"
+            return Outlook(
+                needed=mean / util,
+                predicted=mean,
+                anticipated=mean,
+                floor=0.0,
+                clearing=0.0,
+                why=f"{why} needs {mean / util:.1f}/s",
+            )
+        candidate = self._rehearsal.leader
+        predicted = self._predictions(around)[candidate.predictor]
+        anticipated = predicted * candidate.margin
+        clearing = self._clearing(demand, fleet, around)
+        need = anticipated / util + clearing
+        if need >= self._peak or now - self._peak_at >= candidate.hold or now < self._peak_at:
+            self._peak, self._peak_at = need, now
+        floor = candidate.floor * around.perf
+        needed = max(self._peak, floor)
+        if floor >= self._peak:
+            why = (
+                f"bursts are best met by {candidate.floor} workers held ready: needs {floor:.1f}/s"
+            )
+        elif self._peak > need:
+            ago = now - self._peak_at
+            why = f"needed {self._peak:.1f}/s {ago:.0f} s ago, held for {candidate.hold:.0f} s"
+        else:
+            why = (
+                f"load {predicted:.1f}/s ({PREDICTORS[candidate.predictor]}) "
+                f"x margin {candidate.margin:.2f} / target_util {util:.2f}"
+            )
+            if clearing > 0:
+                why += f" + {clearing:.1f}/s for what is over the workers' slots"
+            why += f" needs {need:.1f}/s"
+        return Outlook(
+            needed=needed,
+            predicted=predicted,
+            anticipated=anticipated,
+            floor=floor,
+            clearing=clearing,
+            why=why,
+            candidate=candidate,
+            horizons=self._horizons(around, now),
+        )
+
+    def _clearing(self, demand: Demand, fleet: FleetFigures, around: Surroundings) -> float:
+        count = demand.held_count + demand.booked_count
+        if count <= 0:
+            return 0.0
+        over = count - FULL * around.slots * max(1, fleet.coming)
+        if over <= 0:
+            return 0.0
+        load = over * (demand.held_load + demand.booked_load) / count
+        return load / max(1.0, around.patience)
+
+    def _horizons(self, around: Surroundings, now: float) -> tuple[Horizon, ...]:
+        level = self.history.mean(_TREND_BASE)
+        seconds = (around.create_seconds, *HORIZONS)
+        found = []
+        for ahead in seconds:
+            expected = self.history.ahead(now, ahead, level)
+            found.append(Horizon(ahead, expected, expected + UPPER * self._errors.of(ahead)))
+        return tuple(found)
+
+
+class ForecastErrors:
+    """How far the forecasts of `HORIZONS` were off: one is made each minute, and judged later."""
+
+    def __init__(self) -> None:
+        self._pending: list[deque[tuple[float, float]]] = [deque() for _ in HORIZONS]
+        self._variance = [0.0] * len(HORIZONS)
+        self._next = 0.0
+
+    def of(self, seconds: float) -> float:
+        """Standard deviation of the error that far ahead, load units per second."""
+        for horizon, variance in zip(HORIZONS, self._variance, strict=True):
+            if seconds <= horizon:
+                return math.sqrt(variance)
+        return math.sqrt(self._variance[-1])
+
+    def step(self, history: LoadHistory, now: float) -> None:
+        """Judge what was forecast for now, and forecast anew; does nothing within a minute."""
+        if now < self._next:
+            if self._next - now > HORIZONS[0]:
+                self._next = now  # the clock was set back
+            return
+        self._next = now + HORIZONS[0]
+        level = history.mean(int(HORIZONS[0]))
+        for place, horizon in enumerate(HORIZONS):
+            pending = self._pending[place]
+            while pending and pending[0][0] <= now:
+                _, expected = pending.popleft()
+                square = (level - expected) ** 2
+                former = self._variance[place]
+                self._variance[place] = square if former <= 0 else 0.95 * former + 0.05 * square
+            pending.append((now + horizon, history.ahead(now, horizon, level)))
+            # A minute apart, so a day's worth at most; a clock that jumps must not add to it.
+            while len(pending) > horizon / HORIZONS[0] + 1:
+                pending.popleft()

@@ -1,0 +1,159 @@
+"""How much load arrived: by the second for ten minutes, and by the time of day.
+
+Constant memory, no clock: `now` is passed in, and may stand still or jump.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+DAY = 86400.0
+"""Seconds."""
+
+SLOT = 300.0
+"""Seconds in one slot of the day's profile."""
+
+SLOTS = int(DAY / SLOT)
+
+SECONDS = 600
+"""Seconds that are remembered one by one."""
+
+NEW_DAY = 0.4
+"""Share of the latest day in the profile: the last three days make up four fifths of it."""
+
+TREND = 300
+"""Seconds over which a trend is taken."""
+
+
+class LoadHistory:
+    """Load units and requests that arrived in each second, the oldest first."""
+
+    __slots__ = ("_day", "_load", "_requests", "_sums")
+
+    def __init__(self) -> None:
+        self._load: deque[float] = deque(maxlen=SECONDS)
+        self._requests: deque[float] = deque(maxlen=SECONDS)
+        self._day = DayProfile()
+        self._sums: dict[int, float] = {}
+
+    def __len__(self) -> int:
+        """Seconds that are remembered one by one."""
+        return len(self._load)
+
+    def add(self, load: float, requests: float, second: float, *, seconds: float = 1.0) -> None:
+        """The next second is over, or several without anything.
+
+        Args:
+            load: that arrived in it, load units.
+            requests: that arrived in it.
+            second: when it began, on the planner's clock.
+            seconds: more than 1 only where nothing arrived.
+        """
+        for _ in range(min(SECONDS, max(1, round(seconds)))):
+            self._load.append(load)
+            self._requests.append(requests)
+        self._sums.clear()
+        self._day.add(load, second, seconds)
+
+    def mean(self, seconds: int) -> float:
+        """Load units per second over the last `seconds`, or over as many as are known."""
+        known = self._sums.get(seconds)
+        if known is None:
+            size = len(self._load)
+            used = min(seconds, size)
+            total = 0.0
+            for index in range(size - used, size):
+                total += self._load[index]
+            known = self._sums[seconds] = total / used if used else 0.0
+        return known
+
+    def trend(self) -> float:
+        """Change of the load per second, load units per second squared, over the last minutes.
+
+        The difference between the means of the later and the earlier half of `TREND` seconds,
+        divided by the time between their middles. 0 while less than that is known.
+        """
+        if len(self._load) < TREND:
+            return 0.0
+        half = TREND // 2
+        later = self.mean(half)
+        earlier = 2 * self.mean(TREND) - later
+        return (later - earlier) / half
+
+    def ahead(self, now: float, seconds: float, level: float) -> float:
+        """Load units per second that are expected `seconds` from now.
+
+        From the day's profile where one is known, otherwise from the trend, which is not believed
+        for further ahead than it was seen, nor beyond twice the level.
+
+        Args:
+            now: on the planner's clock.
+            seconds: how far ahead.
+            level: load units per second now.
+        """
+        change = self._day.change(now, now + seconds)
+        if change is None:
+            change = self.trend() * min(seconds, TREND)
+            change = min(level, change)
+        return max(0.0, level + change)
+
+    def seconds(self) -> list[tuple[float, float]]:
+        """(load units, requests) of each second that is remembered, the oldest first."""
+        return list(zip(self._load, self._requests, strict=True))
+
+    @property
+    def days(self) -> float:
+        """For how many days the profile has been fed."""
+        return self._day.days
+
+
+class DayProfile:
+    """Mean load per second by time of day, in slots of five minutes, the latest days most."""
+
+    __slots__ = ("_known", "_mean", "_slot", "_slot_load", "_slot_seconds", "days")
+
+    def __init__(self) -> None:
+        self._mean = [0.0] * SLOTS
+        self._known = [False] * SLOTS
+        self._slot: int | None = None
+        self._slot_load = self._slot_seconds = 0.0
+        self.days = 0.0
+
+    def add(self, load: float, second: float, seconds: float = 1.0) -> None:
+        """Count load of `seconds` seconds, of which the first began at `second`."""
+        self.days += seconds / DAY
+        # A long silence may reach over many slots, though never over more than a day.
+        left, at = min(seconds, DAY), second
+        while left > 0:
+            slot = int(at % DAY / SLOT)
+            if slot != self._slot:
+                self._close()
+                self._slot = slot
+            here = min(left, SLOT - at % SLOT)
+            self._slot_load += load * here
+            self._slot_seconds += here
+            left, at = left - here, at + here
+
+    def _close(self) -> None:
+        if self._slot is None or self._slot_seconds <= 0:
+            return
+        mean = self._slot_load / self._slot_seconds
+        if self._known[self._slot]:
+            mean = NEW_DAY * mean + (1 - NEW_DAY) * self._mean[self._slot]
+        self._mean[self._slot], self._known[self._slot] = mean, True
+        self._slot_load = self._slot_seconds = 0.0
+
+    def change(self, start: float, end: float) -> float | None:
+        """By how much the load differs at `end` from `start`; None: not known for both."""
+        first, last = self._at(start), self._at(end)
+        return None if first is None or last is None else last - first
+
+    def _at(self, moment: float) -> float | None:
+        """Between the middles of two slots, in proportion."""
+        place = moment % DAY / SLOT - 0.5
+        left = int(place // 1) % SLOTS
+        right = (left + 1) % SLOTS
+        if not (self._known[left] and self._known[right]):
+            return None
+        share = place % 1
+        return (1 - share) * self._mean[left] + share * self._mean[right]

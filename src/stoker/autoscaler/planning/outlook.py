@@ -1,0 +1,38 @@
+"""What a `Forecaster` says: how much active capacity an endpoint needs, and what it expects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stoker.autoscaler.planning.rehearsal import Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class Horizon:
+    """The load that is expected some time from now, load units per second."""
+
+    seconds: float
+    expected: float
+    upper: float
+    """95% of what came was below, as far as the errors so far tell."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """How much active capacity an endpoint needs. Rates are in load units per second."""
+
+    needed: float
+    """Active capacity, `target_util` taken into account."""
+    predicted: float
+    """The load per second that is predicted for when a worker ordered now would be ready."""
+    anticipated: float
+    """The same with its margin; of which `target_util` is taken."""
+    floor: float
+    """Capacity that is held for bursts, whatever the load."""
+    clearing: float
+    """Capacity that works off in `target_queue_time` what is over the slots of the workers."""
+    why: str
+    """The figure that decides, in words."""
+    candidate: Candidate | None = None
+    """The way to scale that would have cost least so far; None: nothing rehearsed yet."""
+    horizons: tuple[Horizon, ...] = ()

@@ -1,0 +1,285 @@
+"""Which headroom would have served the recent past best? Asked of many ways to scale at once.
+
+How much room above the mean an endpoint needs cannot be read off its load: it depends on how long
+a worker takes to come, on how much waits unnoticed in the slots of busy workers, and on how the
+load moves. So we try. Each **candidate** is a way to scale, made of four figures:
+
+* a *predictor* of the load per second (means of the last 10, 30 or 120 s, or what is expected at
+  the moment at which a worker ordered now would be ready);
+* a *margin*, by which the prediction is multiplied;
+* a *hold*: for how many seconds the highest need is kept;
+* a *floor*: workers that are there whatever the load.
+
+All of them are rehearsed on the load as it arrives, second by second, each with workers of its own
+that take as long to come as real ones do. What a candidate costs is the time of its workers, and
+for each request that would have waited longer than `late_after`, `late_price` times what it costs
+to serve one. The candidate that would have cost least so far is followed (in the literature:
+prediction with expert advice, "follow the leader"). A fixed number of workers is among them (a
+floor that is above all needs), and so are the usual followers of the load, so that in the long run
+no such policy does better, not even one chosen in hindsight.
+
+The rehearsal is a fluid model: load flows in, and out as fast as the ready workers can. It knows of
+the slots of a worker only how many there are. E.g. 6 workers of 400 load/s with 16 slots have room
+for 96 requests; if 120 of 330 load units are there, 24 wait, that is 7,920 load units, which takes
+3.3 s: those who come now are late, if `late_after` is 2.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+MARGINS = (0.9, 1.0, 1.1, 1.25, 1.5)
+"""0.9 with a target_util of 0.9 is as much as arrives: slots take up what it lacks for seconds."""
+
+HOLDS = (15.0, 60.0, 300.0)
+
+FULL = 0.6
+"""Share of all slots above which more workers are asked for, before requests wait: while one comes,
+the rest fills up."""
+
+NEAR = 0.5
+"""Share of the requests that could be served in time. A candidate that never came above it is not
+suspected; one that came to its limit is taken to have had one incident more than it had (all that
+arrives while a worker comes is late), because a candidate's first incident is not seen before it
+happens."""
+
+STEPS = 32
+"""Steps into which the time that a worker takes to come is divided."""
+
+EXACT_FLOORS = 12
+"""Floors up to here are whole numbers of workers; above, each is 12% more than the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the rehearsed workers are like; those of the endpoint, as far as is known."""
+
+    perf: float
+    """Load units per second of one worker; above 0."""
+    slots: float
+    """Requests that one works on at once; above 0."""
+    create_seconds: float
+    start_seconds: float
+    stoppable: bool
+    """Workers that were let go are stopped, and started again instead of created."""
+    target_util: float
+    patience: float
+    """Seconds in which what is over the slots is to be worked off."""
+    max_workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to scale."""
+
+    predictor: int
+    """Which of the predictions it follows, by place."""
+    margin: float
+    hold: float
+    """Seconds."""
+    floor: int
+    """Workers."""
+
+
+def floors(max_workers: int) -> list[int]:
+    """The floors that are tried, up to `max_workers`."""
+    found = list(range(min(max_workers, EXACT_FLOORS) + 1))
+    while found[-1] < max_workers:
+        found.append(min(max_workers, math.ceil(found[-1] * 1.12)))
+    return found
+
+
+class Rehearsal:
+    """All candidates, and what each would have cost."""
+
+    def __init__(
+        self,
+        predictors: int,
+        max_workers: int,
+        *,
+        late_after: float,
+        late_price: float,
+        memory: float,
+        release_cost: float,
+    ) -> None:
+        """Begin, with one worker each.
+
+        Args:
+            predictors: how many predictions `step` will be given.
+            max_workers: no candidate has more.
+            late_after: seconds of waiting above which a request is late.
+            late_price: what a late request costs, in costs of serving one.
+            memory: seconds in which what was seen loses 63% of its weight.
+            release_cost: seconds of a worker's time that it costs to let one go.
+        """
+        self.max_workers = max_workers
+        self._late_after = late_after
+        self._late_price = late_price
+        self._memory = memory
+        self._release_cost = release_cost
+        self._floors = floors(max_workers)
+        shape = (predictors, len(MARGINS), len(HOLDS), len(self._floors))
+        grid = np.indices(shape).reshape(4, -1)
+        self._predictor = grid[0]
+        self._margin = np.array(MARGINS, np.float32)[grid[1]]
+        self._hold = np.array(HOLDS, np.float32)[grid[2]]
+        self._floor = np.array(self._floors, np.float32)[grid[3]]
+        size = grid.shape[1]
+        self._wanted = np.ones(size, np.float32)
+        # The largest array by far.
+        whole = np.int16 if max_workers < 2**15 else np.int32
+        self._ordered = np.ones((STEPS, size), whole)
+        self._place = 0
+        self._step_left = 0.0
+        self._lowest = np.ones(size, np.float32)
+        self._load = np.zeros(size, np.float32)
+        self._requests = np.zeros(size, np.float32)
+        self._peak = np.zeros(size, np.float32)
+        self._peak_age = np.zeros(size, np.float32)
+        # Where nothing tells them apart yet, the one that is moved least by chance is followed.
+        usual = (self._margin == 1) & (self._hold == 60) & (self._predictor == predictors - 2)
+        self._spent = np.where(usual, 0.0, release_cost).astype(np.float64)
+        self._late = np.zeros(size)
+        self._tightest = np.zeros(size, np.float32)
+        self._time = 0.0
+        self._came = 0.0
+        self._settled = -math.inf
+        self._leader = int(np.argmin(self._spent))
+
+    @property
+    def leader(self) -> Candidate:
+        """The one that would have cost least."""
+        place = self._leader
+        return Candidate(
+            int(self._predictor[place]),
+            float(self._margin[place]),
+            float(self._hold[place]),
+            int(self._floor[place]),
+        )
+
+    def step(
+        self,
+        load: float,
+        requests: float,
+        mean_load: float,
+        predictions: list[float],
+        around: Surroundings,
+        *,
+        seconds: float = 1.0,
+    ) -> None:
+        """Rehearse the next second.
+
+        Args:
+            load: that arrived in it, load units.
+            requests: that arrived in it.
+            mean_load: of a request, load units; above 0.
+            predictions: load units per second, one of each predictor.
+            around: what the workers are like.
+            seconds: more than 1 only where nothing arrived and nothing waits.
+        """
+        wanted = self._wanted
+        ready = self._ready(wanted, around, seconds)
+        capacity = ready * np.float32(around.perf)
+
+        # What is there, and what is done of it.
+        backlog = self._load + np.float32(load)
+        count = self._requests + np.float32(requests)
+        done = np.minimum(backlog, capacity * np.float32(seconds))
+        backlog -= done
+        count -= done / np.float32(mean_load)
+        np.maximum(count, 0.0, out=count)
+        count[backlog <= 1e-3] = 0.0
+        self._load, self._requests = backlog, count
+
+        # What it costs.
+        cost = wanted * np.float32(seconds)
+        late = None
+        if requests > 0:
+            # Served before it is late: what the slots hold, and what they do until then.
+            begun = around.perf * self._late_after / mean_load
+            full_share = count / np.maximum(ready * np.float32(around.slots + begun), 1e-6)
+            late = full_share > 1
+            np.maximum(self._tightest, full_share, out=self._tightest)
+
+        # What it wants next.
+        need = np.array(predictions, np.float32)[self._predictor] * self._margin
+        need /= np.float32(around.target_util)
+        full = np.float32(FULL * around.slots)
+        over = count - full * np.maximum(wanted, 1.0)
+        np.maximum(over, 0.0, out=over)
+        # Of what is over the slots, not the requests but the load matters.
+        over *= np.float32(mean_load / max(1.0, around.patience))
+        need += over
+        need /= np.float32(around.perf)
+        self._peak_age += np.float32(seconds)
+        new = (need >= self._peak) | (self._peak_age >= self._hold)
+        self._peak = np.where(new, need, self._peak)
+        self._peak_age[new] = 0.0
+        after = np.maximum(self._floor, np.ceil(self._peak - np.float32(1e-4)))
+        np.clip(after, 1.0, max(1, around.max_workers), out=after)
+        cost = cost + np.maximum(wanted - after, 0.0) * np.float32(self._release_cost)
+        self._wanted = after
+
+        if self._settled < 0:
+            # Whoever begins with one worker is late at first; that says nothing about later.
+            if math.isinf(self._settled) and requests > 0:
+                self._settled = -max(60.0, 2 * around.create_seconds)
+            self._settled += seconds
+            self._tightest[:] = 0.0
+            return
+        fade = math.exp(-seconds / self._memory)
+        self._spent *= fade
+        self._spent += cost
+        self._late *= fade
+        self._came *= fade
+        self._time = self._time * fade + seconds
+        self._tightest *= np.float32(fade)
+        if late is not None:
+            self._late += late * requests
+            self._came += requests
+        self._follow(around, mean_load)
+
+    def _follow(self, around: Surroundings, mean_load: float) -> None:
+        """Follow the one that would have cost least."""
+        price = self._late_price * mean_load / around.perf
+        # The first incident is not seen before it comes.
+        incident = around.create_seconds * self._came / self._time
+        risk = np.clip((self._tightest - NEAR) / (1 - NEAR), 0.0, 1.0)
+        self._leader = int(np.argmin(self._spent + price * (self._late + incident * risk)))
+
+    def _ready(self, wanted: Floats, around: Surroundings, seconds: float) -> Floats:
+        """Workers that were wanted for as long as one takes to come."""
+        resolution = max(1.0, around.create_seconds / STEPS)
+        self._step_left -= seconds
+        if self._step_left <= 0:
+            # One place for each step: what was wanted least in it.
+            for _ in range(min(STEPS, 1 + int(-self._step_left / resolution))):
+                self._place = (self._place + 1) % STEPS
+                self._ordered[self._place] = self._lowest
+            self._step_left = resolution
+            self._lowest = wanted
+        else:
+            self._lowest = np.minimum(self._lowest, wanted)
+        steps = max(1, min(STEPS, round(around.create_seconds / resolution)))
+        ready = self._least(steps, wanted)
+        if around.stoppable:
+            steps = max(1, min(steps, round(around.start_seconds / resolution)))
+            ready = np.maximum(ready, self._least(steps, wanted))
+        return ready
+
+    def _least(self, steps: int, wanted: Floats) -> Floats:
+        first = self._place - steps + 1
+        if first >= 0:
+            least = self._ordered[first : self._place + 1].min(axis=0)
+        else:
+            least = np.minimum(
+                self._ordered[first:].min(axis=0), self._ordered[: self._place + 1].min(axis=0)
+            )
+        result: Floats = np.minimum(least, wanted).astype(np.float32)
+        return result

@@ -1,0 +1,161 @@
+"""The memory of an endpoint's load, and what it asks for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stoker.autoscaler.arrivals import Demand
+from stoker.autoscaler.planning import (
+    EndpointSnapshot,
+    Forecaster,
+    GroupSnapshot,
+    Outlook,
+    WorkerSnapshot,
+)
+from stoker.autoscaler.planning.forecast import ForecastErrors
+from stoker.autoscaler.planning.history import LoadHistory
+from stoker.autoscaler.states import WorkerState
+from stoker.wire import EndpointParameters
+
+WORKER = WorkerSnapshot(
+    id=1, workergroup_id=1, state=WorkerState.READY, state_since=0.0, perf=100.0, slots=4
+)
+ENDPOINT = EndpointSnapshot(
+    endpoint_id=1,
+    name="e",
+    parameters=EndpointParameters(),
+    demand=Demand(),
+    workers=(WORKER,),
+    groups=(GroupSnapshot(id=1, perf=100.0, create_seconds=30.0, start_seconds=5.0),),
+)
+
+
+class Endpoint:
+    """Drives a forecaster second by second, with requests of 50 load units."""
+
+    def __init__(self, snapshot: EndpointSnapshot = ENDPOINT) -> None:
+        self.snapshot = snapshot
+        self.forecaster = Forecaster()
+        self.load = 0.0
+        self.count = 0
+        self.now = 1000.0
+
+    def second(self, load: float, **demand: float) -> Outlook:
+        self.now += 1
+        self.load += load
+        self.count += math.ceil(load / 50)
+        told = Demand(arrived_load=self.load, arrived_count=self.count)
+        for name, value in demand.items():
+            told = replace(told, **{name: value})
+        return self.forecaster.observe(replace(self.snapshot, demand=told), self.now)
+
+    def run(self, loads: list[float]) -> Outlook:
+        return [self.second(load) for load in loads][-1]
+
+
+def test_a_steady_load_needs_what_it_is_over_target_util() -> None:
+    outlook = Endpoint().run([300.0] * 300)
+    assert outlook.predicted == pytest.approx(300.0)
+    assert 300.0 - 1e-3 <= outlook.needed <= 500.0
+
+
+def test_what_is_over_the_slots_is_worked_off_in_target_queue_time() -> None:
+    endpoint = Endpoint()
+    before = endpoint.run([50.0] * 120)
+    after = endpoint.second(50.0, held_count=100, held_load=5000.0)
+    assert after.clearing == pytest.approx((100 - 0.6 * 4) * 50 / 10)
+    assert after.needed >= before.needed + after.clearing - 1e-3
+    assert "over the workers' slots" in after.why
+
+
+def test_without_a_known_perf_the_mean_is_all_there_is() -> None:
+    unknown = replace(
+        ENDPOINT, workers=(), groups=(GroupSnapshot(id=1),), demand=Demand(arrival_rate=90.0)
+    )
+    outlook = Forecaster().observe(unknown, 5.0)
+    assert outlook.candidate is None
+    assert outlook.needed == pytest.approx(100.0)
+
+
+def test_what_came_before_perf_was_known_is_rehearsed_then() -> None:
+    endpoint = Endpoint(replace(ENDPOINT, workers=(), groups=(GroupSnapshot(id=1),)))
+    burst = ([0.0] * 110 + [1000.0] * 10) * 4
+    assert endpoint.run(burst).candidate is None
+    endpoint.snapshot = ENDPOINT
+    outlook = endpoint.run([0.0] * 5)
+    assert outlook.candidate is not None
+    assert outlook.candidate.floor >= 3
+    assert outlook.needed >= 300.0
+    assert "held ready" in outlook.why
+
+
+def test_a_changed_cap_keeps_what_was_learnt_in_ten_minutes() -> None:
+    endpoint = Endpoint()
+    endpoint.run(([0.0] * 110 + [1000.0] * 10) * 5)
+    parameters = EndpointParameters(max_workers=12)
+    endpoint.snapshot = replace(ENDPOINT, parameters=parameters)
+    outlook = endpoint.run([0.0] * 5)
+    assert outlook.candidate is not None
+    assert outlook.candidate.floor >= 3
+
+
+def test_the_same_calls_give_the_same_answers() -> None:
+    loads = [float(second * 37 % 400) for second in range(300)]
+    assert Endpoint().run(loads) == Endpoint().run(loads)
+
+
+def test_a_call_more_within_a_second_changes_nothing_later() -> None:
+    one, two = Endpoint(), Endpoint()
+    for second in range(200):
+        load = 50.0 * (second % 7)
+        one.second(load)
+        two.second(load)
+        two.forecaster.observe(
+            replace(two.snapshot, demand=Demand(arrived_load=two.load, arrived_count=two.count)),
+            two.now + 0.5,
+        )
+    assert one.second(0.0) == two.second(0.0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.floats(-1e5, 1e5), st.floats(0, 1e6)), min_size=1, max_size=12))
+def test_a_clock_that_jumps_breaks_nothing(steps: list[tuple[float, float]]) -> None:
+    endpoint = Endpoint()
+    for jump, load in steps:
+        endpoint.now += jump
+        outlook = endpoint.second(load)
+        assert math.isfinite(outlook.needed)
+        assert outlook.needed >= 0
+        assert all(math.isfinite(h.expected) and h.upper >= h.expected for h in outlook.horizons)
+
+
+def test_an_idle_day_is_passed_in_one_go() -> None:
+    endpoint = Endpoint()
+    endpoint.run([200.0] * 100)
+    endpoint.now += 86400.0
+    outlook = endpoint.second(0.0)
+    assert outlook.predicted == 0.0
+
+
+def test_the_upper_forecast_is_as_far_above_as_the_forecasts_were_off() -> None:
+    steady, errors = LoadHistory(), ForecastErrors()
+    wild, worse = LoadHistory(), ForecastErrors()
+    for second in range(3600):
+        steady.add(100.0, 1, float(second))
+        errors.step(steady, float(second))
+        wild.add(200.0 * (second // 60 % 2), 1, float(second))
+        worse.step(wild, float(second))
+    assert errors.of(60.0) == pytest.approx(0.0, abs=1e-6)
+    assert worse.of(60.0) > 100.0
+
+
+def test_forecasts_that_wait_to_be_judged_are_bounded() -> None:
+    history, errors = LoadHistory(), ForecastErrors()
+    for minute in range(4000):
+        errors.step(history, minute * 60.0)
+    assert max(len(pending) for pending in errors._pending) <= 1441
