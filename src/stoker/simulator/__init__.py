@@ -1,0 +1,31 @@
+"""What would it have cost: the router and the planner on a trace, with simulated workers.
+
+>>> from stoker.simulator import Cell, read_trace, run_cells, simulate
+>>> trace = read_trace(Path("trace.csv"))
+>>> simulate(trace, "target_util:0.8").ratio
+>>> run_cells([Cell(trace=trace, policy=p) for p in ("stoker", "fixed:6")])
+"""
+
+from stoker.simulator.cells import Cell, run_cell, run_cells, simulate
+from stoker.simulator.policies import POLICIES, Policy, Traffic, parse_policy
+from stoker.simulator.result import Result, Timeline
+from stoker.simulator.settings import Hardware, SimulatorSettings
+from stoker.simulator.trace import Trace, read_trace, write_trace
+
+__all__ = [
+    "POLICIES",
+    "Cell",
+    "Hardware",
+    "Policy",
+    "Result",
+    "SimulatorSettings",
+    "Timeline",
+    "Trace",
+    "Traffic",
+    "parse_policy",
+    "read_trace",
+    "run_cell",
+    "run_cells",
+    "simulate",
+    "write_trace",
+]

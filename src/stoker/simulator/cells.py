@@ -1,0 +1,156 @@
+"""Many simulations at once: a cell is one trace under one policy with its settings."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+
+import msgspec
+
+from stoker.autoscaler.planning import PlannerSettings
+from stoker.errors import ConfigError
+from stoker.simulator.engine import Simulation
+from stoker.simulator.policies import Policy, parse_policy
+from stoker.simulator.result import Result
+from stoker.simulator.settings import SimulatorSettings
+from stoker.simulator.trace import Trace
+from stoker.wire import EndpointParameters
+
+PolicySpec = str | Callable[[], Policy]
+"""A policy's name with its figures, such as ``fixed:6``, or what makes one (a policy has a state,
+so each run has its own). To run in another process it must be picklable: a module's function."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """What is to be simulated."""
+
+    trace: Trace
+    policy: PolicySpec = "stoker"
+    settings: SimulatorSettings = field(default_factory=SimulatorSettings)
+    parameters: EndpointParameters = field(default_factory=EndpointParameters)
+    planner: PlannerSettings | None = None
+    """The planner's own figures."""
+    label: str = ""
+    """To tell the results apart."""
+    timeline: bool = False
+
+    def check(self) -> None:
+        """See that it can be run.
+
+        Raises:
+            ConfigError: names the policy, setting or parameter that is wrong.
+        """
+        self.settings.check()
+        for name, problem in self.parameters.problems().items():
+            raise ConfigError(f"endpoint.{name}", problem)
+        self.make_policy()
+
+    def make_policy(self) -> Policy:
+        """A policy for one run.
+
+        Raises:
+            ConfigError: names what is wrong with it.
+        """
+        if isinstance(self.policy, str):
+            return parse_policy(self.policy, self.planner)
+        return self.policy()
+
+
+def simulate(
+    trace: Trace,
+    policy: PolicySpec = "stoker",
+    settings: SimulatorSettings | None = None,
+    parameters: EndpointParameters | None = None,
+    *,
+    planner: PlannerSettings | None = None,
+    timeline: bool = True,
+    on_progress: Callable[[float], None] | None = None,
+) -> Result:
+    """Run a trace under a policy.
+
+    Args:
+        trace: the requests.
+        policy: ``stoker``, ``fixed:6``, ``target_util:0.8`` ...: see `parse_policy`; or what makes
+            one.
+        settings: machines and scoring.
+        parameters: of the endpoint.
+        planner: the planner's own figures, for ``stoker``.
+        timeline: keep figures over time in the result.
+        on_progress: told now and then which share is done, from 0 to 1.
+
+    Raises:
+        ConfigError: names the policy, setting or parameter that is wrong.
+    """
+    cell = Cell(
+        trace=trace,
+        policy=policy,
+        settings=settings or SimulatorSettings(),
+        parameters=parameters or EndpointParameters(),
+        planner=planner,
+        timeline=timeline,
+    )
+    return run_cell(cell, on_progress)
+
+
+def run_cell(cell: Cell, on_progress: Callable[[float], None] | None = None) -> Result:
+    """Run one cell, here.
+
+    Raises:
+        ConfigError: names the policy, setting or parameter that is wrong.
+    """
+    cell.check()
+    simulation = Simulation(
+        cell.trace,
+        cell.make_policy(),
+        cell.settings,
+        cell.parameters,
+        timeline=cell.timeline,
+        on_progress=on_progress,
+    )
+    return msgspec.structs.replace(simulation.run(), label=cell.label)
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    *,
+    processes: int | None = None,
+    on_done: Callable[[int, Result], None] | None = None,
+) -> list[Result]:
+    """Run cells on all cores; the results are in the order of the cells.
+
+    Args:
+        cells: what to run.
+        processes: at most so many at a time; default: one for each core.
+        on_done: told the place of a cell and its result when it is done.
+
+    Raises:
+        ConfigError: names the policy, setting or parameter that is wrong.
+    """
+    for cell in cells:  # a mistake is told before anything runs
+        cell.check()
+    count = min(len(cells), processes or os.cpu_count() or 1)
+    results: dict[int, Result] = {}
+    if count <= 1:
+        for place, cell in enumerate(cells):
+            results[place] = run_cell(cell)
+            if on_done is not None:
+                on_done(place, results[place])
+        return [results[place] for place in range(len(cells))]
+    # Not fork: a process with threads (a progress bar's) is not safe to fork.
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(count, mp_context=context) as pool:
+        futures = {pool.submit(run_cell, cell): place for place, cell in enumerate(cells)}
+        try:
+            for future in as_completed(futures):
+                place = futures[future]
+                results[place] = future.result()
+                if on_done is not None:
+                    on_done(place, results[place])
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [results[place] for place in range(len(cells))]

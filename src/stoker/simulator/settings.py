@@ -1,0 +1,156 @@
+"""What a simulation is told: the machines, the run, and what counts.
+
+The ``[simulator]`` table of ``stoker.toml`` has these fields; so has `simulate`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from stoker.errors import ConfigError
+
+MAX_SECONDS = 1e8
+"""Longest time that a setting may name: three years."""
+
+
+class Hardware(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """One kind of machine: how fast it is, how long it takes to come, how it fails."""
+
+    name: str = "simulated"
+    perf: float = 400.0
+    """Load units per second of a busy worker."""
+    slots: int = 16
+    """Requests in service at once; the others wait at the worker, first come first served."""
+    max_share: float | None = None
+    """Load units per second that one request gets at most; absent: a quarter of `perf`."""
+    price: float = 1.0
+    """Per hour."""
+    available: int = 1000
+    """Machines of this kind that the provider has."""
+    boot_seconds: float = 30.0
+    """From the order until the worker reports for the first time."""
+    load_seconds: float = 0.0
+    """From then until its model is loaded."""
+    boot_spread: float = 0.0
+    """Standard deviation of the logarithm of the two above (log-normal); 0: always the same."""
+    start_seconds: float = 5.0
+    """From the start of a stopped worker, or a reboot, until it is ready."""
+    stop_seconds: float = 1.0
+    """From the order to stop until it costs no more."""
+    stoppable: bool = True
+    """False: there is no pool; a worker can only be destroyed."""
+    spot: bool = False
+    failures_per_hour: float = 0.0
+    """Of each ready worker: its instance is lost, with the requests on it."""
+    boot_failures: float = 0.0
+    """Share of the boots that come to nothing, from 0 to 1."""
+    preemptions_per_hour: float = 0.0
+    """Of each ready worker: its provider takes it back."""
+    preemption_notice: float = 30.0
+    """Seconds between the word of it and its end."""
+
+    @property
+    def share(self) -> float:
+        """Load units per second that one request gets at most."""
+        return self.perf / 4 if self.max_share is None else self.max_share
+
+    def problems(self) -> dict[str, str]:
+        """What is wrong with these figures, by field name; empty when all is well."""
+        found: dict[str, str] = {}
+        if not 0 < self.perf <= 1e9:
+            found["perf"] = "must be above 0 load units per second"
+        if self.max_share is not None and not 0 < self.max_share <= 1e9:
+            found["max_share"] = "must be above 0 load units per second"
+        if not 1 <= self.slots <= 1_000_000:
+            found["slots"] = "must be at least 1"
+        if not 1 <= self.available <= 1_000_000:
+            found["available"] = "must be at least 1"
+        if not 0 <= self.boot_failures <= 1:
+            found["boot_failures"] = "must be a share, from 0 to 1"
+        if not 0 <= self.boot_spread <= 5:
+            found["boot_spread"] = "must be from 0 to 5"
+        for name in (
+            "price",
+            "boot_seconds",
+            "load_seconds",
+            "start_seconds",
+            "stop_seconds",
+            "failures_per_hour",
+            "preemptions_per_hour",
+            "preemption_notice",
+        ):
+            if not 0 <= getattr(self, name) <= MAX_SECONDS:
+                found[name] = f"must be a number from 0 to {MAX_SECONDS:g}"
+        return found
+
+
+class SimulatorSettings(Hardware, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """A run: its machines (this one, and those in `hardware`) and what is counted."""
+
+    hardware: list[Hardware] = []
+    """Further kinds of machines that the planner may choose from."""
+    seed: int = 0
+    """Of everything that is random: failures, preemptions, boot times."""
+    warm_up: float = 180.0
+    """Seconds at the start that are not scored."""
+    limit: float = 2.0
+    """A wait above so many seconds is over the limit."""
+    patience: float = 600.0
+    """Seconds after which a client whose request was not begun gives up."""
+    initial_workers: int = 1
+    """Ready at the start."""
+    initial_stopped: int = 0
+    """Stopped at the start."""
+    inactive_price: float = 0.05
+    """Price of a stopped worker as a share of that of an active one."""
+    prompt_weight: float = 0.1
+    """Load of a token of the prompt, where one that is generated counts 1."""
+    report_interval: float = 1.0
+    """Seconds between two reports of a worker while something changes."""
+    quiet_interval: float = 10.0
+    """... while nothing does."""
+    update_at: float | None = None
+    """When a rolling update is asked for, seconds from the start; absent: never."""
+
+    @property
+    def kinds(self) -> tuple[Hardware, ...]:
+        """All kinds of machines, the main one first."""
+        return (self, *self.hardware)
+
+    def problems(self) -> dict[str, str]:
+        """What is wrong with these figures, by field name; empty when all is well."""
+        found = Hardware.problems(self)
+        for number, kind in enumerate(self.hardware):
+            for name, problem in kind.problems().items():
+                found[f"hardware[{number}].{name}"] = problem
+        names = [kind.name for kind in self.kinds]
+        if len(set(names)) < len(names):
+            found["hardware"] = "two kinds have the same name"
+        for name in ("warm_up", "limit", "patience", "inactive_price", "prompt_weight"):
+            if not 0 <= getattr(self, name) <= MAX_SECONDS:
+                found[name] = f"must be a number from 0 to {MAX_SECONDS:g}"
+        for name in ("report_interval", "quiet_interval"):
+            if not 0.01 <= getattr(self, name) <= 3600:
+                found[name] = "must be from 0.01 to 3600 seconds"
+        for name in ("initial_workers", "initial_stopped"):
+            if not 0 <= getattr(self, name) <= 100_000:
+                found[name] = "must be from 0 to 100000"
+        if self.initial_stopped and not self.stoppable:
+            found["initial_stopped"] = "is for machines that can be stopped (stoppable = true)"
+        if self.update_at is not None and not (
+            math.isfinite(self.update_at) and self.update_at >= 0
+        ):
+            found["update_at"] = "must be at least 0 seconds, or absent"
+        return found
+
+    def check(self, where: str = "simulator") -> SimulatorSettings:
+        """The same settings, or what is wrong with them.
+
+        Raises:
+            ConfigError: names the first field that is wrong.
+        """
+        for name, problem in self.problems().items():
+            raise ConfigError(f"{where}.{name}" if where else name, problem)
+        return self
