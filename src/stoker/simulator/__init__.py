@@ -7,12 +7,14 @@
 """
 
 from stoker.simulator.cells import Cell, run_cell, run_cells, simulate
+from stoker.simulator.generators import GENERATORS, generate
 from stoker.simulator.policies import POLICIES, Policy, Traffic, parse_policy
 from stoker.simulator.result import Result, Timeline
 from stoker.simulator.settings import Hardware, SimulatorSettings
 from stoker.simulator.trace import Trace, read_trace, write_trace
 
 __all__ = [
+    "GENERATORS",
     "POLICIES",
     "Cell",
     "Hardware",
@@ -22,6 +24,7 @@ __all__ = [
     "Timeline",
     "Trace",
     "Traffic",
+    "generate",
     "parse_policy",
     "read_trace",
     "run_cell",

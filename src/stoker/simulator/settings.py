@@ -111,6 +111,8 @@ class SimulatorSettings(Hardware, forbid_unknown_fields=True, frozen=True, kw_on
     """Seconds between two reports of a worker while something changes."""
     quiet_interval: float = 10.0
     """... while nothing does."""
+    generate: str | None = None
+    """Traffic where no trace is given, such as ``onoff:rate=20`` (`stoker.simulator.generate`)."""
     update_at: float | None = None
     """When a rolling update is asked for, seconds from the start; absent: never."""
 

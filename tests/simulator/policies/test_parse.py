@@ -17,7 +17,7 @@ from stoker.simulator import POLICIES, Trace, parse_policy, simulate
         ("knative:target=2", "policy knative.target: must be from 0.01 to 1"),
         ("fixed:2.5", "policy fixed.workers: must be a whole number"),
         ("fixed:many", "policy fixed.workers: is no number: 'many'"),
-        ("stoker:1", "policy stoker: has no parameter ''; known: none"),
+        ("stoker:1", "policy stoker: has no parameter '1'; known: none"),
         ("target_util:nan", "policy target_util.util: must be from 0.01 to 10"),
     ],
 )

@@ -6,13 +6,11 @@ policy's main figure.
 
 from __future__ import annotations
 
-import difflib
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from stoker.autoscaler.planning import PlannerSettings
-from stoker.errors import ConfigError
+from stoker.simulator.figures import Figure, parse_figures, unknown
 from stoker.simulator.policies.base import Policy
 from stoker.simulator.policies.knative import Knative
 from stoker.simulator.policies.planner import Planner
@@ -21,16 +19,6 @@ from stoker.simulator.policies.runpod import QueueDelay, RequestCount
 from stoker.simulator.policies.scaling import Counting, Scaled
 from stoker.simulator.policies.simple import Fixed, TargetUtilisation
 from stoker.simulator.policies.skyserve import TargetQps
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One parameter of a policy."""
-
-    default: float
-    low: float = 0.0
-    high: float = math.inf
-    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,32 +165,10 @@ def parse_policy(spec: str, planner: PlannerSettings | None = None) -> Policy:
     name, _, rest = spec.strip().partition(":")
     kind = POLICIES.get(name)
     if kind is None:
-        near = difflib.get_close_matches(name, POLICIES, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(POLICIES)}"
-        raise ConfigError("policy", f"there is no policy {name[:40]!r}; {hint}")
-    if name == "stoker" and not rest:
+        raise unknown("policy", name, POLICIES)
+    figures = parse_figures(f"policy {name}", rest, kind.figures, kind.main)
+    if name == "stoker":
         return Planner(planner)
-    figures = {key: figure.default for key, figure in kind.figures.items()}
-    for part in filter(None, rest.split(",")):
-        key, equals, text = part.partition("=")
-        key, text = (key.strip(), text) if equals else (kind.main, key)
-        if key not in kind.figures:
-            known = ", ".join(kind.figures) or "none"
-            raise ConfigError(f"policy {name}", f"has no parameter {key[:40]!r}; known: {known}")
-        figures[key] = _value(f"policy {name}.{key}", text, kind.figures[key])
     policy = kind.make(figures)
     policy.name = spec.strip() if rest else policy.name
     return policy
-
-
-def _value(where: str, text: str, figure: Figure) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise ConfigError(where, f"is no number: {text[:40]!r}") from None
-    if not (math.isfinite(value) and figure.low <= value <= figure.high):
-        high = "" if math.isinf(figure.high) else f" to {figure.high:g}"
-        raise ConfigError(where, f"must be from {figure.low:g}{high}")
-    if figure.whole and value != int(value):
-        raise ConfigError(where, "must be a whole number")
-    return value
