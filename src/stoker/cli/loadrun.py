@@ -14,6 +14,7 @@ import uvloop
 
 from stoker.cli import output
 from stoker.cli.loadreport import print_results, show_progress
+from stoker.cli.pictures import check_plot
 from stoker.errors import ConfigError
 from stoker.loadtest import (
     EndpointTarget,
@@ -92,7 +93,7 @@ def run(
         raise ConfigError("--raw", "is for the URL of a model server, not for an endpoint")
     payloads = read_payloads(payload, aim.route, stream=stream)
     if plot is not None:
-        _check_plot(plot)
+        check_plot(plot)
     _allow_connections()
 
     async def work() -> Results:
@@ -143,18 +144,6 @@ def _client(url: str) -> Client:
             "plane, give its URL, such as http://127.0.0.1:3000)",
         )
     return Client(url, key)
-
-
-def _check_plot(path: Path) -> None:
-    """Find out before the test whether its picture can be drawn."""
-    if path.suffix not in (".png", ".svg"):
-        raise ConfigError("--plot", f"must end in .png or .svg, not {path.suffix or 'nothing'!r}")
-    if not path.parent.is_dir():
-        raise ConfigError("--plot", f"there is no directory {str(path.parent)!r}")
-    try:
-        import matplotlib  # noqa: F401
-    except ModuleNotFoundError:
-        output.fail("matplotlib is missing: pip install 'stoker[plot]'")
 
 
 def _allow_connections() -> None:

@@ -27,6 +27,7 @@ import msgspec
 from stoker.backends import located
 from stoker.config import convert, load_toml
 from stoker.errors import ConfigError
+from stoker.simulator.settings import SimulatorSettings
 from stoker.wire import EndpointParameters, EndpointState
 
 DEFAULT_PORT = 8700
@@ -109,6 +110,8 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     server: ServerSettings = ServerSettings()
     provider: ProviderSettings = ProviderSettings()
     endpoint: list[EndpointSettings] = []
+    simulator: SimulatorSettings = SimulatorSettings()
+    """Machines and scoring of `stoker simulate` (docs/simulating.md)."""
 
 
 def load(path: Path | None) -> Settings:
@@ -120,6 +123,7 @@ def load(path: Path | None) -> Settings:
     if path is None:
         return Settings()
     settings = _with_located_backends(load_toml(path, Settings), path.parent)
+    settings.simulator.check(f"{path.name}: simulator")
     names: set[str] = set()
     for number, endpoint in enumerate(settings.endpoint):
         where = f"{path.name}: endpoint[{number}]"

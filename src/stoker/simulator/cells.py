@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -18,6 +19,12 @@ from stoker.simulator.result import Result
 from stoker.simulator.settings import SimulatorSettings
 from stoker.simulator.trace import Trace
 from stoker.wire import EndpointParameters
+
+BEST_SHARE = 0.001
+"""Share over the limit that ``fixed:best`` may have where none is given."""
+
+MOST_FIXED = 4096
+"""Workers that ``fixed:best`` tries at most."""
 
 PolicySpec = str | Callable[[], Policy]
 """A policy's name with its figures, such as ``fixed:6``, or what makes one (a policy has a state,
@@ -55,9 +62,29 @@ class Cell:
         Raises:
             ConfigError: names what is wrong with it.
         """
+        if hindsight_share(self.policy) is not None:
+            return parse_policy("fixed:1")
         if isinstance(self.policy, str):
             return parse_policy(self.policy, self.planner)
         return self.policy()
+
+
+def hindsight_share(policy: PolicySpec) -> float | None:
+    """The share over the limit that ``fixed:best`` or ``fixed:best=0.01`` may have, else None.
+
+    Raises:
+        ConfigError: the share is none.
+    """
+    if not isinstance(policy, str) or not policy.startswith("fixed:best"):
+        return None
+    _, equals, text = policy.partition("=")
+    try:
+        share = float(text) if equals else BEST_SHARE
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1:
+        raise ConfigError("policy fixed:best", f"must be a share from 0 to 1, not {text[:40]!r}")
+    return share
 
 
 def simulate(
@@ -103,6 +130,9 @@ def run_cell(cell: Cell, on_progress: Callable[[float], None] | None = None) -> 
         ConfigError: names the policy, setting or parameter that is wrong.
     """
     cell.check()
+    share = hindsight_share(cell.policy)
+    if share is not None:
+        return _best_fixed(cell, share)
     simulation = Simulation(
         cell.trace,
         cell.make_policy(),
@@ -112,6 +142,27 @@ def run_cell(cell: Cell, on_progress: Callable[[float], None] | None = None) -> 
         on_progress=on_progress,
     )
     return msgspec.structs.replace(simulation.run(), label=cell.label)
+
+
+def _best_fixed(cell: Cell, share: float) -> Result:
+    """The smallest fleet whose share over the limit is at most `share`: known in hindsight only."""
+    tried: dict[int, Result] = {}
+
+    def over(workers: int) -> bool:
+        if workers not in tried:
+            tried[workers] = run_cell(replace(cell, policy=f"fixed:{workers}"))
+        return tried[workers].over_limit > share
+
+    low, high = 0, 1
+    while over(high) and high < MOST_FIXED:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if over(middle) else (low, middle)
+    cpu = sum(result.cpu_seconds for result in tried.values())
+    return msgspec.structs.replace(
+        tried[high], policy=f"fixed:{high} (best)", cpu_seconds=cpu, label=cell.label
+    )
 
 
 def run_cells(
@@ -142,7 +193,9 @@ def run_cells(
         return [results[place] for place in range(len(cells))]
     # Not fork: a process with threads (a progress bar's) is not safe to fork.
     context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(count, mp_context=context) as pool:
+    # Ctrl-C reaches all: the children end by it, without a stack trace each.
+    quietly = (signal.SIGINT, signal.SIG_DFL)
+    with ProcessPoolExecutor(count, context, signal.signal, quietly) as pool:
         futures = {pool.submit(run_cell, cell): place for place, cell in enumerate(cells)}
         try:
             for future in as_completed(futures):

@@ -40,7 +40,7 @@ POLICIES: dict[str, Kind] = {
     "fixed": Kind(
         lambda figures: _scaled(Fixed(int(figures["workers"])), capped=False),
         "workers",
-        "so many workers, whatever comes",
+        "so many workers, whatever comes; fixed:best finds the smallest number that will do",
         {"workers": Figure(1, 0, 100_000, whole=True)},
     ),
     "target_util": Kind(
