@@ -171,6 +171,19 @@ class WorkerInfo(msgspec.Struct, frozen=True):
     """Ours."""
 
 
+class Recorded(msgspec.Struct, frozen=True):
+    """Ours: the requests that came to an endpoint, answer of ``GET /endptjobs/{id}/trace/``."""
+
+    started_at: float
+    """Unix time from which on they were looked for."""
+    seconds: float
+    """From then until now."""
+    complete: bool
+    """False: more came than are remembered; the oldest are missing."""
+    requests: list[tuple[float, float]] = []
+    """Seconds after `started_at`, and load units; the oldest first."""
+
+
 EndpointState = Literal["active", "suspended", "stopped"]
 
 

@@ -363,3 +363,14 @@ async def test_a_console_that_is_down_is_a_bad_gateway_and_routing_goes_on(house
     status, _ = await house.post("/api/v0/endptjobs/", {})
     assert status == 502
     assert (await house.route())["request_idx"] > 0
+
+
+async def test_a_new_request_is_recorded_once_and_polls_are_not(house):
+    record = await house.endpoint()
+    held = await house.route(cost=7.0)
+    await house.route(cost=7.0, request_idx=held["request_idx"])
+    await house.route(cost=9.0)
+    recorded = house.plane.recorded(record.id, None)
+    assert [load for _, load in recorded.requests] == [7.0, 9.0]
+    assert recorded.complete
+    assert all(0 <= at <= recorded.seconds for at, _ in recorded.requests)

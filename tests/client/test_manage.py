@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from stoker.client import Client, RequestFailedError, UnauthorizedError
 from stoker.errors import NotFoundError
+from stoker.wire import Recorded
 
 
 def _reply(body: Any) -> Callable[[Request, Any], Awaitable[Response]]:
@@ -125,6 +126,14 @@ CALLS: list[tuple[Callable[[Client], Awaitable[Any]], Any, Any, str, str, Any]] 
         "POST",
         "/get_autogroup_logs/",
         {"id": 8, "tail": 100},
+    ),
+    (
+        lambda c: c.trace(5, seconds=60.0),
+        {"result": {"started_at": 9, "seconds": 60, "complete": True, "requests": [[1, 2.5]]}},
+        Recorded(9.0, 60.0, True, [(1.0, 2.5)]),
+        "GET",
+        "/api/v0/endptjobs/5/trace/?seconds=60.0",
+        {},
     ),
     (
         lambda c: c.attach("llm"),

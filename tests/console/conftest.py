@@ -12,7 +12,7 @@ from stoker.config import convert
 from stoker.console import create_app
 from stoker.errors import ConfigError, NotFoundError
 from stoker.store import EndpointRecord, Store
-from stoker.wire import WorkerInfo
+from stoker.wire import Recorded, WorkerInfo
 
 KEY = "stk_account-key-of-the-tests"
 
@@ -62,6 +62,9 @@ class Plane:
 
     def workers(self, endpoint_id: int) -> Sequence[WorkerInfo]:
         return self.infos.get(endpoint_id, [])
+
+    def recorded(self, endpoint_id: int, seconds: float | None) -> Recorded:
+        return Recorded(5.0, seconds or 100.0, True, [(0.5, 10.0 * endpoint_id)])
 
     async def attach(self, endpoint_name: str) -> Mapping[str, str]:
         endpoint = await self.store.find_endpoint(endpoint_name)

@@ -25,6 +25,7 @@ GUARDED = [
     ("POST", "/api/v0/template/"),
     ("GET", "/api/v0/template/1/"),
     ("DELETE", "/api/v0/template/1/"),
+    ("GET", "/api/v0/endptjobs/1/trace/"),
     ("GET", "/api/v0/workers/"),
     ("POST", "/api/v0/attached/"),
     ("DELETE", "/api/v0/attached/1/"),

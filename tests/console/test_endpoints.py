@@ -298,3 +298,24 @@ async def test_nothing_that_is_sent_breaks_it(
     reply = await owner.post(PATH, content=json.dumps(body, allow_nan=True).encode())
     assert reply.status_code in (200, 400, 409)
     assert "success" in reply.json()
+
+
+async def test_the_recorded_requests_of_an_endpoint_are_told(owner: httpx.AsyncClient) -> None:
+    number = await _create(owner)
+    reply = await owner.get(f"{PATH}{number}/trace/", params={"seconds": "60"})
+    told = {
+        "started_at": 5.0,
+        "seconds": 60.0,
+        "complete": True,
+        "requests": [[0.5, 10.0 * number]],
+    }
+    assert reply.json() == {"success": True, "result": told}
+    assert (await owner.get(f"{PATH}{number}/trace")).json()["result"]["seconds"] == 100.0
+    assert (await owner.get(f"{PATH}{number + 1}/trace/")).status_code == 404
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "x", ["1"]])
+async def test_a_time_that_is_none_is_refused(owner: httpx.AsyncClient, seconds: Any) -> None:
+    number = await _create(owner)
+    reply = await owner.request("GET", f"{PATH}{number}/trace/", json={"seconds": seconds})
+    assert (reply.status_code, list(reply.json()["fields"])) == (400, ["seconds"])

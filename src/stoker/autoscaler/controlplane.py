@@ -19,6 +19,7 @@ from stoker.autoscaler.journal import Journal
 from stoker.autoscaler.metrics import render
 from stoker.autoscaler.observe import Experience
 from stoker.autoscaler.reconciler import REPORT_DEADLINE, Reconciler
+from stoker.autoscaler.recording import Recordings
 from stoker.autoscaler.router import Assigned, Router
 from stoker.autoscaler.states import ACTIVE, Event, WorkerState, wire_name
 from stoker.backends import get as get_backend
@@ -71,6 +72,7 @@ class ControlPlane:
         self.fleet = Fleet()
         self.experience = Experience()
         self.keyring = Keyring()
+        self.recordings = Recordings()
         self._clock = clock
         self._wall_clock = wall_clock
         self.journal = Journal(store, self.wall, self._endpoint_name)
@@ -325,6 +327,7 @@ class ControlPlane:
         kept = {endpoint.id for endpoint in endpoints}
         for endpoint_id in set(self.fleet.endpoints) - kept:
             self.router.remove_endpoint(endpoint_id, now)
+            self.recordings.forget(endpoint_id)
         for group in groups:
             if self.fleet.groups.get(group.id, group) != group:
                 self.experience.forget(group.id)
@@ -338,6 +341,18 @@ class ControlPlane:
     def workers(self, endpoint_id: int) -> list[wire.WorkerInfo]:
         """The workers of an endpoint as people see them."""
         return self.fleet.infos(endpoint_id)
+
+    def recorded(self, endpoint_id: int, seconds: float | None) -> wire.Recorded:
+        """The requests that came to an endpoint in the last `seconds`; None: all that is known."""
+        now = self.now()
+        start = self.loaded_at if seconds is None else max(self.loaded_at, now - seconds)
+        requests, complete = self.recordings.of(endpoint_id, start)
+        return wire.Recorded(
+            started_at=self.wall(start),
+            seconds=now - start,
+            complete=complete,
+            requests=[(at - start, load) for at, load in requests],
+        )
 
     async def attach(self, endpoint_name: str) -> dict[str, str]:
         """Make an identity for a worker that somebody starts by hand.

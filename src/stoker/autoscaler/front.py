@@ -168,6 +168,8 @@ class FrontDoor:
         if not 0 <= index < 2**53:
             raise InvalidMessageError({"request_idx": "must be one that /route/ returned, or 0"})
         answer = plane.router.route(endpoint.id, cost, index, patience, now, wait=request.wait)
+        if answer.request_idx != index:  # neither a poll nor a retry
+            plane.recordings.came(endpoint.id, cost, now)
         if isinstance(answer, Assigned):
             self._answer(exchange, answer, endpoint.name)
             return

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from stoker.cli import endpoints, load, output, simulate
+from stoker.cli import endpoints, load, output, simulate, trace
 from stoker.cli.backends import backends_app
 from stoker.errors import StokerError
 from stoker.version import __version__
@@ -221,6 +221,7 @@ for command in (
     endpoints.detach,
 ):
     app.command(command.__name__, rich_help_panel=ASK)(command)
+app.command("trace", rich_help_panel=ASK)(trace.trace)
 app.command("load", rich_help_panel=TRY)(load.load)
 app.command("simulate", rich_help_panel=TRY)(simulate.simulate)
 

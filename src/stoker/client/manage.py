@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from stoker.client.connection import Connection
 from stoker.client.errors import RequestFailedError
 from stoker.errors import NotFoundError
+from stoker.wire import Recorded
 
 Record = dict[str, Any]
 
@@ -55,6 +58,15 @@ class ManagingConnection(Connection):
     async def delete_endpoint(self, endpoint_id: int) -> None:
         """Delete it; its workers are drained first."""
         await self.call("DELETE", f"{API}/endptjobs/{endpoint_id}/")
+
+    async def trace(self, endpoint_id: int, *, seconds: float | None = None) -> Recorded:
+        """The requests that came to an endpoint in the last `seconds`; None: all that is known."""
+        path = f"{API}/endptjobs/{endpoint_id}/trace/"
+        answer = _record_in(await self.call("GET", path, params={"seconds": seconds}))
+        try:
+            return msgspec.convert(answer, Recorded)
+        except msgspec.ValidationError:
+            raise _unexpected() from None
 
     async def workergroups(self) -> list[Record]:
         """All workergroups."""

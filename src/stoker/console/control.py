@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from stoker.store import EndpointRecord
-from stoker.wire import WorkerInfo
+from stoker.wire import Recorded, WorkerInfo
 
 
 class Principal(Protocol):
@@ -51,6 +51,10 @@ class Control(Protocol):
 
     def workers(self, endpoint_id: int) -> Sequence[WorkerInfo]:
         """The workers of an endpoint, as they are now."""
+        ...
+
+    def recorded(self, endpoint_id: int, seconds: float | None) -> Recorded:
+        """The requests that came to an endpoint in the last `seconds`; None: all that is known."""
         ...
 
     async def attach(self, endpoint_name: str) -> Mapping[str, str]:

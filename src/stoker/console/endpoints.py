@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -9,7 +10,7 @@ from starlette.responses import Response
 
 from stoker.console.call import Call, done
 from stoker.console.fields import Problems, read_name, read_parameters
-from stoker.errors import NotFoundError
+from stoker.errors import InvalidMessageError, NotFoundError
 from stoker.store import EndpointRecord
 from stoker.wire import EndpointParameters
 
@@ -74,6 +75,21 @@ async def delete_endpoint(call: Call) -> Response:
     await call.house.store.delete_endpoint(call.id)
     await call.house.changed()
     return done()
+
+
+async def show_trace(call: Call) -> Response:
+    """The arrivals and loads of the requests that came to it, for the simulator."""
+    fields = call.fields()
+    call.require_account(fields)
+    record = await call.house.store.get_endpoint(call.id)
+    given = fields.get("seconds")
+    try:
+        seconds = None if given is None else float(given)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise InvalidMessageError({"seconds": "must be a number above 0"})
+    return done(result=call.house.control.recorded(record.id, seconds))
 
 
 def _shown(call: Call, record: EndpointRecord) -> dict[str, Any]:
