@@ -250,3 +250,30 @@ def test_progress_is_told_and_reaches_the_end() -> None:
 def test_a_setting_that_is_out_of_range_is_named() -> None:
     with pytest.raises(ConfigError, match=r"simulator\.slots: must be at least 1"):
         simulate(poisson(1, 50, 10), "fixed:1", settings(slots=0))
+
+
+def test_an_update_is_told_and_a_rebooted_worker_runs_the_new_settings() -> None:
+    revisions: list[tuple[bool, set[int]]] = []
+
+    class Updating:
+        name = "updating"
+
+        def decide(self, snapshot: EndpointSnapshot, traffic: Traffic, now: float) -> list[Action]:
+            group, workers = snapshot.groups[0], snapshot.workers
+            revisions.append((group.updating, {w.revision for w in workers}))
+            old = [w for w in workers if w.revision < group.revision]
+            drained = [w for w in old if w.state == "draining" and not w.requests]
+            if drained:
+                return [Action(ActionKind.REBOOT, "reboot", worker_id=drained[0].id)]
+            ready = [w for w in workers if w.state == "ready"]
+            if len(ready) == len(workers) and old:
+                return [Action(ActionKind.DRAIN, "drain", worker_id=old[0].id)]
+            return []
+
+    given = settings(initial_workers=3, update_at=60.0)
+    result = simulate(poisson(5, 100, 300), Updating, given, LAZY)
+    assert revisions[0] == (False, {0})
+    assert revisions[-1] == (True, {1})
+    assert (result.cut, result.lost, result.retries) == (0, 0, 0)
+    assert result.creations == 0
+    assert result.loading_seconds == pytest.approx(3 * 5.0)

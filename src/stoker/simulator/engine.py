@@ -294,6 +294,7 @@ class Simulation:
         worker.life += 1
         worker.revision = self.fleet.revision
         worker.server.advance(now)
+        self._happen(worker, Event.REBOOTED, now)
         self._happen(worker, Event.REPORT_READY, now)
         self._serve(worker, now)
 

@@ -4,9 +4,6 @@ Rules:
 
 * States change by the table of `stoker.autoscaler.states` alone, as in the control plane.
 * A second in a state is added up when the state is left; `settle` adds up the last ones.
-* What is learnt (perf, times to create and to start, failures in a row) is what the control plane
-  learns: see `stoker.autoscaler.observe.Experience`, which needs the rows of a database. At the
-  start nothing is known.
 """
 
 from __future__ import annotations
@@ -23,6 +20,7 @@ from stoker.autoscaler.states import (
     WorkerState,
     next_state,
 )
+from stoker.simulator.learning import Learnt, Trouble
 from stoker.simulator.settings import Hardware, SimulatorSettings
 from stoker.simulator.sharing import Sharing
 
@@ -32,9 +30,6 @@ GROUP = 1
 ENDPOINT = 1
 
 PROVIDER = "simulated"
-
-KEEP = 0.7
-"""Share of the former figure in a learnt one, as in the control plane."""
 
 Category = Literal["active", "loading", "inactive"]
 
@@ -127,12 +122,7 @@ class SimFleet:
         main = settings.price
         self._weights = {k.name: k.price / main if main > 0 else 1.0 for k in settings.kinds}
         self._last_id = 0
-        self._perf: dict[str, float] = {}
-        self._group_perf = 0.0
-        self._create_seconds = 0.0
-        self._start_seconds = 0.0
-        self._failures = 0
-        self._last_failure_at: float | None = None
+        self.learnt = Learnt()
 
     # Workers come, change and go.
 
@@ -191,23 +181,14 @@ class SimFleet:
             self.learn_ready(worker, now)
         elif worker.state is WorkerState.STARTING:
             worker.coming_since = now
-        elif worker.state is WorkerState.ERROR and before in LOADING_STATES:
-            self._failures += 1
-            self._last_failure_at = now
+        else:
+            self.learnt.left(before, worker.state, worker.kind.name, now)
 
     def learn_ready(self, worker: SimWorker, now: float) -> None:
         """A worker has become ready."""
-        name = worker.kind.name
         worker.perf = worker.kind.perf
-        self._failures, self._last_failure_at = 0, None
-        self._group_perf = _mix(self._group_perf, worker.perf)
-        self._perf[name] = _mix(self._perf.get(name, 0.0), worker.perf)
-        if worker.coming_since is not None:
-            took = now - worker.coming_since
-            if worker.was_ready:
-                self._start_seconds = _mix(self._start_seconds, took)
-            else:
-                self._create_seconds = _mix(self._create_seconds, took)
+        took = None if worker.coming_since is None else now - worker.coming_since
+        self.learnt.ready(worker.kind.name, worker.perf, took, started=worker.was_ready)
         worker.coming_since, worker.was_ready = None, True
 
     # What the planner sees.
@@ -255,10 +236,12 @@ class SimFleet:
                 provider=PROVIDER,
                 price=kind.price,
                 available=kind.available - taken[kind.name],
-                perf=self._perf.get(kind.name, 0.0),
+                perf=self.learnt.perfs.get(kind.name, 0.0),
                 hardware=kind.name,
                 spot=kind.spot,
                 stoppable=kind.stoppable,
+                failures=self._trouble(kind).failures,
+                last_failure_at=self._trouble(kind).last_at,
             )
             for kind in self.kinds.values()
             if kind.available > taken[kind.name]
@@ -266,14 +249,17 @@ class SimFleet:
         return GroupSnapshot(
             id=GROUP,
             offers=offers,
-            perf=self._group_perf,
-            create_seconds=self._create_seconds,
-            start_seconds=self._start_seconds,
-            failures=self._failures,
-            last_failure_at=self._last_failure_at,
+            perf=self.learnt.perf,
+            create_seconds=self.learnt.create_seconds,
+            start_seconds=self.learnt.start_seconds,
+            failures=self.learnt.failed.failures,
+            last_failure_at=self.learnt.failed.last_at,
             revision=self.revision,
             updating=self.updating,
         )
+
+    def _trouble(self, kind: Hardware) -> Trouble:
+        return self.learnt.offers.get(kind.name) or Trouble()
 
     def capacities(self) -> tuple[float, float, float]:
         """Load units per second that are active, on their way, and stopped."""
@@ -289,7 +275,3 @@ class SimFleet:
                 stopped += worker.kind.perf
         self.peak = max(self.peak, running)
         return active, coming, stopped
-
-
-def _mix(former: float, observed: float) -> float:
-    return observed if former <= 0 else KEEP * former + (1 - KEEP) * observed
