@@ -178,17 +178,19 @@ class SimFleet:
 
     def _learn(self, worker: SimWorker, before: WorkerState, now: float) -> None:
         if worker.state is WorkerState.READY and before not in ACTIVE | {WorkerState.DRAINING}:
-            self.learn_ready(worker, now)
+            self.learn_ready(worker, now, recovered=before is WorkerState.ERROR)
         elif worker.state is WorkerState.STARTING:
             worker.coming_since = now
         else:
             self.learnt.left(before, worker.state, worker.kind.name, now)
 
-    def learn_ready(self, worker: SimWorker, now: float) -> None:
+    def learn_ready(self, worker: SimWorker, now: float, *, recovered: bool = False) -> None:
         """A worker has become ready."""
         worker.perf = worker.kind.perf
         took = None if worker.coming_since is None else now - worker.coming_since
-        self.learnt.ready(worker.kind.name, worker.perf, took, started=worker.was_ready)
+        self.learnt.ready(
+            worker.kind.name, worker.perf, took, started=worker.was_ready, recovered=recovered
+        )
         worker.coming_since, worker.was_ready = None, True
 
     # What the planner sees.

@@ -54,7 +54,9 @@ class Learnt:
         """How long a stopped worker takes until it is ready; 0: not known."""
         return _upper(self._started_in)
 
-    def ready(self, kind: str, perf: float, took: float | None, *, started: bool) -> None:
+    def ready(
+        self, kind: str, perf: float, took: float | None, *, started: bool, recovered: bool = False
+    ) -> None:
         """A worker came up.
 
         Args:
@@ -62,11 +64,13 @@ class Learnt:
             perf: load units per second, as it was measured.
             took: seconds, where it was being created or started.
             started: it had been ready before.
+            recovered: from an error, which ends no row of failures.
         """
         self.perf = _mix(self.perf, perf)
         self.perfs[kind] = _mix(self.perfs.get(kind, 0.0), perf)
-        self.failed = Trouble()
-        self.offers.pop(kind, None)
+        if not recovered:
+            self.failed = Trouble()
+            self.offers.pop(kind, None)
         if took is not None:
             (self._started_in if started else self._created_in).append(took)
 
