@@ -25,7 +25,7 @@ def simulate(
             "--config",
             "-c",
             help="Settings file: an endpoint's parameters, and the machines in its table "
-            "[simulator]; default: ./stoker.toml if it is there.",
+            "'simulator'; default: ./stoker.toml if it is there.",
         ),
     ] = None,
     endpoint: Annotated[
@@ -60,7 +60,9 @@ def simulate(
     change: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", "-s", help="Set a parameter of the endpoint or of [simulator]: 'slots=8'."
+            "--set",
+            "-s",
+            help="Set a parameter of the endpoint or of the table 'simulator': 'slots=8'.",
         ),
     ] = None,
     perf: Annotated[float | None, typer.Option(help="Load units per second of a worker.")] = None,
@@ -85,9 +87,9 @@ def simulate(
 ) -> None:
     """Run the router and the planner on a trace, with simulated workers.
 
-    It tells what that would have cost, as worker-seconds and as a multiple of the
-    fluid bound (all load / perf: a fleet that is always exactly large enough), and
-    how long requests waited until their service began.
+    It tells what that would have cost, in worker-seconds and as a multiple of the
+    fluid bound (all load / perf: a fleet that is always exactly large enough),
+    and how long requests waited until their service began.
     """
     from stoker.cli.simulation import Ask, run
 
