@@ -128,7 +128,8 @@ def _draw_cost(axes: Any, results: Sequence[Result]) -> None:
         axes.plot(*at, "o", color=colour)
         axes.annotate(name_of(result), at, textcoords="offset points", xytext=(5, 4), fontsize=8)
     axes.set_yscale("symlog", linthresh=0.1)
-    axes.set_ylim(bottom=0)
+    # Room above, so that the names do not run into the title.
+    axes.set_ylim(0, max(0.3, 500 * max(result.over_limit for result in results)))
     axes.axvline(1.0, color=_LINE, ls=":", lw=0.8)
     axes.set(
         title="cost and waits: the lower left is better",
