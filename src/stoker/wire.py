@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -62,6 +63,9 @@ class RouteRequest(msgspec.Struct, frozen=True):
     replay_timeout: float | None = None
     wait: float = 0.0
     """Ours: seconds for which the answer may be held until a worker is free (long polling)."""
+    affinity: str | list[str] = ""
+    """Ours: what the request shares with others, so that it goes where that is cached: a name (of a
+    session, say), or hashes of the growing prefix of its prompt, the shortest first."""
 
 
 class RouteReply(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -266,6 +270,28 @@ def check_cost(cost: float) -> float:
     if not (math.isfinite(cost) and 0.0 <= cost <= MAX_COST):
         raise InvalidMessageError({"cost": f"must be a number from 0 to {MAX_COST:g} load units"})
     return cost
+
+
+MAX_AFFINITY = 128
+"""Characters of a name in `RouteRequest.affinity`."""
+
+MAX_PREFIXES = 32
+"""Names in a list of them."""
+
+
+def check_affinity(affinity: str | list[str]) -> Sequence[str]:
+    """The names in `RouteRequest.affinity`, or an error; "" is none.
+
+    Raises:
+        InvalidMessageError: when there are too many, or one is too long.
+    """
+    names = [affinity] if isinstance(affinity, str) else affinity
+    if len(names) > MAX_PREFIXES:
+        raise InvalidMessageError({"affinity": f"must hold at most {MAX_PREFIXES} names"})
+    if any(len(name) > MAX_AFFINITY for name in names):
+        limit = f"must have at most {MAX_AFFINITY} characters in a name: send a hash of it"
+        raise InvalidMessageError({"affinity": limit})
+    return [name for name in names if name]
 
 
 MAX_URL = 512

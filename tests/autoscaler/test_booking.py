@@ -12,7 +12,7 @@ def test_a_booking_counts_until_a_report_names_it_and_is_then_in_the_reported_lo
     request = a_request(1, 30.0)
     worker.book(request)
     assert (worker.load, request.reqnum, worker.next_reqnum) == (30.0, 5, 6)
-    assert worker.wait_after(20.0) == 5.0
+    assert worker.finish_after(20.0) == 5.0
     worker.see(request)
     assert worker.load == 0.0
     worker.reported = 30.0

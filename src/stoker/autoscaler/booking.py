@@ -8,15 +8,29 @@ A worker's load has two parts, which never overlap:
 A booking leaves "unseen" when a report names it (it is in "reported" from then on), when a finish
 names it, when it is released, or when its ticket expires. So a lost report or finish costs accuracy
 until the next report, and nothing leaks.
+
+A report gives one figure for all its requests, and much of a request may be served before it ends.
+So a finish takes its **share** off: where 40 load units of 100 are left of what was booked, 40% of
+its cost; its cost where nothing was served yet, and never more than that.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
-_NOTHING = 1e-6
+NOTHING = 1e-6
 """Load below this is taken as none: sums of floats do not come back to 0.0 exactly."""
+
+GRAIN = 2.0**-20
+"""Sums over many workers are kept in whole grains of this many load units, so that they are exact
+however long they are kept; each part is rounded to the nearest."""
+
+
+def grains(load: float) -> int:
+    """`load` in whole grains."""
+    return round(load / GRAIN)
 
 
 class Phase(Enum):
@@ -45,6 +59,10 @@ class Request:
     """When it is taken as abandoned, unless its client asks again."""
     arrived: int
     """Second of its arrival, as `ArrivalWindow.add` returned it."""
+    key: str = ""
+    """Whose it is: held requests are served fairly among keys."""
+    affinity: tuple[int, ...] = ()
+    """What it shares with others (see `stoker.autoscaler.affinity`), the least first."""
     phase: Phase = Phase.HELD
     worker_id: int | None = None
     """The worker it is or was assigned to last."""
@@ -57,6 +75,10 @@ class Request:
     """Its place in the queue of held requests: when it came there, in turns."""
     avoid: int | None = None
     """A worker that failed it."""
+    finished: bool = False
+    """Its worker told that it is done: a report that still names it is an old one."""
+    watched: float = float("inf")
+    """When it is looked at next, as far as anybody waits for it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -69,14 +91,26 @@ class WorkerBook:
     perf: float
     url: str = ""
     available: bool = False
+    slots: int = 0
+    """Requests that it works on at once; 0: not known."""
     reported: float = 0.0
     reported_requests: int = 0
     unseen_load: float = 0.0
     unseen: dict[int, Request] = field(default_factory=dict)
     working: dict[int, Request] = field(default_factory=dict)
+    working_cost: float = 0.0
+    """What the requests in `working` were booked with."""
     last_turn: int = 0
     """When it was last chosen, in turns: breaks ties."""
     idle_since: float = 0.0
+    heard_at: float = float("-inf")
+    """When its last report came."""
+    cache: int = 0
+    """Names what it has in memory (prefix caches); a new one after each boot."""
+    counted: tuple[int, int] = (0, 0)
+    """What the sums of its endpoint have of it: load in grains, and requests."""
+    rank: Any = None
+    """Its place in `stoker.autoscaler.ranking`, which alone uses it."""
 
     @property
     def load(self) -> float:
@@ -86,22 +120,48 @@ class WorkerBook:
     @property
     def requests(self) -> int:
         """Requests that it has or is about to get."""
-        return max(self.reported_requests, len(self.working)) + len(self.unseen)
+        seen, working = self.reported_requests, len(self.working)
+        return (seen if seen > working else working) + len(self.unseen)
 
     @property
     def idle(self) -> bool:
         """Nothing to do, and nothing on its way."""
-        return not self.unseen and self.load <= _NOTHING
+        return not self.unseen and self.load <= NOTHING
 
-    def wait_after(self, cost: float) -> float:
-        """Expected wait, in seconds, of a request of `cost` until it is finished here."""
+    @property
+    def in_rotation(self) -> bool:
+        """It may get requests."""
+        return self.available and bool(self.url)
+
+    def finish_after(self, cost: float) -> float:
+        """Expected seconds until a request of `cost` is finished here."""
         return (self.load + cost) / self.perf
+
+    def start_after(self) -> float:
+        """Expected seconds until a request that comes now is begun here.
+
+        0 with a free slot, or where the slots are not known. Else one of the requests before it
+        must end for each that waits, and for itself: (requests - slots + 1) / requests of the load.
+        E.g. 16 slots, 16 requests of 100 load units left in all, perf 50: 1/16 of 2 s.
+        """
+        requests = self.requests
+        if not 0 < self.slots <= requests:
+            return 0.0
+        return (requests - self.slots + 1) / requests * self.load / self.perf
+
+    def takes(self, cost: float, max_queue_time: float) -> bool:
+        """Whether `max_queue_time` (seconds) lets a request of `cost` in.
+
+        Without load here it does always: one that is too large for every worker is still served.
+        """
+        return self.load <= NOTHING or self.finish_after(cost) <= max_queue_time
 
     def book(self, request: Request) -> None:
         """Take `request` as assigned to this worker under a new number."""
         request.worker_id = self.worker_id
         request.reqnum = self.next_reqnum
         request.phase = Phase.BOOKED
+        request.finished = False
         self.next_reqnum += 1
         self.unseen[request.idx] = request
         self.unseen_load += request.cost
@@ -110,18 +170,30 @@ class WorkerBook:
         """A report names it: its load is in the reported figure."""
         self._drop_unseen(request)
         request.phase = Phase.WORKING
-        self.working[request.idx] = request
+        if request.idx not in self.working:
+            self.working[request.idx] = request
+            self.working_cost += request.cost
 
     def let_go(self, request: Request, now: float) -> None:
         """It is finished, released or lost: its load goes, and it is OVER."""
         if request.idx in self.unseen:
             self._drop_unseen(request)
         elif self.working.pop(request.idx, None) is not None:
-            self.reported = max(0.0, self.reported - request.cost)
+            self.reported = max(0.0, self.reported - self._share(request))
             self.reported_requests = max(0, self.reported_requests - 1)
+            if self.working:
+                self.working_cost = max(0.0, self.working_cost - request.cost)
+            else:
+                self.working_cost = 0.0
         request.phase = Phase.OVER
         if self.idle:
             self.idle_since = now
+
+    def _share(self, request: Request) -> float:
+        """What is left of a working request, as far as the reported figure can tell."""
+        if self.reported >= self.working_cost:
+            return request.cost
+        return request.cost * self.reported / self.working_cost
 
     def _drop_unseen(self, request: Request) -> None:
         if self.unseen.pop(request.idx, None) is not None:
@@ -143,3 +215,5 @@ class WorkerView:
     requests: int
     idle_since: float
     """Since when it had nothing to do; meaningful while `requests` is 0."""
+    slots: int = 0
+    """Requests that it works on at once; 0: not known."""

@@ -2,76 +2,79 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from dataclasses import dataclass, field
-
+from stoker.autoscaler.affinity import CacheTable
 from stoker.autoscaler.arrivals import ArrivalWindow
-from stoker.autoscaler.booking import Request, WorkerBook
+from stoker.autoscaler.booking import GRAIN, Request, WorkerBook, grains
+from stoker.autoscaler.fairness import FairQueue
+from stoker.autoscaler.ranking import Ranking
 
 
-class HoldQueue:
-    """Requests that wait for a worker, first come first served; any can be taken out."""
+class EndpointBook:
+    """What the router knows of one endpoint.
 
-    __slots__ = ("_requests", "load")
+    Attributes:
+        endpoint_id: its number.
+        max_queue_time: seconds of expected wait above which a worker gets no more.
+        workers: by their id. After each change of one, `settle` is to be called.
+        held: requests that wait for a worker.
+        arrivals: how much load came.
+        last_request_at: when it was last asked for anything; None: never.
+        booked_count: requests that its workers have or are about to get.
+    """
 
-    def __init__(self) -> None:
-        self._requests: OrderedDict[int, Request] = OrderedDict()
-        self.load = 0.0
-        """Load units in all."""
+    __slots__ = (
+        "_booked",
+        "_caches",
+        "_ranking",
+        "arrivals",
+        "booked_count",
+        "endpoint_id",
+        "held",
+        "last_request_at",
+        "max_queue_time",
+        "workers",
+    )
 
-    def __len__(self) -> int:
-        return len(self._requests)
+    def __init__(self, endpoint_id: int, max_queue_time: float, caches: CacheTable) -> None:
+        self.endpoint_id = endpoint_id
+        self.max_queue_time = max_queue_time
+        self.workers: dict[int, WorkerBook] = {}
+        self.held = FairQueue()
+        self.arrivals = ArrivalWindow()
+        self.last_request_at: float | None = None
+        self.booked_count = 0
+        self._booked = 0
+        self._ranking = Ranking()
+        self._caches = caches
 
     @property
-    def first(self) -> Request:
-        """Whose turn it is; there must be one."""
-        return next(iter(self._requests.values()))
+    def booked_load(self) -> float:
+        """Load assigned to its workers and not finished."""
+        return self._booked * GRAIN
 
-    def numbers(self) -> list[int]:
-        """The `request_idx` of each, in order."""
-        return list(self._requests)
+    def settle(self, worker: WorkerBook) -> None:
+        """The figures of a worker have changed: put right the sums and who is next."""
+        load, requests = counted = (grains(worker.load), worker.requests)
+        before = worker.counted
+        if counted != before:
+            self._booked += load - before[0]
+            self.booked_count += requests - before[1]
+            worker.counted = counted
+        self._ranking.update(worker)
 
-    def append(self, request: Request) -> None:
-        """Let it wait behind all others."""
-        self._requests[request.idx] = request
-        self.load += request.cost
-
-    def remove(self, request: Request) -> None:
-        """Take it out; no harm if it is not in."""
-        if self._requests.pop(request.idx, None) is not None:
-            left = max(0.0, self.load - request.cost)
-            self.load = left if self._requests else 0.0
-
-    def sort(self) -> None:
-        """Bring requests that have returned back to their places, by `turn`."""
-        in_order = sorted(self._requests.values(), key=lambda request: request.turn)
-        self._requests = OrderedDict((request.idx, request) for request in in_order)
-
-
-@dataclass(slots=True, eq=False)
-class EndpointBook:
-    """What the router knows of one endpoint."""
-
-    endpoint_id: int
-    max_queue_time: float
-    workers: dict[int, WorkerBook] = field(default_factory=dict)
-    held: HoldQueue = field(default_factory=HoldQueue)
-    arrivals: ArrivalWindow = field(default_factory=ArrivalWindow)
-    last_request_at: float | None = None
+    def drop(self, worker: WorkerBook) -> None:
+        """A worker is no more."""
+        del self.workers[worker.worker_id]
+        worker.available = False
+        self._ranking.update(worker)
+        self._booked -= worker.counted[0]
+        self.booked_count -= worker.counted[1]
+        worker.counted = (0, 0)
 
     def choose(self, request: Request) -> WorkerBook | None:
-        """The one place that decides; it looks at each worker of the endpoint once."""
-        best: WorkerBook | None = None
-        best_rank: tuple[bool, float, int, int] | None = None
-        for worker in self.workers.values():
-            if not (worker.available and worker.url):
-                continue
-            wait = worker.wait_after(request.cost)
-            if wait > self.max_queue_time and not worker.idle:
-                continue
-            # Equal waits happen (requests of no cost): then to the one with fewer requests, then
-            # in turn, so that no worker gets them all.
-            rank = (worker.worker_id == request.avoid, wait, worker.requests, worker.last_turn)
-            if best_rank is None or rank < best_rank:
-                best, best_rank = worker, rank
+        """The one place that decides; see `stoker.autoscaler.ranking` and `...affinity`."""
+        avoid = self.workers.get(request.avoid) if request.avoid is not None else None
+        best = self._ranking.best(request.cost, self.max_queue_time, avoid)
+        if best is not None and request.affinity:
+            return self._caches.prefer(request, best, self.max_queue_time)
         return best

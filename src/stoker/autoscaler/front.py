@@ -167,7 +167,16 @@ class FrontDoor:
         index = request.request_idx or 0
         if not 0 <= index < 2**53:
             raise InvalidMessageError({"request_idx": "must be one that /route/ returned, or 0"})
-        answer = plane.router.route(endpoint.id, cost, index, patience, now, wait=request.wait)
+        answer = plane.router.route(
+            endpoint.id,
+            cost,
+            index,
+            patience,
+            now,
+            wait=request.wait,
+            key=principal.id,
+            affinity=wire.check_affinity(request.affinity),
+        )
         if answer.request_idx != index:  # neither a poll nor a retry
             plane.recordings.came(endpoint.id, cost, now)
         if isinstance(answer, Assigned):

@@ -13,7 +13,7 @@ import hmac
 import os
 import secrets
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
@@ -27,6 +27,9 @@ from stoker.tickets import SignatureSigner
 
 SECRET_BYTES = 32
 
+ID_LENGTH = 16
+"""Characters of a key's digest that tell it apart: 64 bits, of a key of 256."""
+
 
 @dataclass(frozen=True, slots=True)
 class Principal:
@@ -34,6 +37,8 @@ class Principal:
 
     kind: Literal["account", "endpoint"]
     endpoint_id: int | None = None
+    id: str = field(default="", compare=False)
+    """Tells keys apart where they are to be treated fairly: the beginning of the key's digest."""
 
     def may_use(self, endpoint_id: int) -> bool:
         """Whether requests to that endpoint are allowed."""
@@ -107,10 +112,12 @@ class Keyring:
             accounts: digests (see `hash_key`) of the account keys.
             endpoints: (endpoint id, its own key in the clear).
         """
-        account = Principal("account")
-        self._principals = dict.fromkeys(accounts, account)
+        self._principals = {
+            digest: Principal("account", id=digest[:ID_LENGTH]) for digest in accounts
+        }
         for endpoint_id, key in endpoints:
-            self._principals[hash_key(key)] = Principal("endpoint", endpoint_id)
+            digest = hash_key(key)
+            self._principals[digest] = Principal("endpoint", endpoint_id, digest[:ID_LENGTH])
 
     def authenticate(self, key: str) -> Principal | None:
         """The bearer of `key`, or None when nobody knows it."""

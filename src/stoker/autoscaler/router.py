@@ -1,36 +1,43 @@
-"""Which worker gets a request. Pure: no clock, no I/O; everything that books load is in this file.
+"""Which worker gets a request. Pure: no clock, no I/O.
 
 Rules:
 
-* A request goes to the available worker of its endpoint that would finish it first, counting what
-  is booked there already, and is booked at once. Workers that it would keep waiting for more than
-  the endpoint's `max_queue_time` are left out, unless they are idle: a request that is too large
-  for every worker is still served.
-* When there is none, it is **held** in its endpoint's queue, first come first served, and nothing
-  overtakes it. Its client polls with the `request_idx`, or waits (see `on_assigned`).
+* A request goes to the available worker of its endpoint that would begin and finish it first,
+  counting what is booked there already, and is booked at once (`stoker.autoscaler.ranking` says
+  which that is; `...affinity` when another one is taken for the sake of its cache). Workers that it
+  would keep waiting for more than the endpoint's `max_queue_time` are left out, unless they have no
+  load: a request that is too large for every worker is still served.
+* When there is none, it is **held** in its endpoint's queue, and nothing overtakes it but what is
+  due before it: first come first served within an API key, fair among keys (`...fairness`). Its
+  client polls with the `request_idx`, or waits (see `on_assigned`).
 * A client that asks again before it was told of a worker polls: it gets the worker it was given.
   A client that was told and asks again **retries**: its ticket is used up or its worker failed it,
   so the old booking is released and a new one made, on another worker if there is one. (To repeat
   the old answer would send it back to the same worker with a ticket that is refused as replayed.)
   Neither adds load.
 * A held request is forgotten at its deadline, or when its client stops polling. A booking that its
-  worker never shows is dropped when its ticket expires.
+  worker never shows is dropped when its ticket expires (`...ledger`, where bookings are kept).
 * A worker that leaves rotation gets nothing new. Requests that were promised to it and whose
   clients do not know yet go back to their place in the queue. Those whose clients know may still
-  arrive there, so they stay booked: a drain waits for them.
+  arrive there, so they stay booked: a drain waits for them. If it left because nothing was heard of
+  it, they are over.
+
+Each call costs O(log n) in the workers of an endpoint and the requests held, and a report in the
+requests that it names.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import deque
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 
+from stoker.autoscaler.affinity import PATIENCE, CacheTable
 from stoker.autoscaler.answers import Assigned, Held, RouterFullError
 from stoker.autoscaler.arrivals import Demand
 from stoker.autoscaler.booking import Phase, Request, WorkerBook, WorkerView
 from stoker.autoscaler.choosing import EndpointBook
-from stoker.errors import NotFoundError
+from stoker.autoscaler.ledger import Ledger
 from stoker.wire import FinishedRequest, WorkerStatus
 
 __all__ = ["Assigned", "Held", "Router", "RouterFullError"]
@@ -47,6 +54,8 @@ class Router:
         poll_grace: float = 15.0,
         max_held: int = 10_000,
         default_perf: float = 1.0,
+        silence: float = 13.0,
+        affinity_patience: float = PATIENCE,
         on_assigned: Callable[[Assigned], bool] | None = None,
     ) -> None:
         """Make a router without endpoints.
@@ -55,8 +64,11 @@ class Router:
             first_request_idx: numbers count up from here; above all that an earlier router gave.
             ticket_lifetime: seconds for which a worker may take a request after it was assigned.
             poll_grace: seconds after which a held request is forgotten unless it is polled for.
-            max_held: requests held per endpoint, at most.
+            max_held: requests held per endpoint and key, at most; twice as many for all keys.
             default_perf: load units per second of a worker that has not told its perf.
+            silence: seconds without a report after which a worker that is taken out of rotation is
+                taken as lost: it reports at least every 10 s, and 3 s are for a late report.
+            affinity_patience: seconds that a request may start or finish later for a cache.
             on_assigned: called when a held request gets a worker, unless the call that returns it
                 is its own `route`. The answer says whether the client was told (it waited); if
                 not, its next poll gets the worker. It must not call the router.
@@ -65,23 +77,26 @@ class Router:
         self._ticket_lifetime = ticket_lifetime
         self._poll_grace = poll_grace
         self._max_held = max_held
-        self._default_perf = default_perf
         self.on_assigned = on_assigned
-        self._endpoints: dict[int, EndpointBook] = {}
-        self._workers: dict[int, WorkerBook] = {}
-        self._requests: dict[int, Request] = {}
-        self._expiries: deque[tuple[float, int, int]] = deque()  # (when, idx, reqnum)
-        self._polls_due: list[tuple[float, int]] = []  # heap of (when, idx)
-        self._turn = 0
+        self._caches = CacheTable(patience=affinity_patience)
+        self._ledger = Ledger(
+            ticket_lifetime=ticket_lifetime,
+            silence=silence,
+            default_perf=default_perf,
+            caches=self._caches,
+        )
+        self._polls_due: list[tuple[float, int, Request]] = []  # heap of (when, order, request)
+        self._order = 0
 
     # Endpoints and workers come and go.
 
     def add_endpoint(self, endpoint_id: int, *, max_queue_time: float) -> None:
         """Start to route for an endpoint; a second call updates it."""
-        if endpoint_id in self._endpoints:
+        if endpoint_id in self._ledger.endpoints:
             self.update_endpoint(endpoint_id, max_queue_time=max_queue_time)
         else:
-            self._endpoints[endpoint_id] = EndpointBook(endpoint_id, max_queue_time)
+            book = EndpointBook(endpoint_id, max_queue_time, self._caches)
+            self._ledger.endpoints[endpoint_id] = book
 
     def update_endpoint(self, endpoint_id: int, *, max_queue_time: float) -> None:
         """Change the expected wait, in seconds, above which a worker gets no more.
@@ -89,18 +104,19 @@ class Router:
         Raises:
             NotFoundError: when it is unknown.
         """
-        self._endpoint(endpoint_id).max_queue_time = max_queue_time
+        self._ledger.endpoint(endpoint_id).max_queue_time = max_queue_time
 
     def remove_endpoint(self, endpoint_id: int, now: float) -> None:
         """Forget an endpoint with its workers and requests; no harm if it is unknown."""
-        endpoint = self._endpoints.get(endpoint_id)
+        endpoint = self._ledger.endpoints.get(endpoint_id)
         if endpoint is None:
             return
-        for worker_id in list(endpoint.workers):
-            self.remove_worker(worker_id, now)
-        del self._endpoints[endpoint_id]
-        for idx in [i for i, r in self._requests.items() if r.endpoint_id == endpoint_id]:
-            del self._requests[idx]
+        for worker in list(endpoint.workers.values()):
+            self._ledger.remove_worker(worker, now)
+        del self._ledger.endpoints[endpoint_id]
+        requests = self._ledger.requests
+        for idx in [i for i, r in requests.items() if r.endpoint_id == endpoint_id]:
+            del requests[idx]
 
     def add_worker(
         self, worker_id: int, endpoint_id: int, *, reqnum_base: int, url: str = ""
@@ -116,10 +132,7 @@ class Router:
         Raises:
             NotFoundError: when the endpoint is unknown.
         """
-        endpoint = self._endpoint(endpoint_id)
-        if worker_id not in self._workers:
-            book = WorkerBook(worker_id, endpoint_id, reqnum_base, self._default_perf, url)
-            self._workers[worker_id] = endpoint.workers[worker_id] = book
+        self._ledger.add_worker(worker_id, self._ledger.endpoint(endpoint_id), reqnum_base, url)
 
     def remove_worker(self, worker_id: int, now: float) -> list[Assigned]:
         """Forget a worker, and its load with it; no harm if it is unknown.
@@ -127,30 +140,37 @@ class Router:
         Returns:
             Held requests that got another worker at once.
         """
-        worker = self._workers.get(worker_id)
+        worker = self._ledger.workers.get(worker_id)
         if worker is None:
             return []
-        worker.available = False
-        given = self.restarted(worker_id, now)
-        del self._workers[worker_id]
-        del self._endpoints[worker.endpoint_id].workers[worker_id]
-        return given
+        endpoint = self._leave(worker, now)
+        self._ledger.remove_worker(worker, now)
+        return self._hand_out(endpoint, now)
 
     def set_available(self, worker_id: int, available: bool, now: float) -> list[Assigned]:
         """Put a worker in rotation (ready, not draining, reporting), or take it out.
 
+        One that is taken out after a silence is taken as lost, see `Router`'s `silence`.
+
         Returns:
             Held requests that got a worker thereby.
         """
-        worker = self._workers.get(worker_id)
-        if worker is None or worker.available == available:
+        worker = self._ledger.workers.get(worker_id)
+        if worker is None:
             return []
-        worker.available = available
-        endpoint = self._endpoints[worker.endpoint_id]
-        if available and worker.idle:
-            worker.idle_since = now
+        silent = not available and self._ledger.is_silent(worker, now)
+        if worker.available == available and not silent:
+            return []
         if not available:
-            self._return_promised(worker, endpoint, now)
+            endpoint = self._leave(worker, now)
+            if silent:
+                self._ledger.lose(worker, now)
+        else:
+            worker.available = True
+            if worker.idle:
+                worker.idle_since = now
+            endpoint = self._ledger.endpoint_of(worker)
+            endpoint.settle(worker)
         return self._hand_out(endpoint, now)
 
     def restarted(self, worker_id: int, now: float) -> list[Assigned]:
@@ -159,14 +179,12 @@ class Router:
         Returns:
             Held requests that got a worker thereby.
         """
-        worker = self._workers.get(worker_id)
+        worker = self._ledger.workers.get(worker_id)
         if worker is None:
             return []
-        endpoint = self._endpoints[worker.endpoint_id]
-        self._return_promised(worker, endpoint, now)
-        for request in [*worker.unseen.values(), *worker.working.values()]:
-            self._end(request, worker, now)
-        worker.reported, worker.reported_requests = 0.0, 0
+        endpoint = self._return_promised(worker, now)
+        self._ledger.lose(worker, now)
+        self._caches.boot(worker)
         return self._hand_out(endpoint, now)
 
     # A request asks for a worker.
@@ -180,6 +198,8 @@ class Router:
         now: float,
         *,
         wait: float = 0.0,
+        key: str = "",
+        affinity: Sequence[str] = (),
     ) -> Assigned | Held:
         """Find a worker for a request, or hold it.
 
@@ -191,22 +211,26 @@ class Router:
             now: seconds; any clock that does not jump far.
             wait: seconds for which the client keeps waiting for this answer (long polling), so
                 that it is not taken as gone.
+            key: who asks, by a short id; held requests are served fairly among these.
+            affinity: names for what it shares with others (a session, or a growing prefix, the
+                shortest first), checked by the caller (`stoker.wire.check_affinity`).
 
         Raises:
             NotFoundError: when the endpoint is unknown.
             RouterFullError: when too many requests are held.
         """
-        endpoint = self._endpoint(endpoint_id)
+        endpoint = self._ledger.endpoint(endpoint_id)
         endpoint.last_request_at = now
         poll_by = now + wait + self._poll_grace
-        request = self._requests.get(request_idx) if request_idx > 0 else None
+        request = self._ledger.requests.get(request_idx) if request_idx > 0 else None
         if request is not None and request.endpoint_id != endpoint_id:
             request, request_idx = None, 0
         if request is not None and request.phase is Phase.HELD and request.deadline <= now:
-            self._forget(request, now)  # Its time is over: it asks as one that has just come.
+            self._ledger.forget(request, now)  # Its time is over: it asks as one just come.
             request = None
         if request is not None and not request.answered and request.phase is not Phase.OVER:
             return self._poll(endpoint, request, poll_by, now)
+        names = self._caches.names(endpoint_id, affinity) if affinity else ()
         if request is None:
             # A number that we do not know, but that may have been given: the router was restarted,
             # or has forgotten. One that was not given yet would meet its owner some day.
@@ -218,60 +242,56 @@ class Router:
                 now + replay_timeout,
                 poll_by,
                 endpoint.arrivals.add(cost, now),
+                key,
+                names,
             )
-            self._requests[request.idx] = request
+            self._ledger.requests[request.idx] = request
         else:
-            self._release_for_retry(request, now)
-            request.cost = cost
+            self._ledger.release(request, now)
+            request.avoid, request.answered = request.worker_id, False
+            request.cost, request.key, request.affinity = cost, key, names
             request.deadline, request.poll_by = now + replay_timeout, poll_by
         return self._place(endpoint, request, now)
 
     def give_up(self, request_idx: int, now: float) -> None:
         """The client of a held request is gone; no harm if it is unknown or has its worker."""
-        request = self._requests.get(request_idx)
+        request = self._ledger.requests.get(request_idx)
         if request is not None and not request.answered and request.phase is not Phase.OVER:
-            self._forget(request, now)
-            self._hand_out(self._endpoints[request.endpoint_id], now)
+            self._ledger.forget(request, now)
+            self._hand_out(self._ledger.endpoints[request.endpoint_id], now)
 
     def hung_up(self, request_idx: int, now: float) -> None:
         """A client that waited on the line is gone: it has `poll_grace` to come back.
 
         No harm if the request is unknown or has its worker.
         """
-        request = self._requests.get(request_idx)
+        request = self._ledger.requests.get(request_idx)
         if request is not None and request.phase is Phase.HELD:
             # The queue looks at it when the request gets to its front (`_hand_out`, `tick`).
             request.poll_by = min(request.poll_by, now + self._poll_grace)
 
     # Workers tell.
 
+    def is_outdated(self, worker_id: int, status: WorkerStatus) -> bool:
+        """Whether a report comes from a boot of the worker that has ended: then it says nothing.
+
+        To be asked once for each report, as a boot that goes on reporting has not ended.
+        """
+        return self._ledger.is_outdated(worker_id, status.boot_id)
+
     def report(self, worker_id: int, status: WorkerStatus, now: float) -> list[Assigned]:
-        """Take a worker's own figures; no harm if it is unknown.
+        """Take a worker's own figures; no harm if it is unknown, or the report `is_outdated`.
 
         `working_request_idxs` is to name every request whose load is in `cur_load`.
 
         Returns:
             Held requests that got a worker thereby.
         """
-        worker = self._workers.get(worker_id)
-        if worker is None:
+        worker = self._ledger.workers.get(worker_id)
+        if worker is None or self._ledger.is_outdated(worker_id, status.boot_id):
             return []
-        was_idle = worker.idle
-        worker.url = status.url or worker.url
-        worker.perf = status.max_perf if status.max_perf > 0 else self._default_perf
-        named = set(status.working_request_idxs)
-        for idx in [i for i in worker.working if i not in named]:
-            # It has gone without a finish, which may be lost or follow.
-            self._end(worker.working[idx], worker, now)
-        for idx in named:
-            request = worker.unseen.get(idx)
-            if request is not None:
-                worker.see(request)
-        worker.reported = max(0.0, status.cur_load)
-        worker.reported_requests = max(0, status.num_requests_working)
-        if worker.idle and not was_idle:
-            worker.idle_since = now
-        return self._hand_out(self._endpoints[worker.endpoint_id], now)
+        self._ledger.report(worker, status, now)
+        return self._hand_out(self._ledger.endpoint_of(worker), now)
 
     def finished(
         self, worker_id: int, requests: Iterable[FinishedRequest], now: float
@@ -281,15 +301,12 @@ class Router:
         Returns:
             Held requests that got a worker thereby.
         """
-        worker = self._workers.get(worker_id)
+        worker = self._ledger.workers.get(worker_id)
         if worker is None:
             return []
-        endpoint = self._endpoints[worker.endpoint_id]
-        for one in requests:
-            request = worker.unseen.get(one.request_idx) or worker.working.get(one.request_idx)
-            if request is not None:
-                endpoint.last_request_at = now
-                self._end(request, worker, now)
+        endpoint = self._ledger.endpoint_of(worker)
+        if self._ledger.finished(worker, requests, now):
+            endpoint.last_request_at = now
         return self._hand_out(endpoint, now)
 
     def tick(self, now: float) -> list[Assigned]:
@@ -299,57 +316,50 @@ class Router:
             Held requests that got a worker thereby.
         """
         while self._polls_due and self._polls_due[0][0] <= now:
-            _, idx = heapq.heappop(self._polls_due)
-            request = self._requests.get(idx)
-            if request is None or request.answered or request.phase is Phase.OVER:
+            when, _, request = heapq.heappop(self._polls_due)
+            if request.watched != when:
+                continue  # it has been watched for something earlier
+            request.watched = math.inf
+            known = self._ledger.requests.get(request.idx) is request
+            if not known or request.answered or request.phase is Phase.OVER:
                 continue
             held = request.phase is Phase.HELD
             due = min(request.deadline, request.poll_by) if held else request.poll_by
             if due <= now:
-                self._forget(request, now)
+                self._ledger.forget(request, now)
             else:
-                heapq.heappush(self._polls_due, (due, idx))
-        self._expire(now)
+                self._watch(request, due)
+        self._ledger.expire(now)
         given: list[Assigned] = []
-        for endpoint in self._endpoints.values():
+        for endpoint in self._ledger.endpoints.values():
             if endpoint.held:
                 given += self._hand_out(endpoint, now)
         return given
 
-    def _expire(self, now: float) -> None:
-        while self._expiries and self._expiries[0][0] <= now:
-            _, idx, reqnum = self._expiries.popleft()
-            request = self._requests.get(idx)
-            if request is None or request.reqnum != reqnum:
-                continue
-            if request.phase in (Phase.BOOKED, Phase.OVER):
-                self._forget(request, now)
-
     # What others want to know.
 
     def demand(self, endpoint_id: int, now: float) -> Demand:
-        """What is asked of an endpoint; costs as much as it has workers.
+        """What is asked of an endpoint.
 
         Raises:
             NotFoundError: when it is unknown.
         """
-        endpoint = self._endpoint(endpoint_id)
+        endpoint = self._ledger.endpoint(endpoint_id)
         mean, recent, peak = endpoint.arrivals.rates(now)
-        workers = endpoint.workers.values()
         return Demand(
             arrival_rate=mean,
             recent_rate=recent,
             peak_rate=peak,
             held_load=endpoint.held.load,
             held_count=len(endpoint.held),
-            booked_load=sum(worker.load for worker in workers),
-            booked_count=sum(worker.requests for worker in workers),
+            booked_load=endpoint.booked_load,
+            booked_count=endpoint.booked_count,
             last_request_at=endpoint.last_request_at,
         )
 
     def worker(self, worker_id: int) -> WorkerView | None:
         """What the router knows of a worker."""
-        worker = self._workers.get(worker_id)
+        worker = self._ledger.workers.get(worker_id)
         if worker is None:
             return None
         return WorkerView(
@@ -360,30 +370,25 @@ class Router:
             worker.load,
             worker.requests,
             worker.idle_since,
+            worker.slots,
         )
 
     def in_flight(self, worker_id: int, now: float) -> int:
         """Requests that a worker has or may still get; 0 if it is unknown."""
-        self._expire(now)
-        worker = self._workers.get(worker_id)
+        self._ledger.expire(now)
+        worker = self._ledger.workers.get(worker_id)
         return worker.requests if worker is not None else 0
 
     @property
     def known_requests(self) -> int:
         """Requests in memory: held, at work, or over for less than a ticket's lifetime."""
-        return len(self._requests)
+        return len(self._ledger.requests)
 
     def held(self, endpoint_id: int) -> list[int]:
         """The numbers of the requests that are held, the next one first."""
-        return self._endpoint(endpoint_id).held.numbers()
+        return self._ledger.endpoint(endpoint_id).held.numbers()
 
     # Inside.
-
-    def _endpoint(self, endpoint_id: int) -> EndpointBook:
-        endpoint = self._endpoints.get(endpoint_id)
-        if endpoint is None:
-            raise NotFoundError(f"there is no endpoint {endpoint_id}")
-        return endpoint
 
     def _take_idx(self) -> int:
         self._next_idx += 1
@@ -395,15 +400,16 @@ class Router:
         worker = None if endpoint.held else endpoint.choose(request)
         if worker is not None:
             request.answered = True
-            return self._book(request, worker, now)
-        if len(endpoint.held) >= self._max_held:
-            self._forget(request, now)
-            raise RouterFullError(
-                f"{len(endpoint.held)} requests wait for a worker already: try again later"
-            )
-        self._turn += 1
-        request.turn = self._turn
-        self._hold(endpoint, request)
+            self._ledger.book(request, worker, now)
+            return self._answer(request)
+        if endpoint.held.room(request.key, self._max_held) <= 0:
+            waiting = endpoint.held.held_by(request.key) or len(endpoint.held)
+            self._ledger.forget(request, now)
+            raise RouterFullError(f"{waiting} requests wait for a worker already: try again later")
+        self._ledger.turn += 1
+        request.turn = self._ledger.turn
+        self._hold(request)
+        endpoint.held.append(request)
         return Held(request.idx, request.deadline, endpoint.endpoint_id)
 
     def _poll(
@@ -419,80 +425,58 @@ class Router:
 
     def _answer(self, request: Request) -> Assigned:
         assert request.worker_id is not None
-        url = self._workers[request.worker_id].url
+        url = self._ledger.workers[request.worker_id].url
         at = request.expires - self._ticket_lifetime
         return Assigned(request.worker_id, url, request.cost, request.reqnum, request.idx, at)
 
-    def _book(self, request: Request, worker: WorkerBook, now: float) -> Assigned:
-        worker.book(request)
-        self._turn += 1
-        worker.last_turn = self._turn
-        request.avoid = None
-        request.expires = now + self._ticket_lifetime
-        self._expiries.append((request.expires, request.idx, request.reqnum))
-        return self._answer(request)
-
-    def _hold(self, endpoint: EndpointBook, request: Request) -> None:
+    def _hold(self, request: Request) -> None:
         request.phase, request.worker_id, request.answered = Phase.HELD, None, False
-        endpoint.held.append(request)
-        due = min(request.deadline, request.poll_by)
-        heapq.heappush(self._polls_due, (due, request.idx))
+        self._watch(request, min(request.deadline, request.poll_by))
+
+    def _watch(self, request: Request, due: float) -> None:
+        if due < request.watched:
+            request.watched = due
+            self._order += 1
+            heapq.heappush(self._polls_due, (due, self._order, request))
 
     def _hand_out(
         self, endpoint: EndpointBook, now: float, *, asking: Request | None = None
     ) -> list[Assigned]:
-        """Give workers to held requests, first come first served, until the first that finds none.
+        """Give workers to held requests, each in its turn, until the first that finds none.
 
         `asking` is told by its own call, so not by `on_assigned`.
         """
         given: list[Assigned] = []
-        while endpoint.held:
-            request = endpoint.held.first
+        held = endpoint.held
+        while held:
+            request = held.first
             if min(request.deadline, request.poll_by) <= now:
-                self._forget(request, now)
+                self._ledger.forget(request, now)
                 continue
             worker = endpoint.choose(request)
             if worker is None:
                 break
-            endpoint.held.remove(request)
-            given.append(self._book(request, worker, now))
+            held.take(request)
+            self._ledger.book(request, worker, now)
+            given.append(self._answer(request))
         if self.on_assigned is not None:
             for assigned in given:
-                request = self._requests[assigned.request_idx]
+                request = self._ledger.requests[assigned.request_idx]
                 if request is not asking:
                     request.answered = self.on_assigned(assigned)
         return given
 
-    def _end(self, request: Request, worker: WorkerBook, now: float) -> None:
-        """It has left its worker; remembered for a while, in case it is retried."""
-        worker.let_go(request, now)
-        request.avoid = worker.worker_id
-        if now >= request.expires:
-            # The entry from its booking is used up: it worked for longer than a ticket lives.
-            request.expires = now + self._ticket_lifetime
-            self._expiries.append((request.expires, request.idx, request.reqnum))
+    def _leave(self, worker: WorkerBook, now: float) -> EndpointBook:
+        """Out of rotation; what its clients do not know of goes back to the queue."""
+        worker.available = False
+        endpoint = self._return_promised(worker, now)
+        endpoint.settle(worker)
+        return endpoint
 
-    def _release_for_retry(self, request: Request, now: float) -> None:
-        worker = self._workers.get(request.worker_id) if request.worker_id is not None else None
-        if worker is not None and request.phase in (Phase.BOOKED, Phase.WORKING):
+    def _return_promised(self, worker: WorkerBook, now: float) -> EndpointBook:
+        endpoint = self._ledger.endpoint_of(worker)
+        for request in [one for one in worker.unseen.values() if not one.answered]:
             worker.let_go(request, now)
-        request.avoid = request.worker_id
-        request.answered = False
-
-    def _return_promised(self, worker: WorkerBook, endpoint: EndpointBook, now: float) -> None:
-        promised = [request for request in worker.unseen.values() if not request.answered]
-        for request in promised:
-            worker.let_go(request, now)
-            self._hold(endpoint, request)
-        if promised:
-            endpoint.held.sort()
-
-    def _forget(self, request: Request, now: float) -> None:
-        """Nobody waits for it any more."""
-        endpoint = self._endpoints[request.endpoint_id]
-        if request.phase is Phase.HELD:
-            endpoint.held.remove(request)
-            endpoint.arrivals.take_back(request.cost, request.arrived, now)
-        elif request.worker_id in self._workers and request.phase is not Phase.OVER:
-            self._workers[request.worker_id].let_go(request, now)
-        self._requests.pop(request.idx, None)
+            self._hold(request)
+            endpoint.held.give_back(request)
+        return endpoint

@@ -243,6 +243,10 @@ def request(
     url: Url = DEFAULT_URL,
     cost: Annotated[float, typer.Option(help="Load of the request, load units.")] = 100.0,
     timeout: Annotated[float, typer.Option(help="Seconds for all of it.")] = 600.0,
+    affinity: Annotated[
+        str,
+        typer.Option(help="Name of what it shares with others: it goes where that is cached."),
+    ] = "",
 ) -> None:
     """Send one request through the router and print the answer as it comes."""
     text = sys.stdin.read() if payload == "-" else payload
@@ -255,7 +259,15 @@ def request(
         async with AsyncExitStack() as stack:
             with output.progress("asking for a worker") as tell:
                 response = await stack.enter_async_context(
-                    client.stream(name, route, body, cost=cost, timeout=timeout, on_status=tell)
+                    client.stream(
+                        name,
+                        route,
+                        body,
+                        cost=cost,
+                        timeout=timeout,
+                        affinity=affinity,
+                        on_status=tell,
+                    )
                 )
             chunk = b"\n"
             async for chunk in response:

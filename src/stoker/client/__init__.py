@@ -11,6 +11,7 @@ except ModuleNotFoundError:
 
 from stoker.client.client import Client
 from stoker.client.errors import RequestFailedError, RouteTimeoutError, UnauthorizedError
+from stoker.client.prefixes import prefixes
 from stoker.client.responses import ClientResponse, ClientStream
 from stoker.client.sse import ServerSentEvent
 
@@ -22,4 +23,5 @@ __all__ = [
     "RouteTimeoutError",
     "ServerSentEvent",
     "UnauthorizedError",
+    "prefixes",
 ]

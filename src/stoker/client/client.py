@@ -13,7 +13,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,6 +71,7 @@ class _Attempt:
     backoff: Backoff = field(default_factory=Backoff)
     last_status: str = ""
     unheard_since: float | None = None
+    affinity: str | list[str] = ""
 
     def tell(self, text: str) -> None:
         """Show what is going on, once for each change."""
@@ -106,6 +107,7 @@ class Client(ManagingConnection):
         cost: float = wire.DEFAULT_LOAD,
         timeout: float = 600.0,
         session_id: str | None = None,
+        affinity: str | Sequence[str] = "",
         on_status: OnStatus | None = None,
     ) -> ClientResponse:
         """Send a request to an endpoint and read the whole answer.
@@ -117,6 +119,9 @@ class Client(ManagingConnection):
             cost: load units (for a language model: tokens).
             timeout: seconds for everything, waiting for a worker included.
             session_id: of a session at a worker.
+            affinity: a name for what it shares with others (a conversation, a document), or hashes
+                of the growing prefix of its prompt (`prefixes`): it goes to a worker that has seen
+                it, and so has it in its cache, unless that worker is much busier than another.
             on_status: gets a line of text whenever there is news while waiting.
 
         Raises:
@@ -132,6 +137,7 @@ class Client(ManagingConnection):
             cost=cost,
             timeout=timeout,
             session_id=session_id,
+            affinity=affinity,
             on_status=on_status,
         ) as stream:
             try:
@@ -153,6 +159,7 @@ class Client(ManagingConnection):
         cost: float = wire.DEFAULT_LOAD,
         timeout: float = 600.0,
         session_id: str | None = None,
+        affinity: str | Sequence[str] = "",
         on_status: OnStatus | None = None,
     ) -> AsyncIterator[ClientStream]:
         """Send a request and read the answer as it comes; leaving the block early cancels it.
@@ -162,7 +169,7 @@ class Client(ManagingConnection):
         """
         if not route.startswith("/"):
             raise StokerError(f"route must begin with a slash, not {route!r}")
-        attempt = self._attempt(endpoint, cost, timeout, on_status)
+        attempt = self._attempt(endpoint, cost, timeout, on_status, affinity)
         response = await self._send(attempt, route, msgspec.Raw(_encode(payload)), session_id)
         try:
             if response.status_code >= 400:
@@ -179,6 +186,7 @@ class Client(ManagingConnection):
         request_idx: int = 0,
         wait: float | None = None,
         timeout: float = 600.0,
+        affinity: str | Sequence[str] = "",
         on_status: OnStatus | None = None,
     ) -> dict[str, Any]:
         """Ask for a worker until there is one.
@@ -190,6 +198,7 @@ class Client(ManagingConnection):
             wait: seconds for which each call may be held at the control plane; default: `LONG_POLL`
                 or, with `on_status`, `SHOWN_POLL`.
             timeout: seconds until it is given up.
+            affinity: as for `request`.
             on_status: gets a line of text whenever there is news.
 
         Returns:
@@ -201,18 +210,25 @@ class Client(ManagingConnection):
             UnauthorizedError: the API key is not good for this endpoint.
             RequestFailedError: refused, or the control plane is not reachable.
         """
-        attempt = self._attempt(endpoint, cost, timeout, on_status)
+        attempt = self._attempt(endpoint, cost, timeout, on_status, affinity)
         attempt.request_idx = request_idx
         return await self._route(attempt, wait)
 
     def _attempt(
-        self, endpoint: str, cost: float, timeout: float, on_status: OnStatus | None
+        self,
+        endpoint: str,
+        cost: float,
+        timeout: float,
+        on_status: OnStatus | None,
+        affinity: str | Sequence[str] = "",
     ) -> _Attempt:
         wire.check_cost(cost)
+        names = affinity if isinstance(affinity, str) else list(affinity)
+        wire.check_affinity(names)
         if not 0 < timeout < float("inf"):
             raise StokerError("timeout must be a finite number of seconds above 0")
         deadline = asyncio.get_running_loop().time() + timeout
-        return _Attempt(endpoint, cost, timeout, deadline, on_status)
+        return _Attempt(endpoint, cost, timeout, deadline, on_status, affinity=names)
 
     async def _route(self, attempt: _Attempt, wait: float | None = None) -> dict[str, Any]:
         loop = asyncio.get_running_loop()
@@ -223,18 +239,16 @@ class Client(ManagingConnection):
         while (left := attempt.deadline - loop.time()) > 0:
             began, held = loop.time(), 0.0 if at_once else min(wait, left)
             try:
-                reply = await self.call(
-                    "POST",
-                    "/route/",
-                    {
-                        "endpoint": attempt.endpoint,
-                        "cost": attempt.cost,
-                        "request_idx": attempt.request_idx,
-                        "replay_timeout": min(left, wire.MAX_REPLAY_TIMEOUT),
-                        "wait": held,
-                    },
-                    timeout=held + CONNECT_TIMEOUT,
-                )
+                ask: dict[str, Any] = {
+                    "endpoint": attempt.endpoint,
+                    "cost": attempt.cost,
+                    "request_idx": attempt.request_idx,
+                    "replay_timeout": min(left, wire.MAX_REPLAY_TIMEOUT),
+                    "wait": held,
+                }
+                if attempt.affinity:
+                    ask["affinity"] = attempt.affinity
+                reply = await self.call("POST", "/route/", ask, timeout=held + CONNECT_TIMEOUT)
             except RequestFailedError as error:
                 await self._bear(attempt, error)
                 continue

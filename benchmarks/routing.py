@@ -1,0 +1,197 @@
+"""CPU time of a routing decision, and how it grows: ``python -m benchmarks.routing``.
+
+One cycle is all that a request costs the router: `route`, the report of its worker in which it is
+named, and its finish. Workers are of four kinds of machine, with perfs that differ by 5% within a
+kind, as measured ones do. Both sizes of fleet carry the same number of requests per worker, with
+sizes that differ a hundredfold. Sizes are measured by turns, so that what slows the machine down
+slows all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import random
+import statistics
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from stoker.autoscaler.router import Assigned, Router
+from stoker.wire import FinishedRequest, WorkerStatus
+
+SIZES = (10, 100, 1_000, 10_000)
+
+SLOTS = 8
+
+AT_WORK = 3
+"""Requests per worker that are at work in the middle of a run."""
+
+KINDS = (100.0, 200.0, 400.0, 1000.0)
+"""Perf of the kinds of machine, load units per second."""
+
+CYCLES = 4_000
+"""Cycles in a turn."""
+
+KEYS = 100
+
+
+@dataclass(slots=True)
+class Running:
+    """What a worker has."""
+
+    perf: float
+    requests: dict[int, float]
+    load: float = 0.0
+
+
+class Fleet:
+    """A router with its workers, and requests that come and go."""
+
+    def __init__(self, size: int, *, slots: int = SLOTS, affinity: bool = False) -> None:
+        self.rng = random.Random(size)
+        self.router = Router(1)
+        self.router.add_endpoint(1, max_queue_time=30.0)
+        self.workers: dict[int, Running] = {}
+        self.slots = slots
+        self.affinity = affinity
+        self.now = 1000.0
+        self.order: deque[Assigned] = deque()
+        for worker_id in range(1, size + 1):
+            perf = self.rng.choice(KINDS) * self.rng.lognormvariate(0.0, 0.05)
+            self.workers[worker_id] = Running(perf, {})
+            self.router.add_worker(worker_id, 1, reqnum_base=worker_id * 10**9)
+            self.report(worker_id)
+            self.router.set_available(worker_id, True, self.now)
+        for _ in range(AT_WORK * size):
+            self.route()
+
+    def report(self, worker_id: int) -> None:
+        worker = self.workers[worker_id]
+        status = WorkerStatus(
+            id=worker_id,
+            mtoken="",
+            url=f"http://worker-{worker_id}",
+            cur_load=worker.load,
+            max_perf=worker.perf,
+            num_requests_working=len(worker.requests),
+            working_request_idxs=list(worker.requests),
+            slots=self.slots,
+        )
+        self.router.report(worker_id, status, self.now)
+
+    def route(self) -> None:
+        cost = min(2000.0, 20.0 * self.rng.paretovariate(1.2))
+        names = (f"session-{self.rng.randrange(5000)}",) if self.affinity else ()
+        answer = self.router.route(1, cost, 0, 60.0, self.now, affinity=names)
+        assert isinstance(answer, Assigned)
+        worker = self.workers[answer.worker_id]
+        worker.requests[answer.request_idx] = cost
+        worker.load += cost
+        self.order.append(answer)
+
+    def cycle(self) -> None:
+        """A request comes, its worker reports, and the oldest one ends."""
+        self.now += 1e-4
+        self.route()
+        self.report(self.order[-1].worker_id)
+        oldest = self.order.popleft()
+        worker = self.workers[oldest.worker_id]
+        worker.load -= worker.requests.pop(oldest.request_idx)
+        self.router.finished(oldest.worker_id, [FinishedRequest(oldest.request_idx)], self.now)
+
+    def turn(self, cycles: int) -> float:
+        """Microseconds of CPU time per cycle."""
+        began = time.process_time()
+        for _ in range(cycles):
+            self.cycle()
+        return (time.process_time() - began) / cycles * 1e6
+
+    def decisions(self, count: int) -> float:
+        """Microseconds of CPU time of the choice alone, which books nothing."""
+        ledger = self.router._ledger
+        request = next(iter(ledger.requests.values()))
+        choose = ledger.endpoints[1].choose
+        began = time.process_time()
+        for _ in range(count):
+            choose(request)
+        return (time.process_time() - began) / count * 1e6
+
+
+class Crowd:
+    """A router without free workers, whose clients all wait."""
+
+    def __init__(self, held: int) -> None:
+        self.router = Router(1, max_held=held)
+        self.router.add_endpoint(1, max_queue_time=1.0)
+        self.router.add_worker(1, 1, reqnum_base=1, url="http://worker-1")
+        self.router.set_available(1, True, 0.0)
+        self.at_work = deque([self.route(0)])
+        for number in range(held):
+            self.route(number % KEYS)
+
+    def route(self, key: int) -> int:
+        return self.router.route(1, 100.0, 0, 3600.0, 0.0, key=str(key), wait=3600.0).request_idx
+
+    def turn(self, cycles: int) -> float:
+        """Microseconds of CPU time to hand one request out and to hold another."""
+        began = time.process_time()
+        for number in range(cycles):
+            ended = FinishedRequest(self.at_work.popleft())
+            self.at_work += [one.request_idx for one in self.router.finished(1, [ended], 0.0)]
+            self.route(number % KEYS)
+        return (time.process_time() - began) / cycles * 1e6
+
+
+def measure(rounds: int) -> dict[str, dict[str, float]]:
+    """Median microseconds by what is measured and size; and the ratio of the last to the first."""
+    gc.disable()
+    figures: dict[str, dict[str, list[float]]] = {}
+    fleets = {
+        "request": {str(size): Fleet(size) for size in SIZES},
+        "request, slots unknown": {str(size): Fleet(size, slots=0) for size in SIZES},
+        "request, with affinity": {str(size): Fleet(size, affinity=True) for size in SIZES},
+    }
+    crowds = {str(size): Crowd(size) for size in SIZES}
+    for _ in range(rounds):
+        for name, by_size in fleets.items():
+            for size, fleet in by_size.items():
+                figures.setdefault(name, {}).setdefault(size, []).append(fleet.turn(CYCLES))
+        for size, fleet in fleets["request"].items():
+            choice = figures.setdefault("the choice alone", {})
+            choice.setdefault(size, []).append(fleet.decisions(CYCLES))
+        for size, crowd in crowds.items():
+            figures.setdefault("held, by number held", {}).setdefault(size, []).append(
+                crowd.turn(CYCLES)
+            )
+    result = {}
+    for name, values in figures.items():
+        small, large = values[str(SIZES[0])], values[str(SIZES[-1])]
+        ratios = [a / b for a, b in zip(large, small, strict=True)]
+        result[name] = {size: statistics.median(turns) for size, turns in values.items()}
+        result[name]["ratio"] = statistics.median(ratios)
+    return result
+
+
+def show(result: dict[str, dict[str, float]]) -> None:
+    print("\nRouting: CPU microseconds of one request (route, report, finish) by number of workers")
+    print(f"  {'':24}" + "".join(f"{size:>9}" for size in SIZES) + f"{'ratio':>9}")
+    for name, values in result.items():
+        print(f"  {name:24}" + "".join(f"{v:9.2f}" for v in values.values()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.routing", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each size")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    given = parser.parse_args()
+    result = measure(given.rounds)
+    if given.json:
+        print(json.dumps(result))
+    else:
+        show(result)
+
+
+if __name__ == "__main__":
+    main()

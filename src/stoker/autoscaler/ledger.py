@@ -1,0 +1,245 @@
+"""Who has which request: bookings, and what reports and finishes make of them. Pure.
+
+Reports and finishes cross a network: each may be lost, late, repeated, or overtaken by another. What
+makes the books right all the same:
+
+* A booking counts from the moment it is made; no report takes it away. It goes when a report has
+  named it and another does not any more, when a finish names it, when it is released, or when its
+  ticket expires unseen. So each is taken off once, and none stays longer than its ticket's lifetime
+  and one report.
+* A finish is believed at once. A report that still names the request then is an older one, or the
+  request was sent there again: its share is taken off that report's figure, once; a second report
+  that names it is believed.
+* A request that a report did not name is over for us; if a later report names it, that report (or
+  the other) was overtaken, and it is at work again.
+* A report of a boot that is known to have ended says nothing about the present one (`is_outdated`).
+* A worker that has been silent for `silence` seconds when it is taken out of rotation is taken as
+  lost, and its load with it. When it comes back, its own report says what it has.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from stoker.autoscaler.affinity import CacheTable
+from stoker.autoscaler.booking import Phase, Request, WorkerBook
+from stoker.autoscaler.choosing import EndpointBook
+from stoker.errors import NotFoundError
+from stoker.wire import FinishedRequest, WorkerStatus
+
+MAX_LATE = 3
+"""Reports of a former boot that are ignored: a worker tries each three times."""
+
+MAX_BOOTS = 8
+"""Former boots of a worker that are remembered, to know their reports when they come late."""
+
+
+class Ledger:
+    """Endpoints, workers and requests, and who has what.
+
+    Attributes:
+        endpoints: by id.
+        workers: of all endpoints, by id.
+        requests: held, at work, or over for less than a ticket's lifetime; by `request_idx`.
+        caches: what the workers have seen before.
+    """
+
+    def __init__(
+        self, *, ticket_lifetime: float, silence: float, default_perf: float, caches: CacheTable
+    ) -> None:
+        self._ticket_lifetime = ticket_lifetime
+        self._silence = silence
+        self._default_perf = default_perf
+        self.caches = caches
+        self.endpoints: dict[int, EndpointBook] = {}
+        self.workers: dict[int, WorkerBook] = {}
+        self.requests: dict[int, Request] = {}
+        self._boots: dict[int, deque[str]] = {}
+        self._late: dict[int, int] = {}
+        self._expiries: deque[tuple[float, int, int]] = deque()  # (when, idx, reqnum)
+        self.turn = 0
+
+    # Endpoints and workers come and go.
+
+    def endpoint(self, endpoint_id: int) -> EndpointBook:
+        """The books of an endpoint.
+
+        Raises:
+            NotFoundError: when it is unknown.
+        """
+        endpoint = self.endpoints.get(endpoint_id)
+        if endpoint is None:
+            raise NotFoundError(f"there is no endpoint {endpoint_id}")
+        return endpoint
+
+    def endpoint_of(self, worker: WorkerBook) -> EndpointBook:
+        """Whose requests a worker serves."""
+        return self.endpoints[worker.endpoint_id]
+
+    def add_worker(
+        self, worker_id: int, endpoint: EndpointBook, reqnum_base: int, url: str
+    ) -> None:
+        """Know a worker; nothing if it is known."""
+        if worker_id in self.workers:
+            return
+        book = WorkerBook(worker_id, endpoint.endpoint_id, reqnum_base, self._default_perf, url)
+        self.workers[worker_id] = endpoint.workers[worker_id] = book
+        self.caches.boot(book)
+        endpoint.settle(book)
+
+    def remove_worker(self, worker: WorkerBook, now: float) -> None:
+        """Forget a worker; what it had is over."""
+        self.lose(worker, now)
+        self.endpoint_of(worker).drop(worker)
+        self.caches.leave(worker)
+        self._boots.pop(worker.worker_id, None)
+        self._late.pop(worker.worker_id, None)
+        del self.workers[worker.worker_id]
+
+    def is_silent(self, worker: WorkerBook, now: float) -> bool:
+        """Whether nothing was heard of a worker for so long that it is taken as lost."""
+        return now - worker.heard_at > self._silence
+
+    def lose(self, worker: WorkerBook, now: float) -> None:
+        """What a worker had, or was to get, is lost."""
+        for request in [*worker.unseen.values(), *worker.working.values()]:
+            self.end(request, worker, now)
+        worker.reported, worker.reported_requests = 0.0, 0
+        self.endpoint_of(worker).settle(worker)
+
+    # A request gets a worker, and leaves it.
+
+    def book(self, request: Request, worker: WorkerBook, now: float) -> None:
+        """Assign a request to a worker."""
+        worker.book(request)
+        self.turn += 1
+        worker.last_turn = self.turn
+        request.avoid = None
+        request.expires = now + self._ticket_lifetime
+        self._expiries.append((request.expires, request.idx, request.reqnum))
+        if request.affinity:
+            self.caches.note(request, worker)
+        self.endpoint_of(worker).settle(worker)
+
+    def end(self, request: Request, worker: WorkerBook, now: float) -> None:
+        """It has left its worker; remembered for a while, in case it is retried.
+
+        The endpoint is to be told afterwards (`EndpointBook.settle`).
+        """
+        worker.let_go(request, now)
+        request.avoid = worker.worker_id
+        if now >= request.expires:
+            # The entry from its booking is used up: it worked for longer than a ticket lives.
+            request.expires = now + self._ticket_lifetime
+            self._expiries.append((request.expires, request.idx, request.reqnum))
+
+    def release(self, request: Request, now: float) -> None:
+        """Take it from its worker, if it has one."""
+        worker = self.workers.get(request.worker_id) if request.worker_id is not None else None
+        if worker is not None and request.phase in (Phase.BOOKED, Phase.WORKING):
+            worker.let_go(request, now)
+            self.endpoint_of(worker).settle(worker)
+
+    def forget(self, request: Request, now: float) -> None:
+        """Nobody waits for it any more."""
+        if request.phase is Phase.HELD:
+            endpoint = self.endpoints[request.endpoint_id]
+            endpoint.held.remove(request)
+            endpoint.arrivals.take_back(request.cost, request.arrived, now)
+        else:
+            self.release(request, now)
+        self.requests.pop(request.idx, None)
+
+    def expire(self, now: float) -> None:
+        """Drop the bookings whose tickets have expired unseen, and what is over long enough."""
+        while self._expiries and self._expiries[0][0] <= now:
+            _, idx, reqnum = self._expiries.popleft()
+            request = self.requests.get(idx)
+            if request is None or request.reqnum != reqnum or request.expires > now:
+                continue
+            if request.phase in (Phase.BOOKED, Phase.OVER):
+                self.forget(request, now)
+
+    # Workers tell.
+
+    def is_outdated(self, worker_id: int, boot_id: str) -> bool:
+        """Whether `boot_id` is one that a worker had before its present one.
+
+        The dead do not go on reporting: after `MAX_LATE` of its reports in a row it is believed, so
+        that a single late report of a former boot never shuts the present one out.
+        """
+        boots = self._boots.get(worker_id)
+        if not boot_id or boots is None:
+            return False
+        if boot_id == boots[-1] or boot_id not in boots:
+            self._late.pop(worker_id, None)
+            return False
+        late = self._late[worker_id] = self._late.get(worker_id, 0) + 1
+        return late <= MAX_LATE
+
+    def report(self, worker: WorkerBook, status: WorkerStatus, now: float) -> None:
+        """Take a worker's own figures."""
+        self._note_boot(worker, status.boot_id)
+        was_idle = worker.idle
+        worker.heard_at = now
+        worker.url = status.url or worker.url
+        worker.perf = status.max_perf if status.max_perf > 0 else self._default_perf
+        worker.slots = max(0, status.slots)
+        named = set(status.working_request_idxs)
+        for idx in [i for i in worker.working if i not in named]:
+            # It has gone without a finish, which may be lost or follow.
+            self.end(worker.working[idx], worker, now)
+        done, done_cost, cost = 0, 0.0, 0.0
+        for idx in named:
+            request = worker.unseen.get(idx) or worker.working.get(idx)
+            if request is None:
+                request = self.requests.get(idx)
+                if (
+                    request is None
+                    or request.phase is not Phase.OVER
+                    or request.worker_id != worker.worker_id
+                ):
+                    continue
+                if request.finished:
+                    request.finished = False
+                    done += 1
+                    done_cost += request.cost
+                    cost += request.cost
+                    continue
+            worker.see(request)
+            cost += request.cost
+        load = max(0.0, status.cur_load)
+        if done:
+            load = max(0.0, load - done_cost * (1.0 if load >= cost else load / cost))
+        worker.reported = load
+        worker.reported_requests = max(0, status.num_requests_working - done)
+        if worker.idle and not was_idle:
+            worker.idle_since = now
+        self.endpoint_of(worker).settle(worker)
+
+    def _note_boot(self, worker: WorkerBook, boot_id: str) -> None:
+        if not boot_id:
+            return
+        boots = self._boots.setdefault(worker.worker_id, deque(maxlen=MAX_BOOTS))
+        if boot_id in boots:
+            boots.remove(boot_id)
+        boots.append(boot_id)
+
+    def finished(self, worker: WorkerBook, requests: Iterable[FinishedRequest], now: float) -> bool:
+        """Take note that requests left a worker; whether any of them was there."""
+        found = False
+        for one in requests:
+            request = worker.unseen.get(one.request_idx) or worker.working.get(one.request_idx)
+            if request is not None:
+                found = True
+                self.end(request, worker, now)
+                request.finished = True
+                continue
+            request = self.requests.get(one.request_idx)
+            if request is not None and request.phase is Phase.OVER:
+                # A report without it came first.
+                request.finished = request.worker_id == worker.worker_id
+        if found:
+            self.endpoint_of(worker).settle(worker)
+        return found
