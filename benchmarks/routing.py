@@ -16,7 +16,10 @@ import random
 import statistics
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 from stoker.autoscaler.router import Assigned, Router
 from stoker.wire import FinishedRequest, WorkerStatus
@@ -31,7 +34,7 @@ AT_WORK = 3
 KINDS = (100.0, 200.0, 400.0, 1000.0)
 """Perf of the kinds of machine, load units per second."""
 
-CYCLES = 4_000
+CYCLES = 20_000
 """Cycles in a turn."""
 
 KEYS = 100
@@ -46,26 +49,49 @@ class Running:
     load: float = 0.0
 
 
-class Fleet:
-    """A router with its workers, and requests that come and go."""
+Call = tuple[Callable[..., Any], tuple[Any, ...]]
+"""A method of `Router`, and what it is called with."""
 
-    def __init__(self, size: int, *, slots: int = SLOTS, affinity: bool = False) -> None:
+
+class Fleet:
+    """A router with its workers, and requests that come and go.
+
+    What happens is written down first, with a router of its own, so that only the router is measured
+    afterwards: given the same calls, it decides the same.
+    """
+
+    def __init__(self, size: int, cycles: int, *, slots: int, affinity: bool) -> None:
         self.rng = random.Random(size)
         self.router = Router(1)
-        self.router.add_endpoint(1, max_queue_time=30.0)
+        self.calls: list[Call] = []
         self.workers: dict[int, Running] = {}
         self.slots = slots
         self.affinity = affinity
         self.now = 1000.0
         self.order: deque[Assigned] = deque()
+        self.router.add_endpoint(1, max_queue_time=30.0)
         for worker_id in range(1, size + 1):
             perf = self.rng.choice(KINDS) * self.rng.lognormvariate(0.0, 0.05)
             self.workers[worker_id] = Running(perf, {})
             self.router.add_worker(worker_id, 1, reqnum_base=worker_id * 10**9)
             self.report(worker_id)
-            self.router.set_available(worker_id, True, self.now)
+            self._do(Router.set_available, worker_id, True, self.now)
         for _ in range(AT_WORK * size):
             self.route()
+        before = len(self.calls)
+        for _ in range(cycles):
+            self.cycle()
+        self.again = Router(1)
+        self.again.add_endpoint(1, max_queue_time=30.0)
+        for worker_id in self.workers:
+            self.again.add_worker(worker_id, 1, reqnum_base=worker_id * 10**9)
+        for method, args in self.calls[:before]:
+            method(self.again, *args)
+        self.rest = iter(self.calls[before:])
+
+    def _do(self, method: Callable[..., Any], *args: Any) -> Any:
+        self.calls.append((method, args))
+        return method(self.router, *args)
 
     def report(self, worker_id: int) -> None:
         worker = self.workers[worker_id]
@@ -79,12 +105,14 @@ class Fleet:
             working_request_idxs=list(worker.requests),
             slots=self.slots,
         )
-        self.router.report(worker_id, status, self.now)
+        self._do(Router.report, worker_id, status, self.now)
 
     def route(self) -> None:
         cost = min(2000.0, 20.0 * self.rng.paretovariate(1.2))
         names = (f"session-{self.rng.randrange(5000)}",) if self.affinity else ()
-        answer = self.router.route(1, cost, 0, 60.0, self.now, affinity=names)
+        route = _route_with_affinity if self.affinity else Router.route
+        more = (names,) if self.affinity else ()
+        answer = self._do(route, 1, cost, 0, 60.0, self.now, *more)
         assert isinstance(answer, Assigned)
         worker = self.workers[answer.worker_id]
         worker.requests[answer.request_idx] = cost
@@ -99,24 +127,33 @@ class Fleet:
         oldest = self.order.popleft()
         worker = self.workers[oldest.worker_id]
         worker.load -= worker.requests.pop(oldest.request_idx)
-        self.router.finished(oldest.worker_id, [FinishedRequest(oldest.request_idx)], self.now)
+        ended = [FinishedRequest(oldest.request_idx)]
+        self._do(Router.finished, oldest.worker_id, ended, self.now)
 
     def turn(self, cycles: int) -> float:
         """Microseconds of CPU time per cycle."""
+        router = self.again
+        calls = list(islice(self.rest, 3 * cycles))
         began = time.process_time()
-        for _ in range(cycles):
-            self.cycle()
+        for method, args in calls:
+            method(router, *args)
         return (time.process_time() - began) / cycles * 1e6
 
     def decisions(self, count: int) -> float:
         """Microseconds of CPU time of the choice alone, which books nothing."""
-        ledger = self.router._ledger
+        ledger = self.again._ledger
         request = next(iter(ledger.requests.values()))
         choose = ledger.endpoints[1].choose
         began = time.process_time()
         for _ in range(count):
             choose(request)
         return (time.process_time() - began) / count * 1e6
+
+
+def _route_with_affinity(
+    router: Router, endpoint: int, cost: float, idx: int, wait: float, now: float, names: Any
+) -> Any:
+    return router.route(endpoint, cost, idx, wait, now, affinity=names)
 
 
 class Crowd:
@@ -148,10 +185,17 @@ def measure(rounds: int) -> dict[str, dict[str, float]]:
     """Median microseconds by what is measured and size; and the ratio of the last to the first."""
     gc.disable()
     figures: dict[str, dict[str, list[float]]] = {}
+    kinds = {
+        "request": (SLOTS, False),
+        "request, slots unknown": (0, False),
+        "request, with affinity": (SLOTS, True),
+    }
     fleets = {
-        "request": {str(size): Fleet(size) for size in SIZES},
-        "request, slots unknown": {str(size): Fleet(size, slots=0) for size in SIZES},
-        "request, with affinity": {str(size): Fleet(size, affinity=True) for size in SIZES},
+        name: {
+            str(size): Fleet(size, CYCLES * rounds, slots=slots, affinity=affinity)
+            for size in SIZES
+        }
+        for name, (slots, affinity) in kinds.items()
     }
     crowds = {str(size): Crowd(size) for size in SIZES}
     for _ in range(rounds):

@@ -75,8 +75,6 @@ class Request:
     """Its place in the queue of held requests: when it came there, in turns."""
     avoid: int | None = None
     """A worker that failed it."""
-    finished: bool = False
-    """Its worker told that it is done: a report that still names it is an old one."""
     watched: float = float("inf")
     """When it is looked at next, as far as anybody waits for it."""
 
@@ -161,7 +159,6 @@ class WorkerBook:
         request.worker_id = self.worker_id
         request.reqnum = self.next_reqnum
         request.phase = Phase.BOOKED
-        request.finished = False
         self.next_reqnum += 1
         self.unseen[request.idx] = request
         self.unseen_load += request.cost

@@ -19,8 +19,9 @@ Proven by the tests, whatever the others hold:
   largest request of the one and the largest of the other.
 
 **Bounds** (Choudhury and Hahne's dynamic thresholds, 1998): a key may hold `limit` requests, and no
-more than there are free places of 2 x `limit` in all. So one key alone can hold `limit`, and a key
-that comes when others have filled theirs still finds room.
+more than there are free places of 2 x `limit` in all. So one key alone can hold `limit`, and when
+it has filled it, another still finds half as much. For a key with nothing waiting there is a place
+in any case, up to 3 x `limit` in all.
 """
 
 from __future__ import annotations
@@ -115,6 +116,8 @@ class FairQueue:
         """How many requests a key may still hold; see "Bounds" above."""
         line = self._lines.get(key)
         mine = len(line.requests) if line is not None else 0
+        if not mine and self._count < 3 * limit:
+            return max(1, min(limit, 2 * limit - self._count))
         return min(limit, 2 * limit - self._count) - mine
 
     def held_by(self, key: str) -> int:

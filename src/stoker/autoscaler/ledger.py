@@ -7,11 +7,10 @@ makes the books right all the same:
   named it and another does not any more, when a finish names it, when it is released, or when its
   ticket expires unseen. So each is taken off once, and none stays longer than its ticket's lifetime
   and one report.
-* A finish is believed at once. A report that still names the request then is an older one, or the
-  request was sent there again: its share is taken off that report's figure, once; a second report
-  that names it is believed.
-* A request that a report did not name is over for us; if a later report names it, that report (or
-  the other) was overtaken, and it is at work again.
+* A finish is believed at once, and so is a report that does not name a request any more. If another
+  report names it after that, one of the two was overtaken: it is at work again, until the next
+  report. So a message that is late may make a worker look busier than it is for as long as that,
+  and never idler than its latest report said: a worker is not flooded by mistake.
 * A report of a boot that is known to have ended says nothing about the present one (`is_outdated`).
 * A worker that has been silent for `silence` seconds when it is taken out of rotation is taken as
   lost, and its load with it. When it comes back, its own report says what it has.
@@ -190,30 +189,16 @@ class Ledger:
         for idx in [i for i in worker.working if i not in named]:
             # It has gone without a finish, which may be lost or follow.
             self.end(worker.working[idx], worker, now)
-        done, done_cost, cost = 0, 0.0, 0.0
         for idx in named:
-            request = worker.unseen.get(idx) or worker.working.get(idx)
-            if request is None:
-                request = self.requests.get(idx)
-                if (
-                    request is None
-                    or request.phase is not Phase.OVER
-                    or request.worker_id != worker.worker_id
-                ):
-                    continue
-                if request.finished:
-                    request.finished = False
-                    done += 1
-                    done_cost += request.cost
-                    cost += request.cost
-                    continue
-            worker.see(request)
-            cost += request.cost
-        load = max(0.0, status.cur_load)
-        if done:
-            load = max(0.0, load - done_cost * (1.0 if load >= cost else load / cost))
-        worker.reported = load
-        worker.reported_requests = max(0, status.num_requests_working - done)
+            request = worker.unseen.get(idx)
+            if request is None and idx not in worker.working:
+                known = self.requests.get(idx)
+                if known is not None and known.phase is Phase.OVER:
+                    request = known if known.worker_id == worker.worker_id else None
+            if request is not None:
+                worker.see(request)
+        worker.reported = max(0.0, status.cur_load)
+        worker.reported_requests = max(0, status.num_requests_working)
         if worker.idle and not was_idle:
             worker.idle_since = now
         self.endpoint_of(worker).settle(worker)
@@ -234,12 +219,6 @@ class Ledger:
             if request is not None:
                 found = True
                 self.end(request, worker, now)
-                request.finished = True
-                continue
-            request = self.requests.get(one.request_idx)
-            if request is not None and request.phase is Phase.OVER:
-                # A report without it came first.
-                request.finished = request.worker_id == worker.worker_id
         if found:
             self.endpoint_of(worker).settle(worker)
         return found

@@ -1,4 +1,4 @@
-"""Which worker of an endpoint is next, in O(log n). Pure.
+"""Which worker of an endpoint is next, in a time that hardly depends on how many there are. Pure.
 
 Rules:
 
@@ -6,30 +6,32 @@ Rules:
   having one. (A request that finds no slot waits, however much the worker will soon have done.)
 * Among workers with a slot: the one that would **finish** the request first, (load + cost) / perf.
 * Among workers without: the one where a slot is free first (`WorkerBook.start_after`).
-* Equal ones: the one with fewer requests, then the one that was chosen the longest ago, so that no
-  worker gets them all.
+* Equal ones: the one with fewer requests, then the one that was chosen or changed the longest ago,
+  so that no worker gets them all.
 * Workers over `max_queue_time` are left out (`WorkerBook.takes`).
 
 Finish times of workers of different perf have no one order for all costs: a small request may end
 first on a slow idle worker, a large one on a fast busy one. So workers are put into **classes** of
-perf, `PERF_STEP` wide. Within a class they are ordered by load / perf, which no cost changes; between
-classes their first ones are compared by what the request really costs there. The choice is exact
-among workers of equal perf, and in any case
+perf, `PERF_STEP` wide (9%). Within a class they are ordered by load / perf, which no cost changes,
+in **steps** of at most 1/64 of it; between classes their first ones are compared by what the
+request really costs there. So nobody is passed over who would have finished it much sooner:
 
-    finish(chosen) <= finish(any other that may be chosen) + (PERF_STEP - 1) * cost / perf(other)
+    finish(chosen) <= PERF_STEP * finish(any other that may be chosen)
 
-because cost / perf differs by less than that within a class: 9% of a request's own service time,
-less than a measured perf is off by. It also means that idle workers whose measurements differ by a
-few percent take turns, where otherwise the luckiest would get every request.
+since load / perf differs by less than 1/64 within a step, and cost / perf by less than 9% within a
+class; a measured perf is off by more. It also means that idle workers whose measurements differ by
+a few percent take turns, where otherwise the luckiest would get every request.
 
-Costs: a class for each 9% in perf that there is (some tens, whatever the number of workers), and
-heaps in them that are repaired lazily: an entry that no longer holds is dropped when it comes up.
+Costs: a step is a linked list and has its place in a heap of steps. There are some dozens of steps
+and of classes whatever the number of workers; in the worst case, O(log n) and a class for each 9% of
+perf.
 """
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heappush, heapreplace
-from math import floor, inf, log2
+from collections import OrderedDict
+from heapq import heappop, heappush
+from math import floor, frexp, inf, log2
 
 from stoker.autoscaler.booking import NOTHING, WorkerBook
 
@@ -38,71 +40,71 @@ CLASSES_PER_DOUBLING = 8
 PERF_STEP = 2.0 ** (1 / CLASSES_PER_DOUBLING)
 """Ratio of the highest to the lowest perf in a class, at most."""
 
-SLACK = 64
-"""Entries of a heap that may be out of date before it is built anew, besides its own number."""
+STEPS_PER_DOUBLING = 64
 
-Entry = tuple[float, int, int, int, WorkerBook]
-"""Order, requests, turn and id of a worker, and itself."""
+_NO_LOAD = -(10**9)
+"""Steps of workers without load begin here, and count their requests; below all others."""
 
 
-class _Heap:
+def step_of(seconds: float) -> int:
+    """The step that a time belongs to: from one to the next it grows by 1/128 to 1/64."""
+    mantissa, exponent = frexp(seconds)  # seconds = mantissa * 2**exponent, from 1/2 to 1
+    return exponent * STEPS_PER_DOUBLING + int(mantissa * 2 * STEPS_PER_DOUBLING)
+
+
+class _Class:
     """Workers in an order; the first is at hand."""
 
-    __slots__ = ("entries", "index", "live", "number")
+    __slots__ = ("_heap", "_steps", "index", "live", "number")
 
     def __init__(self, number: int, index: int) -> None:
-        self.entries: list[Entry] = []
+        self._steps: dict[int, OrderedDict[int, WorkerBook]] = {}
+        self._heap: list[int] = []
+        """Every key of `_steps`, once. One that is empty is dropped when it comes up."""
         self.live = 0
         self.number = number
-        """Of its class."""
         self.index = index
         """Where `Ranking` has its figures."""
 
-    def put(self, entry: Entry, old: Entry | None) -> None:
-        """Let `entry` take the place of `old`."""
-        entries = self.entries
-        entry[4].rank = (self, entry)
-        if old is None:
-            self.live += 1
-            heappush(entries, entry)
-        elif entries[0] is old:
-            heapreplace(entries, entry)
-        else:
-            heappush(entries, entry)
-        self.repair()
+    @property
+    def first(self) -> WorkerBook | None:
+        """A worker of the lowest step, the one that has been there longest."""
+        heap, steps = self._heap, self._steps
+        while heap:
+            workers = steps[heap[0]]
+            if workers:
+                return next(iter(workers.values()))
+            del steps[heappop(heap)]
+        return None
+
+    def put(self, worker: WorkerBook, step: int) -> None:
+        """It is in that step from now on, behind those that are there."""
+        workers = self._steps.get(step)
+        if workers is None:
+            workers = self._steps[step] = OrderedDict()
+            heappush(self._heap, step)
+        workers[worker.worker_id] = worker
+        worker.rank = (self, step, worker.last_turn)
+        self.live += 1
 
     def drop(self, worker: WorkerBook) -> None:
-        """Without `worker`, whose entry is in it."""
+        """Without `worker`, which is in it."""
+        del self._steps[worker.rank[1]][worker.worker_id]
         worker.rank = None
         self.live -= 1
-        self.repair()
-
-    def repair(self) -> None:
-        """Let the first entry be one that holds, and those that do not be few."""
-        entries = self.entries
-        if len(entries) > 2 * self.live + SLACK:
-            self.entries = entries = [one for one in entries if _holds(one)]
-            heapify(entries)
-        while entries and not _holds(entries[0]):
-            heappop(entries)
-
-
-def _holds(entry: Entry) -> bool:
-    rank = entry[4].rank
-    return rank is not None and rank[1] is entry
 
 
 class Ranking:
     """The workers of an endpoint that are in rotation, by who is next."""
 
-    __slots__ = ("_classes", "_delays", "_full", "_heaps", "_rates")
+    __slots__ = ("_by_number", "_classes", "_delays", "_full", "_rates")
 
     def __init__(self) -> None:
-        self._full = _Heap(0, -1)
-        self._classes: dict[int, _Heap] = {}
+        self._full = _Class(0, -1)
+        self._by_number: dict[int, _Class] = {}
         # For each class, of its first worker: seconds until its load is done (inf: no worker), and
         # seconds for a load unit. Beside each other, so that one pass over them is fast.
-        self._heaps: list[_Heap] = []
+        self._classes: list[_Class] = []
         self._delays: list[float] = []
         self._rates: list[float] = []
 
@@ -118,19 +120,19 @@ class Ranking:
             target, order = self._full, worker.start_after()
         else:
             number = floor(log2(worker.perf) * CLASSES_PER_DOUBLING)
-            target = self._classes.get(number) or self._new_class(number)
-            order = load / worker.perf if load > NOTHING else 0.0
-        entry = (order, requests, worker.last_turn, worker.worker_id, worker)
-        old = None
+            target = self._by_number.get(number) or self._new_class(number)
+            order = load / worker.perf
+        step = step_of(order) if load > NOTHING else _NO_LOAD + requests
         if rank is not None:
-            if rank[0] is target:
-                old = rank[1]
-                if old == entry:
-                    self._figures(target)  # its perf may have changed a little
-                    return
-            else:
+            former = rank[0]
+            if former is not target:
                 self._drop(worker)
-        target.put(entry, old)
+            elif rank[1] == step and rank[2] == worker.last_turn:
+                self._figures(target)  # a little may have changed
+                return
+            else:
+                former.drop(worker)
+        target.put(worker, step)
         self._figures(target)
 
     def best(
@@ -165,41 +167,44 @@ class Ranking:
             least = min(finishes, default=inf)
         if least < inf:
             if finishes.count(least) == 1:
-                return self._heaps[finishes.index(least)].entries[0][4]
-            firsts = [
-                h.entries[0] for h, f in zip(self._heaps, finishes, strict=True) if f == least
+                return self._classes[finishes.index(least)].first
+            equal = [
+                worker
+                for one, finish in zip(self._classes, finishes, strict=True)
+                if finish == least and (worker := one.first) is not None
             ]
-            return min(firsts, key=lambda entry: entry[1:4])[4]
-        if self._full.entries:
-            first = self._full.entries[0][4]
-            if first.takes(cost, max_queue_time):
-                return first
+            return min(equal, key=lambda worker: (worker.requests, worker.last_turn))
+        full = self._full.first
+        if full is not None and full.takes(cost, max_queue_time):
+            return full
         return None
 
     def _drop(self, worker: WorkerBook) -> None:
-        heap: _Heap = worker.rank[0]
-        heap.drop(worker)
-        self._figures(heap)
+        former: _Class = worker.rank[0]
+        former.drop(worker)
+        self._figures(former)
 
-    def _new_class(self, number: int) -> _Heap:
-        heap = self._classes[number] = _Heap(number, len(self._heaps))
-        self._heaps.append(heap)
+    def _new_class(self, number: int) -> _Class:
+        new = self._by_number[number] = _Class(number, len(self._classes))
+        self._classes.append(new)
         self._delays.append(inf)
         self._rates.append(0.0)
-        return heap
+        return new
 
-    def _figures(self, heap: _Heap) -> None:
-        index = heap.index
+    def _figures(self, changed: _Class) -> None:
+        """Take over what the first worker of a class makes of it."""
+        index = changed.index
         if index < 0:
             return
-        if heap.live:
-            first = heap.entries[0]
-            self._delays[index] = first[0]
-            self._rates[index] = 1.0 / first[4].perf
+        first = changed.first
+        if first is not None:
+            load = first.load
+            self._delays[index] = load / first.perf if load > NOTHING else 0.0
+            self._rates[index] = 1.0 / first.perf
             return
         # Its last worker has gone: the last class takes its place.
-        del self._classes[heap.number]
-        last, delay, rate = self._heaps.pop(), self._delays.pop(), self._rates.pop()
-        if last is not heap:
+        del self._by_number[changed.number]
+        last, delay, rate = self._classes.pop(), self._delays.pop(), self._rates.pop()
+        if last is not changed:
             last.index = index
-            self._heaps[index], self._delays[index], self._rates[index] = last, delay, rate
+            self._classes[index], self._delays[index], self._rates[index] = last, delay, rate

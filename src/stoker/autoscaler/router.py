@@ -64,7 +64,8 @@ class Router:
             first_request_idx: numbers count up from here; above all that an earlier router gave.
             ticket_lifetime: seconds for which a worker may take a request after it was assigned.
             poll_grace: seconds after which a held request is forgotten unless it is polled for.
-            max_held: requests held per endpoint and key, at most; twice as many for all keys.
+            max_held: requests held per endpoint and key, at most; see `...fairness` for
+                the bound on all keys.
             default_perf: load units per second of a worker that has not told its perf.
             silence: seconds without a report after which a worker that is taken out of rotation is
                 taken as lost: it reports at least every 10 s, and 3 s are for a late report.
