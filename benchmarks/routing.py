@@ -56,8 +56,8 @@ Call = tuple[Callable[..., Any], tuple[Any, ...]]
 class Fleet:
     """A router with its workers, and requests that come and go.
 
-    What happens is written down first, with a router of its own, so that only the router is measured
-    afterwards: given the same calls, it decides the same.
+    What happens is written down first, with a router of its own, so that only the router is
+    measured afterwards: given the same calls, it decides the same.
     """
 
     def __init__(self, size: int, cycles: int, *, slots: int, affinity: bool) -> None:
@@ -94,6 +94,7 @@ class Fleet:
         return method(self.router, *args)
 
     def report(self, worker_id: int) -> None:
+        """A worker says what it has."""
         worker = self.workers[worker_id]
         status = WorkerStatus(
             id=worker_id,
@@ -108,6 +109,7 @@ class Fleet:
         self._do(Router.report, worker_id, status, self.now)
 
     def route(self) -> None:
+        """A request comes, and is at its worker at once."""
         cost = min(2000.0, 20.0 * self.rng.paretovariate(1.2))
         names = (f"session-{self.rng.randrange(5000)}",) if self.affinity else ()
         route = _route_with_affinity if self.affinity else Router.route
@@ -169,6 +171,7 @@ class Crowd:
             self.route(number % KEYS)
 
     def route(self, key: int) -> int:
+        """A request comes, and waits on the line."""
         return self.router.route(1, 100.0, 0, 3600.0, 0.0, key=str(key), wait=3600.0).request_idx
 
     def turn(self, cycles: int) -> float:

@@ -99,3 +99,16 @@ def test_a_workers_url_is_taken_as_it_is(url):
 def test_what_is_no_workers_url_is_refused(url):
     with pytest.raises(InvalidMessageError, match="url"):
         wire.check_worker_url(url)
+
+
+@pytest.mark.parametrize(
+    ("said", "names"), [("", []), ("s", ["s"]), ([], []), (["a", "", "b"], ["a", "b"])]
+)
+def test_an_affinity_is_a_name_or_several(said, names):
+    assert wire.check_affinity(said) == names
+
+
+@pytest.mark.parametrize("said", ["x" * 129, ["x"] * 33, ["x" * 1000]])
+def test_an_affinity_is_bounded(said):
+    with pytest.raises(InvalidMessageError, match="affinity"):
+        wire.check_affinity(said)

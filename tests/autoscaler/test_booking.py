@@ -41,3 +41,36 @@ def test_rounding_errors_of_many_bookings_leave_nothing() -> None:
             worker.let_go(request, 0.0)
     assert worker.load == 0.0
     assert worker.idle
+
+
+def test_a_finish_takes_off_what_is_left_of_a_request_and_no_more() -> None:
+    worker = WorkerBook(1, 1, next_reqnum=0, perf=10.0)
+    requests = [a_request(idx, 100.0) for idx in range(2)]
+    for request in requests:
+        worker.book(request)
+        worker.see(request)
+    worker.reported, worker.reported_requests = 80.0, 2  # 120 of 200 are served
+    worker.let_go(requests[0], 1.0)
+    assert worker.load == 40.0
+    worker.let_go(requests[1], 1.0)
+    assert (worker.load, worker.requests) == (0.0, 0)
+
+
+def test_a_finish_takes_off_its_cost_where_there_is_load_that_nobody_named() -> None:
+    worker = WorkerBook(1, 1, next_reqnum=0, perf=10.0)
+    request = a_request(1, 30.0)
+    worker.book(request)
+    worker.see(request)
+    worker.reported, worker.reported_requests = 100.0, 2  # one of them is in a session
+    worker.let_go(request, 1.0)
+    assert worker.load == 70.0
+
+
+def test_a_worker_with_a_free_slot_begins_at_once() -> None:
+    worker = WorkerBook(1, 1, next_reqnum=0, perf=100.0, slots=4)
+    worker.reported, worker.reported_requests = 800.0, 3
+    assert worker.start_after() == 0.0
+    worker.reported_requests = 4
+    assert worker.start_after() == 2.0  # 1/4 of 8 s
+    worker.reported_requests = 8
+    assert worker.start_after() == 5.0  # 5/8 of 8 s

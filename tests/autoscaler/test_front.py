@@ -4,7 +4,7 @@ import pytest
 
 from stoker.http import HttpServer
 from stoker.tickets import SignatureVerifier, TicketVerifier
-from stoker.wire import AuthData
+from stoker.wire import AuthData, EndpointParameters
 
 
 async def test_without_a_key_nothing_is_routed(house):
@@ -56,6 +56,9 @@ async def test_an_endpoints_own_key_opens_that_endpoint_alone(house):
         (b'{"endpoint": "llm", "replay_timeout": -1}', "replay_timeout"),
         (b'{"endpoint": "llm", "wait": 1e9}', "wait"),
         (b'{"endpoint": "llm", "request_idx": -4}', "request_idx"),
+        (b'{"endpoint": "llm", "affinity": 7}', "affinity"),
+        (b'{"endpoint": "llm", "affinity": "%s"}' % (b"x" * 129), "affinity"),
+        (b'{"endpoint": "llm", "affinity": [%s]}' % b",".join([b'"x"'] * 33), "affinity"),
         (b'{"cost": 1}', "endpoint"),
         (b'{"endpoint": 3}', "endpoint"),
         (b"{", "body"),
@@ -374,3 +377,26 @@ async def test_a_new_request_is_recorded_once_and_polls_are_not(house):
     assert [load for _, load in recorded.requests] == [7.0, 9.0]
     assert recorded.complete
     assert all(0 <= at <= recorded.seconds for at, _ in recorded.requests)
+
+
+async def test_held_requests_of_two_keys_take_turns(house):
+    record = await house.endpoint("llm", EndpointParameters(max_queue_time=1.0))
+    own = house.plane.endpoint_key(record)
+    many = [(await house.route())["request_idx"] for _ in range(5)]
+    one = (await house.route(key=own))["request_idx"]
+    assert house.plane.router.held(record.id)[:3] == [many[0], one, many[1]]
+    keys = {r.key for r in house.plane.router._ledger.requests.values()}
+    assert len(keys) == 2
+    assert not any(key and (key in own or own in key) for key in keys), "a digest, not the key"
+
+
+async def test_a_conversation_stays_with_its_worker(house):
+    await house.endpoint(backend=None)
+    for _ in range(2):
+        await house.plane.attach("llm")
+    for worker in list(house.plane.fleet.workers.values()):
+        await house.report(worker)
+    said = [(await house.route(cost=5.0, affinity="conversation"))["url"] for _ in range(5)]
+    others = [(await house.route(cost=5.0))["url"] for _ in range(5)]
+    assert len(set(said)) == 1
+    assert set(others) != set(said), "the other worker had nothing to do"

@@ -1,4 +1,4 @@
-"""Workers behind a network that loses, delays, repeats and reorders what they tell, against the truth.
+"""Workers behind a network that loses, delays, repeats and reorders what they tell, and the truth.
 
 The model knows what every worker really has. The router hears of it through messages that may
 arrive in any order, twice, or never.

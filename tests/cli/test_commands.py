@@ -152,9 +152,15 @@ def test_an_unknown_endpoint_is_one_line(stoker):
 
 def test_a_request_prints_what_the_model_says(stoker):
     payload = json.dumps({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4})
-    done = stoker.cli("request", "chat", "/v1/chat/completions", payload, "--cost", "4")
+    more = ["--cost", "4", "--affinity", "a conversation"]
+    done = stoker.cli("request", "chat", "/v1/chat/completions", payload, *more)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["usage"]["completion_tokens"] > 0
+
+
+def test_an_affinity_that_is_too_long_is_one_line(stoker):
+    done = stoker.cli("request", "chat", "/v1/chat/completions", "{}", "--affinity", "x" * 200)
+    assert_mistake(done, "affinity", "128")
 
 
 def test_workers_and_logs_are_shown(stoker):

@@ -43,6 +43,26 @@ async def test_a_request_is_routed_and_sent_with_the_whole_answer_as_auth_data(
     assert sent["auth_data"]["ticket"] == "v1.0.x"
 
 
+@pytest.mark.parametrize("affinity", ["conversation-7", ["a", "ab"]])
+async def test_what_a_request_shares_with_others_is_told_to_the_router_alone(
+    client: Client, system: Any, affinity: Any
+) -> None:
+    await client.request("llm", "/x", {}, affinity=affinity)
+    await client.request("llm", "/x", {})
+    first, second = system.calls("/route/")
+    assert first["affinity"] == affinity
+    assert "affinity" not in second
+    assert "affinity" not in system.calls("/x")[0]
+
+
+async def test_an_affinity_that_is_too_long_is_refused_before_anything_is_sent(
+    client: Client, system: Any
+) -> None:
+    with pytest.raises(InvalidMessageError, match="affinity"):
+        await client.request("llm", "/x", {}, affinity="x" * 200)
+    assert system.seen == []
+
+
 async def test_the_key_is_shown_to_the_control_plane_alone_and_in_no_url(
     client: Client, system: Any
 ) -> None:

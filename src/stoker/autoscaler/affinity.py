@@ -18,8 +18,8 @@ Rules:
   uses (a system prompt) spreads over as many workers as it needs.
 * Up to `MAX_HOLDERS` workers are known for a name, those that got it last; among them, the one that
   would finish first. A shorter prefix is looked at when no holder of the longer ones is good.
-* Names are kept as 64-bit hashes, up to `limit` of them over all endpoints; the one that was not used
-  for the longest goes first.
+* Names are kept as 64-bit hashes, up to `limit` of them over all endpoints; the one that was not
+  used for the longest goes first.
 * A worker that booted anew has lost its cache, so it is known for nothing.
 """
 

@@ -13,8 +13,8 @@ Rules:
 
 Proven by the tests, whatever the others hold:
 
-* A key that comes with nothing waiting and no recent surplus waits for **at most one request of each
-  other key** before its own first one is next.
+* A key that comes with nothing waiting and no recent surplus waits for **at most one request of
+  each other key** before its own first one is next.
 * While two keys both have requests waiting, the loads given out to them differ by at most the
   largest request of the one and the largest of the other.
 

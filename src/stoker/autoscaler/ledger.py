@@ -1,7 +1,7 @@
 """Who has which request: bookings, and what reports and finishes make of them. Pure.
 
-Reports and finishes cross a network: each may be lost, late, repeated, or overtaken by another. What
-makes the books right all the same:
+Reports and finishes cross a network: each may be lost, late, repeated, or overtaken by another.
+What makes the books right all the same:
 
 * A booking counts from the moment it is made; no report takes it away. It goes when a report has
   named it and another does not any more, when a finish names it, when it is released, or when its

@@ -23,8 +23,8 @@ class; a measured perf is off by more. It also means that idle workers whose mea
 a few percent take turns, where otherwise the luckiest would get every request.
 
 Costs: a step is a linked list and has its place in a heap of steps. There are some dozens of steps
-and of classes whatever the number of workers; in the worst case, O(log n) and a class for each 9% of
-perf.
+and of classes whatever the number of workers; in the worst case, O(log n) and a class for each 9%
+of perf.
 """
 
 from __future__ import annotations

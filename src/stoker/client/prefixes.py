@@ -18,8 +18,9 @@ def prefixes(prompt: str) -> list[str]:
     """Hashes of the prefixes of a prompt, the shortest first.
 
     The prefixes are multiples of `BLOCK` characters and grow by `GROWTH`, so that few of them reach
-    far: 32 of them end at 712,192 characters, and the longest that two prompts share is at least 80% of what
-    they have in common (beyond the first blocks). A prompt shorter than a block has none.
+    far: 32 of them end at 712,192 characters, and beyond the first blocks the longest that two
+    prompts share is at least 80% of what they have in common. A prompt shorter than a block has
+    none.
 
     Args:
         prompt: the whole text that the model server gets, in its order; for a chat, all messages.
