@@ -105,10 +105,13 @@ class WorkerBook:
     """When its last report came."""
     cache: int = 0
     """Names what it has in memory (prefix caches); a new one after each boot."""
-    counted: tuple[int, int] = (0, 0)
-    """What the sums of its endpoint have of it: load in grains, and requests."""
+    counted_grains: int = 0
+    counted_requests: int = 0
+    """What the sums of its endpoint have of it."""
     rank: Any = None
-    """Its place in `stoker.autoscaler.ranking`, which alone uses it."""
+    rank_step: int = 0
+    rank_turn: int = 0
+    """Its place in `stoker.autoscaler.ranking`, which alone uses them."""
 
     @property
     def load(self) -> float:

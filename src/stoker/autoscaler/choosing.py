@@ -54,12 +54,10 @@ class EndpointBook:
 
     def settle(self, worker: WorkerBook) -> None:
         """The figures of a worker have changed: put right the sums and who is next."""
-        load, requests = counted = (grains(worker.load), worker.requests)
-        before = worker.counted
-        if counted != before:
-            self._booked += load - before[0]
-            self.booked_count += requests - before[1]
-            worker.counted = counted
+        load, requests = grains(worker.load), worker.requests
+        self._booked += load - worker.counted_grains
+        self.booked_count += requests - worker.counted_requests
+        worker.counted_grains, worker.counted_requests = load, requests
         self._ranking.update(worker)
 
     def drop(self, worker: WorkerBook) -> None:
@@ -67,9 +65,9 @@ class EndpointBook:
         del self.workers[worker.worker_id]
         worker.available = False
         self._ranking.update(worker)
-        self._booked -= worker.counted[0]
-        self.booked_count -= worker.counted[1]
-        worker.counted = (0, 0)
+        self._booked -= worker.counted_grains
+        self.booked_count -= worker.counted_requests
+        worker.counted_grains = worker.counted_requests = 0
 
     def choose(self, request: Request) -> WorkerBook | None:
         """The one place that decides; see `stoker.autoscaler.ranking` and `...affinity`."""

@@ -53,29 +53,19 @@ def step_of(seconds: float) -> int:
 
 
 class _Class:
-    """Workers in an order; the first is at hand."""
+    """Workers in an order; the first is at hand, so that a change of another touches it not."""
 
-    __slots__ = ("_heap", "_steps", "index", "live", "number")
+    __slots__ = ("_heap", "_steps", "first", "index", "number")
 
     def __init__(self, number: int, index: int) -> None:
         self._steps: dict[int, OrderedDict[int, WorkerBook]] = {}
         self._heap: list[int] = []
         """Every key of `_steps`, once. One that is empty is dropped when it comes up."""
-        self.live = 0
+        self.first: WorkerBook | None = None
+        """Of the lowest step, the one that has been there longest."""
         self.number = number
         self.index = index
         """Where `Ranking` has its figures."""
-
-    @property
-    def first(self) -> WorkerBook | None:
-        """A worker of the lowest step, the one that has been there longest."""
-        heap, steps = self._heap, self._steps
-        while heap:
-            workers = steps[heap[0]]
-            if workers:
-                return next(iter(workers.values()))
-            del steps[heappop(heap)]
-        return None
 
     def put(self, worker: WorkerBook, step: int) -> None:
         """It is in that step from now on, behind those that are there."""
@@ -84,14 +74,25 @@ class _Class:
             workers = self._steps[step] = OrderedDict()
             heappush(self._heap, step)
         workers[worker.worker_id] = worker
-        worker.rank = (self, step, worker.last_turn)
-        self.live += 1
+        worker.rank, worker.rank_step, worker.rank_turn = self, step, worker.last_turn
+        if self.first is None or step < self.first.rank_step:
+            self.first = worker
 
     def drop(self, worker: WorkerBook) -> None:
         """Without `worker`, which is in it."""
-        del self._steps[worker.rank[1]][worker.worker_id]
+        del self._steps[worker.rank_step][worker.worker_id]
         worker.rank = None
-        self.live -= 1
+        if self.first is worker:
+            self.first = self._find_first()
+
+    def _find_first(self) -> WorkerBook | None:
+        heap, steps = self._heap, self._steps
+        while heap:
+            workers = steps[heap[0]]
+            if workers:
+                return next(iter(workers.values()))
+            del steps[heappop(heap)]
+        return None
 
 
 class Ranking:
@@ -123,17 +124,19 @@ class Ranking:
             target = self._by_number.get(number) or self._new_class(number)
             order = load / worker.perf
         step = step_of(order) if load > NOTHING else _NO_LOAD + requests
+        before = target.first
         if rank is not None:
-            former = rank[0]
-            if former is not target:
+            if rank is not target:
                 self._drop(worker)
-            elif rank[1] == step and rank[2] == worker.last_turn:
-                self._figures(target)  # a little may have changed
+            elif worker.rank_step == step and worker.rank_turn == worker.last_turn:
+                if worker is before:
+                    self._figures(target)  # a little may have changed
                 return
             else:
-                former.drop(worker)
+                target.drop(worker)
         target.put(worker, step)
-        self._figures(target)
+        if before is not target.first or before is worker:
+            self._figures(target)
 
     def best(
         self, cost: float, max_queue_time: float, avoid: WorkerBook | None = None
@@ -180,7 +183,7 @@ class Ranking:
         return None
 
     def _drop(self, worker: WorkerBook) -> None:
-        former: _Class = worker.rank[0]
+        former: _Class = worker.rank
         former.drop(worker)
         self._figures(former)
 
