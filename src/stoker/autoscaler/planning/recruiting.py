@@ -1,63 +1,44 @@
-"""Where the next worker comes from, and which one is worth most.
+"""Where the next worker comes from: within the caps, from a healthy offer, the best value first.
 
-Value is perf per price. A machine that costs nothing (one's own) is worth more than any that does;
-among such, and where perf is not known, the faster, then the cheaper. What was not measured is
-taken to be as fast as what was, so that a cheaper offer is tried once, and judged by its own
-figures from then on.
+Rules:
+
+* **Caps**: `max_workers` of the endpoint and of the workergroup are never exceeded. A workergroup
+  rests after failures in a row, and creates no more after `failure_budget` of them.
+* **Quarantine**: an offer whose workers failed is passed over while there is another one that
+  fits (`quarantine_delay`); where there is none, it is tried again after `backoff_delay`, so a
+  laptop with one offer is back after a second, and one bad machine of many does not stop anyone.
+* **Best value first**: among what was measured, the best perf per price (see `valuing`).
+* **Exploring**: hardware that was not measured yet is tried, the cheapest first, one worker at a
+  time, if its price is at most `exploration_share` of what the endpoint then spends, and if it is
+  not the only capacity that comes for requests that are held. Where nothing that was measured is
+  to be had, what is expected decides, and all of it may be taken.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import dataclass
 
-from stoker.autoscaler.planning.backoff import backoff_delay
+from stoker.autoscaler.planning.backoff import backoff_delay, quarantine_delay
 from stoker.autoscaler.planning.settings import PlannerSettings
-from stoker.autoscaler.planning.snapshot import (
-    EndpointSnapshot,
-    GroupSnapshot,
-    OfferSnapshot,
-    WorkerSnapshot,
-)
-from stoker.autoscaler.states import EXISTS
+from stoker.autoscaler.planning.snapshot import EndpointSnapshot, GroupSnapshot, OfferSnapshot
+from stoker.autoscaler.planning.valuing import PerfEstimates
+from stoker.autoscaler.states import BILLED, EXISTS, LOADING_STATES
 
 
-def value(perf: float | None, price: float) -> tuple[float, float, float]:
-    """A key to sort by: larger is better."""
-    fast = perf or 0.0
-    per_price = math.inf if price <= 0 else fast / price
-    return per_price, fast, -price
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An offer to create a worker from."""
 
-
-class PerfEstimates:
-    """Perf of each worker and offer, as well as it is known."""
-
-    def __init__(self, snapshot: EndpointSnapshot) -> None:
-        self._groups = {group.id: group.perf for group in snapshot.groups}
-        self._offers = {
-            (group.id, offer.provider, offer.id): offer.perf
-            for group in snapshot.groups
-            for offer in group.offers
-        }
-        measured = [worker.perf for worker in snapshot.workers if worker.perf > 0]
-        measured += [perf for perf in self._groups.values() if perf > 0]
-        self._mean = sum(measured) / len(measured) if measured else None
-
-    def of_worker(self, worker: WorkerSnapshot) -> float | None:
-        """Load units per second, or None if nothing is known at all."""
-        if worker.workergroup_id is None:
-            return worker.perf or self._mean
-        group = worker.workergroup_id
-        offer = self._offers.get((group, worker.provider, worker.offer_id), 0.0)
-        return worker.perf or offer or self._groups.get(group, 0.0) or self._mean
-
-    def of_offer(self, group: GroupSnapshot, offer: OfferSnapshot) -> float | None:
-        """Load units per second, or None if nothing is known at all."""
-        return offer.perf or group.perf or self._mean
+    group: GroupSnapshot
+    offer: OfferSnapshot
+    explores: bool
+    """Its hardware was not measured yet, although other hardware was."""
 
 
 class Recruiter:
-    """Creates within the caps, one after the other; says why when it cannot."""
+    """Finds one offer after the other; says why when it cannot."""
 
     def __init__(
         self,
@@ -66,78 +47,165 @@ class Recruiter:
         settings: PlannerSettings,
         perf: PerfEstimates,
     ) -> None:
+        self._snapshot = snapshot
         self._cap = snapshot.parameters.max_workers
-        self._groups = snapshot.groups
         self._now = now
         self._settings = settings
         self._perf = perf
         self._taken: Counter[tuple[str, str]] = Counter()
-        existing = [worker for worker in snapshot.workers if worker.state in EXISTS]
-        self.existing = len(existing)
-        self._in_group = Counter(worker.workergroup_id for worker in existing)
-        self.refusals: list[str] = []
-        """Why there was none, by cause; each once."""
+        self.existing = 0
+        self._in_group: Counter[int | None] = Counter()
+        for worker in snapshot.workers:
+            if worker.state in EXISTS:
+                self.existing += 1
+                self._in_group[worker.workergroup_id] += 1
+        self._explorers: bool | None = None
+        self._known_coming = False
+        self._serving = False
+        self._spend = 0.0
+        self.refusals: dict[str, str] = {}
+        """Why there was none: text -> which constraint that is."""
 
-    def next(self, only: int | None = None) -> tuple[GroupSnapshot, OfferSnapshot] | None:
-        """The best offer left, taken; None with a refusal.
-
-        Args:
-            only: a workergroup's id, to look at that one alone.
-        """
-        refusals: list[str] = []
-        options: list[tuple[GroupSnapshot, OfferSnapshot]] = []
+    def cap_problem(self) -> tuple[str, str] | None:
+        """Why no workergroup may create one: (constraint, text)."""
         if self.existing >= self._cap:
-            refusals.append(f"max_workers {self._cap} is reached")
-        elif not self._groups:
-            refusals.append("the endpoint has no workergroup to create workers in")
-        else:
-            for group in self._groups:
-                if only is None or group.id == only:
-                    problem = self._problem(group)
-                    if problem is not None:
-                        refusals.append(problem)
-                    else:
-                        options += [(group, offer) for offer in self._offers(group)]
-        if not options:
-            self.refusals += [text for text in refusals if text not in self.refusals]
-            return None
-        # Ties go to the older group and the first offer: the same input gives the same plan.
-        group, offer = max(
-            options,
-            key=lambda pair: (value(self._perf.of_offer(*pair), pair[1].price), -pair[0].id),
-        )
-        self._taken[self._key(offer)] += 1
-        self._in_group[group.id] += 1
-        self.existing += 1
-        return group, offer
+            return "max_workers", f"max_workers {self._cap} is reached"
+        if not self._snapshot.groups:
+            return "no workergroup", "the endpoint has no workergroup to create workers in"
+        return None
 
-    def _problem(self, group: GroupSnapshot) -> str | None:
+    def problem(self, group: GroupSnapshot, *, stoppable: bool = False) -> tuple[str, str] | None:
+        """Why `group` cannot create one: (constraint, text)."""
         where = f"workergroup {group.id}"
+        if not 0 < group.weight < math.inf:
+            return "weight", f"{where}: its weight is {group.weight:g}"
         if group.max_workers is not None and self._in_group[group.id] >= group.max_workers:
-            return f"{where}: its max_workers {group.max_workers} is reached"
+            return "max_workers of workergroup", (
+                f"{where}: its max_workers {group.max_workers} is reached"
+            )
         if group.failures >= self._settings.failure_budget:
-            return (
+            return "failure budget", (
                 f"{where}: {group.failures} workers failed in a row; none is created any more "
                 "until the workergroup is changed"
             )
         if group.failures and group.last_failure_at is not None:
-            rest = group.last_failure_at + backoff_delay(group.failures) - self._now
-            if rest > 0:
+            delay = backoff_delay(group.failures)
+            if self._now < group.last_failure_at + delay:
                 # Without the seconds that are left: the line would be a new one each time.
-                return (
-                    f"{where}: waits {backoff_delay(group.failures):g} s after "
-                    f"{group.failures} failures in a row"
+                return "back-off", (
+                    f"{where}: waits {delay:g} s after {group.failures} failures in a row"
                 )
+        return self._offer_problem(group, where, stoppable=stoppable)
+
+    def _offer_problem(
+        self, group: GroupSnapshot, where: str, *, stoppable: bool
+    ) -> tuple[str, str] | None:
         if not group.offers:
-            return f"{where}: no provider has an offer that fits"
-        if not self._offers(group):
-            return f"{where}: all offers are taken"
+            return "no offers", f"{where}: no provider has an offer that fits"
+        left = self._left(group)
+        if not left:
+            return "no offers", f"{where}: all offers are taken"
+        if stoppable and not any(offer.stoppable for offer in left):
+            return "not stoppable", (
+                f"{where}: its workers cannot be stopped, so none is held in reserve"
+            )
+        if not self._healthy(left):
+            return "back-off", f"{where}: all offers rest after failures"
         return None
 
-    def _offers(self, group: GroupSnapshot) -> list[OfferSnapshot]:
-        return [offer for offer in group.offers if self._taken[self._key(offer)] < offer.available]
+    def find(self, group: GroupSnapshot, *, stoppable: bool = False) -> Found | None:
+        """The best offer for `group`, or None, with a refusal.
 
-    @staticmethod
-    def _key(offer: OfferSnapshot) -> tuple[str, str]:
+        Args:
+            group: the workergroup.
+            stoppable: whether it must be one whose worker can be stopped.
+        """
+        problem = self.cap_problem() or self.problem(group, stoppable=stoppable)
+        if problem is not None:
+            self.refuse(problem)
+            return None
+        offers = self._healthy(
+            [offer for offer in self._left(group) if offer.stoppable or not stoppable]
+        )
+        if not offers:
+            self.refuse(("back-off", f"workergroup {group.id}: all offers rest after failures"))
+            return None
+        known = [offer for offer in offers if self._perf.is_measured(group, offer)]
+        if known and len(known) < len(offers):
+            unknown = [offer for offer in offers if offer not in known]
+            explored = min(unknown, key=lambda offer: offer.price)
+            if self._may_explore(explored):
+                return Found(group, explored, explores=True)
+        # max takes the first of equals: the same input gives the same plan.
+        best = max(known or offers, key=lambda offer: self._perf.offer_value(group, offer))
+        return Found(group, best, explores=False)
+
+    def refuse(self, problem: tuple[str, str]) -> None:
+        """Remember why there was none."""
+        cause, text = problem
+        self.refusals.setdefault(text, cause)
+
+    def take(self, found: Found) -> None:
+        """Count a worker that is created."""
+        self._taken[found.offer.provider, found.offer.id] += 1
+        self._in_group[found.group.id] += 1
+        self.existing += 1
+        self._spend += found.offer.price
+        if found.explores:
+            self._explorers = True
+        else:
+            self._known_coming = True
+
+    def _left(self, group: GroupSnapshot) -> list[OfferSnapshot]:
         # Two groups that see the same offer see the same machines.
-        return offer.provider, offer.id
+        return [
+            offer
+            for offer in group.offers
+            if self._taken[offer.provider, offer.id] < offer.available
+        ]
+
+    def _healthy(self, offers: list[OfferSnapshot]) -> list[OfferSnapshot]:
+        """Those without a recent failure; else those that may be tried again all the same."""
+        at_ease = [offer for offer in offers if not self._rests(offer, quarantine=True)]
+        return at_ease or [offer for offer in offers if not self._rests(offer, quarantine=False)]
+
+    def _rests(self, offer: OfferSnapshot, *, quarantine: bool) -> bool:
+        if not offer.failures or offer.last_failure_at is None:
+            return False
+        delay = (
+            quarantine_delay(offer.failures, self._settings)
+            if quarantine
+            else backoff_delay(offer.failures)
+        )
+        return self._now < offer.last_failure_at + delay
+
+    def _may_explore(self, offer: OfferSnapshot) -> bool:
+        share = self._settings.exploration_share
+        if share <= 0:
+            return False
+        if self._explorers is None:
+            self._survey()
+        if self._explorers:
+            return False
+        if not self._known_coming and (self._snapshot.demand.held_count or not self._serving):
+            return False
+        return offer.price <= 0 or offer.price <= share * (self._spend + offer.price)
+
+    def _survey(self) -> None:
+        """What the endpoint spends, and whether hardware is being explored already."""
+        groups = {group.id: group for group in self._snapshot.groups}
+        self._explorers = False
+        for worker in self._snapshot.workers:
+            if worker.state in BILLED:
+                self._spend += worker.price
+            if worker.state in LOADING_STATES and not worker.attached:
+                group = groups.get(worker.workergroup_id) if worker.workergroup_id else None
+                offer = OfferSnapshot(
+                    id=worker.offer_id, provider=worker.provider, hardware=worker.hardware
+                )
+                known = worker.perf > 0
+                known = known or (group is not None and self._perf.is_measured(group, offer))
+                self._known_coming |= known
+                self._explorers |= not known
+            elif worker.perf > 0:
+                self._serving |= worker.state in BILLED

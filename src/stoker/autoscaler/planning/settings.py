@@ -25,6 +25,28 @@ class PlannerSettings:
     """A worker that loads for longer is destroyed."""
     failure_budget: int = 10
     """Failures in a row after which a workergroup creates no more."""
+    quarantine: float = 60.0
+    """An offer whose worker failed is passed over for so long where there is another; twice as long
+    after each further failure in a row, up to `quarantine_limit`."""
+    quarantine_limit: float = 3600.0
+    exploration_share: float = 1 / 3
+    """What is spent on one worker on hardware that was not measured yet, as a part of all that the
+    endpoint spends with it: at 1/3, two workers at 1.00 an hour allow a third at 1.00. 0: what was
+    measured is preferred as long as there is any."""
+    spot_lifetime: float = 7200.0
+    """For how long a spot machine is expected to stay, see `valuing`."""
+    unknown_create_seconds: float = 120.0
+    """Taken for a workergroup's time to create a worker as long as that is not known."""
+    leaving_margin: float = 10.0
+    """A machine that is taken away is replaced so long before that would be just in time, and is
+    drained when what it has would end so long before it goes."""
+    update_surge: int = 1
+    """Workers that a rolling update may add to a workergroup in which none can be spared."""
+    update_soak: float = 10.0
+    """An updated worker has to be ready for so long before the next one is taken out."""
+    update_quiet: float = 10.0
+    """Where an update can add no worker, it may take the last one out after so long without a
+    request; what comes meanwhile is held."""
     unknown_perf: float = 1.0
     """Load units per second of a ready worker about which nothing is known; as the router's."""
     late_after: float = 2.0

@@ -1,0 +1,126 @@
+"""Why a plan is as it is: in figures for a machine, in lines for a person."""
+
+from __future__ import annotations
+
+from stoker.autoscaler.planning.draft import Draft
+from stoker.autoscaler.planning.need import Needs
+from stoker.autoscaler.planning.plan import Explanation, Plan
+from stoker.autoscaler.states import ACTIVE, LOADING_STATES, WorkerState, wire_name
+
+_STOPPED = frozenset({WorkerState.STOPPED})
+
+
+def explanation_of(draft: Draft, needs: Needs) -> Explanation:
+    """What led to a plan, once all is decided."""
+    parameters, demand = draft.parameters, draft.snapshot.demand
+    active = draft.ready_capacity(draft.all(ACTIVE))
+    binds, why = _binds(draft, needs)
+    return Explanation(
+        anticipated=demand.arrival_rate,
+        target_util=parameters.target_util,
+        needed=needs.now.sustained,
+        kept=needs.kept.sustained,
+        active=active,
+        coming=draft.known_perf(draft.all(LOADING_STATES)),
+        stopped=draft.known_perf(draft.all(_STOPPED)),
+        workers={wire_name(state): len(found) for state, found in draft.by_state.items()},
+        held=demand.held_count,
+        backlog=demand.held_load + demand.booked_load,
+        binds=binds,
+        why=why,
+        details=_details(draft, needs),
+    )
+
+
+def summary_of(draft: Draft, needs: Needs) -> str:
+    """Need and capacity in one line."""
+    if draft.parameters.endpoint_state == "stopped":
+        return "stopped: all workers become inactive"
+    active = draft.all(ACTIVE)
+    return (
+        f"{needs.now.why}; {len(active)} active with {draft.ready_capacity(active):.1f}/s, "
+        f"{len(draft.all(LOADING_STATES))} on their way, {len(draft.all(_STOPPED))} stopped; "
+        f"{draft.snapshot.demand.held_count} held"
+    )
+
+
+def _binds(draft: Draft, needs: Needs) -> tuple[str, str]:
+    """The constraint that decides, and the line that says so."""
+    if draft.parameters.endpoint_state == "stopped":
+        return "endpoint_state", "stopped: all workers become inactive"
+    if draft.binds is not None:
+        text, constraint = draft.binds
+        return constraint, f"{text}; {needs.now.why}"
+    return _need_binds(draft, needs), needs.now.why
+
+
+def _need_binds(draft: Draft, needs: Needs) -> str:
+    """Which parameter or figure makes the need what it is."""
+    need, demand, parameters = needs.now, draft.snapshot.demand, draft.parameters
+    if needs.zero:
+        return "inactivity_timeout"
+    if need.burst > need.sustained:
+        recent = demand.recent_rate / parameters.target_util
+        return "target_util" if recent >= need.burst else "target_queue_time"
+    if need.sustained > parameters.min_load:
+        return "target_util"
+    if parameters.min_load > 0:
+        return "min_load"
+    if draft.outstanding():
+        return "held requests" if demand.held_count else "requests at work"
+    return "inactivity_timeout" if need.workers > 0 else "nothing"
+
+
+def _details(draft: Draft, needs: Needs) -> tuple[tuple[str, str], ...]:
+    demand, parameters = draft.snapshot.demand, draft.parameters
+    details = [
+        (
+            "load",
+            f"{demand.arrival_rate:.1f}/s over 60 s, {demand.recent_rate:.1f}/s over 5 s, "
+            f"{demand.peak_rate:.1f}/s at most",
+        ),
+        ("scale down", needs.kept.why),
+        (
+            "max_workers",
+            f"{draft.recruiter.existing} of {parameters.max_workers} exist or are on order",
+        ),
+    ]
+    if draft.leaving:
+        details.append(("taken away", f"{len(draft.leaving)} workers are replaced before they go"))
+    if draft.shares is not None:
+        total = sum(draft.shares.capacity.values())
+        for group in draft.snapshot.groups:
+            part = draft.shares.capacity[group.id] / total if total > 0 else 0.0
+            details.append(
+                (
+                    f"workergroup {group.id}",
+                    f"{draft.shares.count[group.id]} workers with {part:.0%} of the capacity, "
+                    f"weight {group.weight:g} asks for {draft.shares.fair(group.id):.0%}",
+                )
+            )
+    details += [
+        (f"update of workergroup {group_id}", stage.value)
+        for group_id, stage in draft.updates.stages.items()
+    ]
+    return tuple(details)
+
+
+def explain(plan: Plan) -> list[str]:
+    """A plan in lines for a person: need, capacity, what binds, then actions and notes."""
+    found = plan.explanation
+    lines = []
+    if found is not None:
+        lines += [
+            f"binds: {found.binds}: {found.why}",
+            f"needed: {found.needed:.1f}/s active, let go above {found.kept:.1f}/s; anticipated "
+            f"{found.anticipated:.1f}/s, target_util {found.target_util:.2f}",
+            f"capacity: {found.active:.1f}/s active, {found.coming:.1f}/s on its way, "
+            f"{found.stopped:.1f}/s stopped",
+            "workers: "
+            + (", ".join(f"{n} {state}" for state, n in sorted(found.workers.items())) or "none"),
+            f"waiting: {found.held} requests held, {found.backlog:.1f} load waits or works",
+        ]
+        lines += [f"{name}: {text}" for name, text in found.details]
+    lines += [f"action: {action.reason}" for action in plan.actions] or ["action: none"]
+    lines += [f"note: {note}" for note in plan.notes]
+    return lines

@@ -1,0 +1,134 @@
+"""The pool: enough workers with the model, active or stopped.
+
+`cold_workers`, `cold_mult` and `min_cold_load` say how many. What is missing is created; stopped
+ones beyond it are destroyed. A worker that has drained is stopped, or destroyed if the pool does
+not need it. A worker that cannot be stopped counts while it is active, and is destroyed once it has
+drained; no such worker is created for the pool, since it would have to be active, and paid, for
+nothing.
+"""
+
+from __future__ import annotations
+
+from stoker.autoscaler.planning.draft import COLD_LOADING, Draft
+from stoker.autoscaler.planning.need import Needs
+from stoker.autoscaler.planning.plan import ActionKind
+from stoker.autoscaler.planning.snapshot import GroupSnapshot, WorkerSnapshot
+from stoker.autoscaler.states import WorkerState
+
+_STOPPED = frozenset({WorkerState.STOPPED})
+_DRAINING = frozenset({WorkerState.DRAINING})
+
+
+def fill(draft: Draft, needs: Needs) -> None:
+    """Create what the pool lacks."""
+    parameters = draft.parameters
+    pool = draft.pool()
+    count = len(pool) + len(draft.created)
+    while count < min(parameters.cold_workers, parameters.max_workers):
+        why = f"cold_workers {parameters.cold_workers}: {count} have the model or load it"
+        if draft.create(why, stoppable=True) is None:
+            draft.explain("cold_workers needs more")
+            return
+        count += 1
+    for group in draft.snapshot.groups:
+        if group.min_cold_load > 0:
+            _fill_capacity(draft, pool, group.min_cold_load, group)
+    if parameters.min_cold_load > 0:
+        _fill_capacity(draft, pool, parameters.min_cold_load, None)
+    if not needs.zero and parameters.cold_mult > 1:
+        floor = parameters.cold_mult * needs.now.sustained
+        _fill_capacity(draft, pool, floor, None, spare=True)
+
+
+def _fill_capacity(
+    draft: Draft,
+    pool: list[WorkerSnapshot],
+    floor: float,
+    group: GroupSnapshot | None,
+    *,
+    spare: bool = False,
+) -> None:
+    """Create until the pool, or its part in `group`, has a capacity of `floor`."""
+    members = [w for w in pool if group is None or w.workergroup_id == group.id]
+    capacity = sum(draft.coming_perf(worker) for worker in members)
+    capacity += sum(perf for owner, perf in draft.created if group in (None, owner))
+    name = "cold_mult" if spare else "min_cold_load"
+    where = f" of workergroup {group.id}" if group is not None else ""
+    while capacity < floor:
+        why = f"{name}{where}: total capacity {capacity:.1f}/s, needs {floor:.1f}/s"
+        perf = draft.create(why, only=group.id if group is not None else None, stoppable=True)
+        if perf is None:
+            # Where there is no room for a reserve (one's own two cores), that is no fault.
+            if not spare or "not stoppable" in draft.recruiter.refusals.values():
+                draft.explain(f"{name}{where} needs more")
+            return
+        capacity += perf
+
+
+def trim(draft: Draft, needs: Needs) -> None:
+    """Stop what has drained; destroy what the pool does not need."""
+    drained = [w for w in draft.worst_first(_DRAINING) if not w.requests]
+    stopped = draft.parameters.endpoint_state == "stopped"
+    spare = [] if stopped else _spare(draft, needs, drained)
+    if spare:
+        remaining = draft.pool()
+        for worker in spare:
+            others = without(remaining, worker)
+            if not is_enough(draft, needs, others):
+                break
+            remaining = others
+            draft.destroy(worker, _why_spare(draft, needs, others))
+    for worker in drained:
+        if worker.id in draft.done:
+            continue
+        if not worker.stoppable:
+            draft.destroy(worker, "drained, nothing in flight; its provider cannot stop it")
+        elif not stopped and draft.updates.in_turn(worker):
+            draft.destroy(worker, "drained, nothing in flight; it has old settings")
+        else:
+            draft.act(ActionKind.STOP, worker, "drained, nothing in flight")
+
+
+def _spare(draft: Draft, needs: Needs, drained: list[WorkerSnapshot]) -> list[WorkerSnapshot]:
+    """What may be destroyed, in this order, as far as the pool allows."""
+    if needs.zero:
+        # What still loads costs most: nobody waits for it any more.
+        return draft.worst_first(COLD_LOADING) + drained + draft.worst_first(_STOPPED)
+    kept_for = draft.settings.cold_retention
+    return [w for w in draft.worst_first(_STOPPED) if draft.lasted(w) >= kept_for]
+
+
+def without(workers: list[WorkerSnapshot], worker: WorkerSnapshot) -> list[WorkerSnapshot]:
+    """The others."""
+    return [other for other in workers if other.id != worker.id]
+
+
+def is_enough(draft: Draft, needs: Needs, workers: list[WorkerSnapshot]) -> bool:
+    """Whether `workers` would do as the pool."""
+    parameters = draft.parameters
+    floor = parameters.min_cold_load
+    if not needs.zero:
+        floor = max(floor, parameters.cold_mult * needs.kept.sustained)
+    return (
+        len(workers) >= min(parameters.cold_workers, parameters.max_workers)
+        and draft.known_perf(workers) >= floor
+        and all(
+            draft.known_perf(w for w in workers if w.workergroup_id == group.id)
+            >= group.min_cold_load
+            for group in draft.snapshot.groups
+            if group.min_cold_load > 0
+        )
+    )
+
+
+def _why_spare(draft: Draft, needs: Needs, others: list[WorkerSnapshot]) -> str:
+    parameters = draft.parameters
+    wants = [f"cold_workers {parameters.cold_workers}"]
+    if parameters.min_cold_load > 0:
+        wants.append(f"min_cold_load {parameters.min_cold_load:.1f}/s")
+    if not needs.zero:
+        spare = parameters.cold_mult * needs.kept.sustained
+        wants.append(f"cold_mult {parameters.cold_mult:g} ({spare:.1f}/s)")
+    enough = f"{' and '.join(wants)} met without it: "
+    enough += f"leaves {len(others)} with {draft.known_perf(others):.1f}/s"
+    return f"{needs.now.why}, {enough}" if needs.zero else enough
