@@ -125,9 +125,14 @@ class Draft:
 
     def release_order(self) -> Iterator[WorkerSnapshot]:
         """Our active workers, in the order in which they are let go; drain one, or stop asking."""
+        for worker in self._release_order():
+            # What is next waits for a worker that was just updated; no other goes in its place.
+            if self.updates and self.updates.soaks(worker.workergroup_id):
+                return
+            yield worker
+
+    def _release_order(self) -> Iterator[WorkerSnapshot]:
         workers = self.own(ACTIVE)
-        if self.updates:
-            workers = [w for w in workers if not self.updates.soaks(w.workergroup_id)]
         if not workers:
             return
         if self.shares is None:

@@ -72,6 +72,10 @@ class Updates:
             self.stages.get(worker.workergroup_id or 0) is not Stage.HALTED
         )
 
+    def under_way(self) -> bool:
+        """Whether any workergroup's update goes on."""
+        return any(stage is not Stage.HALTED for stage in self.stages.values())
+
     def soaks(self, group_id: int | None) -> bool:
         """Whether the workergroup waits to see how the last one does."""
         return group_id is not None and self.stages.get(group_id) is Stage.SOAK

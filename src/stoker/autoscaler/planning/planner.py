@@ -32,7 +32,13 @@ from stoker.autoscaler.planning.pooling import fill, trim
 from stoker.autoscaler.planning.rebalancing import rebalance
 from stoker.autoscaler.planning.settings import PlannerSettings
 from stoker.autoscaler.planning.snapshot import EndpointSnapshot
-from stoker.autoscaler.planning.updating import mark, reboot_drained, retire_stopped, take_turns
+from stoker.autoscaler.planning.updating import (
+    mark,
+    reboot,
+    reboot_drained,
+    retire_stopped,
+    take_turns,
+)
 from stoker.autoscaler.states import ACTIVE, WorkerState
 
 DEFAULT_SETTINGS = PlannerSettings()
@@ -68,12 +74,13 @@ def plan(
     else:
         reboot_drained(draft, needs)
         _scale_up(draft, needs)
-        rebalance(draft, needs)
         _scale_down(draft, needs)
+        rebalance(draft, needs)
         take_turns(draft, needs)
         fill(draft, needs)
         retire_stopped(draft, needs)
-    trim(draft, needs)
+        trim(draft, needs)
+    _end_drained(draft, needs)
     mark(draft)
     draft.notes += [*problems, *contradictions(parameters)]
     return Plan(
@@ -123,6 +130,19 @@ def _scale_up(draft: Draft, needs: Needs) -> None:
             return
         capacity += perf
         count += 1
+
+
+def _end_drained(draft: Draft, needs: Needs) -> None:
+    stopped = draft.parameters.endpoint_state == "stopped"
+    for worker in draft.worst_first({WorkerState.DRAINING}):
+        if worker.requests:
+            continue
+        if not worker.stoppable:
+            draft.destroy(worker, "drained, nothing in flight; its provider cannot stop it")
+        elif not stopped and draft.updates.in_turn(worker):
+            reboot(draft, needs, worker)
+        else:
+            draft.act(ActionKind.STOP, worker, "drained, nothing in flight")
 
 
 def _scale_down(draft: Draft, needs: Needs) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from stoker.autoscaler.planning.draft import COLD_LOADING, Draft
 from stoker.autoscaler.planning.need import Needs
-from stoker.autoscaler.planning.plan import ActionKind
 from stoker.autoscaler.planning.snapshot import GroupSnapshot, WorkerSnapshot
 from stoker.autoscaler.states import WorkerState
 
@@ -66,33 +65,24 @@ def _fill_capacity(
 
 
 def trim(draft: Draft, needs: Needs) -> None:
-    """Stop what has drained; destroy what the pool does not need."""
-    drained = [w for w in draft.worst_first(_DRAINING) if not w.requests]
-    stopped = draft.parameters.endpoint_state == "stopped"
-    spare = [] if stopped else _spare(draft, needs, drained)
-    if spare:
-        remaining = draft.pool()
-        for worker in spare:
-            others = without(remaining, worker)
-            if not is_enough(draft, needs, others):
-                break
-            remaining = others
-            draft.destroy(worker, _why_spare(draft, needs, others))
-    for worker in drained:
-        if worker.id in draft.done:
-            continue
-        if not worker.stoppable:
-            draft.destroy(worker, "drained, nothing in flight; its provider cannot stop it")
-        elif not stopped and draft.updates.in_turn(worker):
-            draft.destroy(worker, "drained, nothing in flight; it has old settings")
-        else:
-            draft.act(ActionKind.STOP, worker, "drained, nothing in flight")
+    """Destroy what the pool does not need."""
+    spare = _spare(draft, needs)
+    if not spare:
+        return
+    remaining = draft.pool()
+    for worker in spare:
+        others = without(remaining, worker)
+        if not is_enough(draft, needs, others):
+            return
+        remaining = others
+        draft.destroy(worker, _why_spare(draft, needs, others))
 
 
-def _spare(draft: Draft, needs: Needs, drained: list[WorkerSnapshot]) -> list[WorkerSnapshot]:
+def _spare(draft: Draft, needs: Needs) -> list[WorkerSnapshot]:
     """What may be destroyed, in this order, as far as the pool allows."""
     if needs.zero:
         # What still loads costs most: nobody waits for it any more.
+        drained = [w for w in draft.worst_first(_DRAINING) if not w.requests]
         return draft.worst_first(COLD_LOADING) + drained + draft.worst_first(_STOPPED)
     kept_for = draft.settings.cold_retention
     return [w for w in draft.worst_first(_STOPPED) if draft.lasted(w) >= kept_for]

@@ -20,6 +20,8 @@ def rebalance(draft: Draft, needs: Needs) -> None:
     shares = draft.shares
     if shares is None or needs.zero or draft.created or draft.own(LOADING_STATES):
         return
+    if draft.updates.under_way():
+        return  # its extra worker is there for a moment only
     expected = {
         group.id: draft.perf.of_group(group) or draft.settings.unknown_perf
         for group in draft.snapshot.groups
@@ -31,6 +33,8 @@ def rebalance(draft: Draft, needs: Needs) -> None:
         if group_id in draft.groups and group_id is not None:
             givers.add(group_id)
             largest[group_id] = max(largest[group_id], draft.ready_perf(worker))
+    settled = draft.now - draft.settings.rebalance_pause
+    fresh = {w.workergroup_id for w in draft.all(ACTIVE) if settled < w.state_since <= draft.now}
     takers = sorted(
         draft.snapshot.groups,
         key=lambda group: (*shares.into(group.id, expected[group.id]), group.id),
@@ -41,7 +45,7 @@ def rebalance(draft: Draft, needs: Needs) -> None:
             continue
         giver = min(others, key=lambda group_id: (shares.out_of(group_id), group_id))
         step = max(largest[giver], largest[taker.id])
-        if not shares.should_move(giver, taker.id, step):
+        if taker.id in fresh or not shares.should_move(giver, taker.id, step):
             return
         if _bring_up(draft, taker):
             return

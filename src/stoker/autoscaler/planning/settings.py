@@ -40,6 +40,9 @@ class PlannerSettings:
     leaving_margin: float = 10.0
     """A machine that is taken away is replaced so long before that would be just in time, and is
     drained when what it has would end so long before it goes."""
+    rebalance_pause: float = 10.0
+    """After a worker came into a workergroup that has less than its share, the next one is given
+    to it so much later: time to drain the one whose place it takes."""
     update_surge: int = 1
     """Workers that a rolling update may add to a workergroup in which none can be spared."""
     update_soak: float = 10.0

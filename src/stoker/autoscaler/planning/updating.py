@@ -42,15 +42,19 @@ def reboot_drained(draft: Draft, needs: Needs) -> None:
         capacity = draft.ready_capacity(active) + sum(draft.coming_perf(w) for w in coming)
         if not needs.now.met_by(capacity, len(active) + len(coming)) and not _quiet(draft, needs):
             continue  # load has returned: it goes back to work at once
-        group = worker.workergroup_id
-        left = sum(draft.updates.outdated(w) for w in active if w.workergroup_id == group)
-        under_way = sum(w.workergroup_id == group for w in coming)
-        if left > under_way or not is_enough(draft, needs, without(draft.pool(), worker)):
-            draft.act(
-                ActionKind.REBOOT,
-                worker,
-                f"drained, to get the new settings of workergroup {group}; {left} more to follow",
-            )
+        reboot(draft, needs, worker)
+
+
+def reboot(draft: Draft, needs: Needs, worker: WorkerSnapshot) -> None:
+    """Reboot a drained worker, or destroy it where it is no more needed."""
+    group = worker.workergroup_id
+    left = sum(draft.updates.outdated(w) for w in draft.active() if w.workergroup_id == group)
+    under_way = sum(w.workergroup_id == group for w in draft.coming())
+    if left > under_way or not is_enough(draft, needs, without(draft.pool(), worker)):
+        why = f"drained, to get the new settings of workergroup {group}; {left} more to follow"
+        draft.act(ActionKind.REBOOT, worker, why)
+    else:
+        draft.destroy(worker, f"drained, with the old settings of workergroup {group}; to spare")
 
 
 def take_turns(draft: Draft, needs: Needs) -> None:
