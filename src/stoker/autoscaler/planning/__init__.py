@@ -1,6 +1,7 @@
 """What to do about the fleet: (snapshot, now) -> plan with reasons. Pure: no clock, no I/O."""
 
 from stoker.autoscaler.planning.backoff import backoff_delay
+from stoker.autoscaler.planning.explaining import explain
 from stoker.autoscaler.planning.forecast import Forecaster
 from stoker.autoscaler.planning.outlook import Horizon, Outlook
 from stoker.autoscaler.planning.plan import Action, ActionKind, Explanation, Plan
@@ -27,5 +28,6 @@ __all__ = [
     "PlannerSettings",
     "WorkerSnapshot",
     "backoff_delay",
+    "explain",
     "plan",
 ]

@@ -6,18 +6,18 @@ import math
 
 import msgspec
 
-from stoker.wire import EndpointParameters
+from stoker.wire import MAX_COST, EndpointParameters
 
 _LIMITS: dict[str, tuple[float, float, float]] = {
     # name: least, most, and what is taken where it is no number
-    "min_load": (0.0, 1e12, 0.0),
-    "min_cold_load": (0.0, 1e12, 0.0),
+    "min_load": (0.0, MAX_COST, 0.0),
+    "min_cold_load": (0.0, MAX_COST, 0.0),
     "target_util": (0.01, 1.0, 0.9),
     "cold_mult": (1.0, 1000.0, 1.0),
     "cold_workers": (0, 100_000, 0),
     "max_workers": (0, 100_000, 0),
-    "max_queue_time": (0.0, 1e12, 30.0),
-    "target_queue_time": (0.0, 1e12, 10.0),
+    "max_queue_time": (0.0, MAX_COST, 30.0),
+    "target_queue_time": (0.0, MAX_COST, 10.0),
 }
 
 

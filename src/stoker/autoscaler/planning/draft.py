@@ -22,16 +22,6 @@ from stoker.autoscaler.planning.valuing import PerfEstimates, Value, value
 from stoker.autoscaler.planning.weighing import Shares
 from stoker.autoscaler.states import ACTIVE, HAS_MODEL, LOADING_STATES, WorkerState
 
-COLD_LOADING = frozenset(
-    {
-        WorkerState.CREATING,
-        WorkerState.CREATED,
-        WorkerState.LOADING,
-        WorkerState.MODEL_LOADING,
-    }
-)
-"""Loads for the first time: nothing is lost but time if it is given up."""
-
 MAY_COME_BACK = frozenset({WorkerState.ERROR, WorkerState.PENDING})
 """Given a moment, in which nothing else is ordered in its place."""
 

@@ -24,12 +24,13 @@ from dataclasses import replace
 
 from stoker.autoscaler.planning.clearing import clear_away
 from stoker.autoscaler.planning.contradictions import clamped, contradictions
-from stoker.autoscaler.planning.draft import COLD_LOADING, Draft
+from stoker.autoscaler.planning.draft import Draft
 from stoker.autoscaler.planning.explaining import explanation_of, summary_of
 from stoker.autoscaler.planning.need import Needs, needs_of
 from stoker.autoscaler.planning.plan import ActionKind, Explanation, Plan
 from stoker.autoscaler.planning.pooling import fill, trim
 from stoker.autoscaler.planning.rebalancing import rebalance
+from stoker.autoscaler.planning.recruiting import COLD_LOADING
 from stoker.autoscaler.planning.settings import PlannerSettings
 from stoker.autoscaler.planning.snapshot import EndpointSnapshot
 from stoker.autoscaler.planning.updating import (

@@ -9,8 +9,9 @@ nothing.
 
 from __future__ import annotations
 
-from stoker.autoscaler.planning.draft import COLD_LOADING, Draft
+from stoker.autoscaler.planning.draft import Draft
 from stoker.autoscaler.planning.need import Needs
+from stoker.autoscaler.planning.recruiting import COLD_LOADING
 from stoker.autoscaler.planning.snapshot import GroupSnapshot, WorkerSnapshot
 from stoker.autoscaler.states import WorkerState
 

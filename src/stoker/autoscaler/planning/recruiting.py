@@ -2,8 +2,10 @@
 
 Rules:
 
-* **Caps**: `max_workers` of the endpoint and of the workergroup are never exceeded. A workergroup
-  rests after failures in a row, and creates no more after `failure_budget` of them.
+* **Caps**: `max_workers` of the endpoint and of the workergroup are never exceeded.
+* **Failures**: a workergroup rests after failures in a row. From `failure_doubt` of them on it
+  creates one worker at a time, and after `failure_budget` no more: a model that cannot start costs
+  its owner ten workers, not a hundred.
 * **Quarantine**: an offer whose workers failed is passed over while there is another one that
   fits (`quarantine_delay`); where there is none, it is tried again after `backoff_delay`, so a
   laptop with one offer is back after a second, and one bad machine of many does not stop anyone.
@@ -24,7 +26,17 @@ from stoker.autoscaler.planning.backoff import backoff_delay, quarantine_delay
 from stoker.autoscaler.planning.settings import PlannerSettings
 from stoker.autoscaler.planning.snapshot import EndpointSnapshot, GroupSnapshot, OfferSnapshot
 from stoker.autoscaler.planning.valuing import PerfEstimates
-from stoker.autoscaler.states import BILLED, EXISTS, LOADING_STATES
+from stoker.autoscaler.states import BILLED, EXISTS, LOADING_STATES, WorkerState
+
+COLD_LOADING = frozenset(
+    {
+        WorkerState.CREATING,
+        WorkerState.CREATED,
+        WorkerState.LOADING,
+        WorkerState.MODEL_LOADING,
+    }
+)
+"""Loads for the first time: nothing is lost but time if it is given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +71,8 @@ class Recruiter:
             if worker.state in EXISTS:
                 self.existing += 1
                 self._in_group[worker.workergroup_id] += 1
+        self._orders: set[int] = set()
+        """Workergroups that were given a worker by this plan."""
         self._explorers: bool | None = None
         self._known_coming = False
         self._serving = False
@@ -95,6 +109,10 @@ class Recruiter:
                 return "back-off", (
                     f"{where}: waits {delay:g} s after {group.failures} failures in a row"
                 )
+        if group.failures >= self._settings.failure_doubt and self._tries(group):
+            return "back-off", (
+                f"{where}: brings up one worker at a time after {group.failures} failures in a row"
+            )
         return self._offer_problem(group, where, stoppable=stoppable)
 
     def _offer_problem(
@@ -149,12 +167,20 @@ class Recruiter:
         """Count a worker that is created."""
         self._taken[found.offer.provider, found.offer.id] += 1
         self._in_group[found.group.id] += 1
+        self._orders.add(found.group.id)
         self.existing += 1
         self._spend += found.offer.price
         if found.explores:
             self._explorers = True
         else:
             self._known_coming = True
+
+    def _tries(self, group: GroupSnapshot) -> bool:
+        """Whether a worker of it is being created."""
+        return group.id in self._orders or any(
+            worker.workergroup_id == group.id and worker.state in COLD_LOADING
+            for worker in self._snapshot.workers
+        )
 
     def _left(self, group: GroupSnapshot) -> list[OfferSnapshot]:
         # Two groups that see the same offer see the same machines.

@@ -50,6 +50,8 @@ class PlannerSettings:
     update_quiet: float = 10.0
     """Where an update can add no worker, it may take the last one out after so long without a
     request; what comes meanwhile is held."""
+    failure_doubt: int = 3
+    """Failures in a row after which a workergroup creates one worker at a time."""
     unknown_perf: float = 1.0
     """Load units per second of a ready worker about which nothing is known; as the router's."""
     late_after: float = 2.0

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+from tests.autoscaler.planning.conftest import (
+    NOW,
+    decide,
+    group,
+    held,
+    parameters,
+    quiet,
+    steady,
+    worker,
+)
+
+from stoker.autoscaler.arrivals import Demand
+from stoker.autoscaler.planning import Explanation, GroupSnapshot, explain
+from stoker.autoscaler.states import WorkerState
+
+RESTS = group(failures=4, last_failure_at=NOW)
+
+
+@pytest.mark.parametrize(
+    ("demand", "scaling", "one", "binds"),
+    [
+        (steady(40.0), {}, group(), "target_util"),
+        (steady(40.0), {"min_load": 60.0}, group(), "min_load"),
+        (held(3, load=900.0), {"target_queue_time": 1.0}, group(), "target_queue_time"),
+        (quiet(600), {}, group(), "inactivity_timeout"),
+        (quiet(600), {"inactivity_timeout": -1.0}, group(), "inactivity_timeout"),
+        (steady(900.0), {"max_workers": 2}, group(), "max_workers"),
+        (steady(900.0), {}, group(offers=()), "no offers"),
+        (steady(900.0), {}, RESTS, "back-off"),
+        (steady(900.0), {}, replace(RESTS, failures=10), "failure budget"),
+        (steady(900.0), {}, group(max_workers=1), "max_workers of workergroup"),
+        (steady(900.0), {}, group(weight=0.0), "weight"),
+        (steady(40.0), {"endpoint_state": "stopped"}, group(), "endpoint_state"),
+        (steady(40.0), {"endpoint_state": "suspended"}, group(), "endpoint_state"),
+    ],
+)
+def test_a_plan_names_the_constraint_that_binds(
+    demand: Demand, scaling: dict[str, Any], one: GroupSnapshot, binds: str
+) -> None:
+    found = decide(demand, worker(1), scaling=parameters(**scaling), groups=(one,)).explanation
+    assert found is not None
+    assert found.binds == binds
+    assert found.why
+
+
+def test_an_explanation_carries_the_figures() -> None:
+    decided = decide(
+        steady(72.0),
+        worker(1),
+        worker(2, WorkerState.LOADING, perf=0.0),
+        worker(3, WorkerState.STOPPED),
+    )
+    found = decided.explanation
+    assert found is not None
+    assert (found.anticipated, found.target_util, found.needed) == (72.0, 0.9, 80.0)
+    assert (found.active, found.coming, found.stopped) == (50.0, 50.0, 50.0)
+    assert found.workers == {"idle": 1, "loading": 1, "stopped": 1}
+    assert (found.held, found.backlog) == (0, 72.0)
+
+
+def test_an_explanation_crosses_the_wire_as_json() -> None:
+    found = decide(held(3), worker(1), groups=(group(), group(id=2, weight=0.5))).explanation
+    data = msgspec.json.encode(found)
+    assert msgspec.json.decode(data, type=Explanation) == found
+
+
+def test_a_plan_is_told_in_lines() -> None:
+    decided = decide(steady(900.0), worker(1), scaling=parameters(max_workers=2))
+    lines = explain(decided)
+    assert lines[0] == (
+        "binds: max_workers: max_workers 2 is reached; load 900.0/s / target_util 0.90 needs "
+        "1000.0/s"
+    )
+    assert "capacity: 50.0/s active, 0.0/s on its way, 0.0/s stopped" in lines
+    assert "workers: 1 idle" in lines
+    assert "max_workers: 2 of 2 exist or are on order" in lines
+    assert f"action: {decided.actions[0].reason}" in lines
+    assert "note: load needs more workers, but max_workers 2 is reached" in lines
+    assert all("\n" not in line for line in lines)
+
+
+def test_a_plan_that_does_nothing_is_told_too() -> None:
+    assert "action: none" in explain(decide(steady(40.0), worker(1)))
