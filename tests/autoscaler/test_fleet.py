@@ -85,16 +85,15 @@ def test_a_worker_that_must_not_get_requests_is_not_available(one):
 
 def test_who_waits_is_told_how_many_workers_are_in_each_state(fleet):
     assert fleet.status_text(7) == "no workers yet"
-    fleet.workers = {
-        1: worker(1),
-        2: worker(2, WorkerState.MODEL_LOADING),
-        3: worker(3, WorkerState.MODEL_LOADING),
-    }
+    fleet.add(worker(1))
+    fleet.add(worker(2, WorkerState.MODEL_LOADING))
+    fleet.add(worker(3, WorkerState.MODEL_LOADING))
     assert fleet.status_text(7) == "1 idle, 2 model_loading"
 
 
 def test_a_token_opens_the_door_for_its_own_worker_alone(fleet):
-    fleet.workers = {1: worker(1), 2: worker(2, token="u", token_bytes=b"u")}
+    fleet.add(worker(1))
+    fleet.add(worker(2, token="u", token_bytes=b"u"))
     assert fleet.is_worker(2, "u")
     assert not fleet.is_worker(1, "u")
     assert not fleet.is_worker(3, "t")
@@ -103,6 +102,19 @@ def test_a_token_opens_the_door_for_its_own_worker_alone(fleet):
 
 
 def test_people_see_a_perf_as_measured_only_while_the_worker_is_ready(fleet):
-    fleet.workers = {1: worker(1, perf=80.0), 2: worker(2, WorkerState.LOADING, perf=80.0)}
+    fleet.add(worker(1, perf=80.0))
+    fleet.add(worker(2, WorkerState.LOADING, perf=80.0))
     assert [info.measured_perf for info in fleet.infos(7)] == [80.0, 0.0]
     assert [info.perf for info in fleet.infos(7)] == [80.0, 80.0]
+
+
+def test_a_worker_is_found_by_its_endpoint_and_its_provider_until_it_is_removed(fleet):
+    one, two = worker(1), worker(2)
+    fleet.add(one)
+    fleet.add(two)
+    assert (fleet.of_endpoint(7), fleet.of_provider("local")) == ([one, two], [one, two])
+    fleet.remove(one)
+    fleet.remove(one)
+    assert (fleet.of_endpoint(7), fleet.of_provider("local")) == ([two], [two])
+    fleet.remove(two)
+    assert (fleet.of_endpoint(7), fleet.of_endpoint(8), fleet.workers) == ([], [], {})

@@ -258,7 +258,7 @@ class ControlPlane:
         if restored and state is WorkerState.READY:
             # Ready when the row was written: it is believed again at its next report.
             worker.state = WorkerState.PENDING if record.attached else WorkerState.LOADING
-        self.fleet.workers[record.id] = worker
+        self.fleet.add(worker)
         self.router.add_worker(
             record.id, record.endpoint_id, reqnum_base=self._number(), url=record.url
         )
@@ -282,8 +282,7 @@ class ControlPlane:
             # The next start finds the row, and its instance gone.
             log.warning("a worker's row stays", worker=worker.id, error=str(error))
         self.router.remove_worker(worker.id, self.now())
-        self.fleet.workers.pop(worker.id, None)
-        self.fleet.dirty.discard(worker.id)
+        self.fleet.remove(worker)
 
     # -- for the console -------------------------------------------------------------------
 

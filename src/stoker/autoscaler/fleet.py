@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -104,8 +104,14 @@ class Fleet:
         self.by_name: dict[str, Endpoint] = {}
         self.groups: dict[int, WorkergroupRecord] = {}
         self.workers: dict[int, Worker] = {}
+        """By id; changed by `add` and `remove` alone."""
         self.dirty: set[int] = set()
         """Ids of workers whose row must be written."""
+        # With 1,000 endpoints of 100 workers a look through all of them for each endpoint would
+        # be 10**8 steps a second.
+        self._of_endpoint: dict[int, dict[int, Worker]] = {}
+        self._of_provider: dict[str, dict[int, Worker]] = {}
+        self._groups_of: dict[int, list[WorkergroupRecord]] = {}
 
     # -- what is there ---------------------------------------------------------------------
 
@@ -114,10 +120,41 @@ class Fleet:
         self.endpoints = {e.id: e for e in endpoints}
         self.by_name = {e.name: e for e in endpoints if not e.record.destroyed}
         self.groups = {g.id: g for g in groups}
+        self._groups_of = {}
+        for group in groups:
+            self._groups_of.setdefault(group.endpoint_id, []).append(group)
+
+    def add(self, worker: Worker) -> None:
+        """Take a worker in."""
+        self.workers[worker.id] = worker
+        self._of_endpoint.setdefault(worker.endpoint_id, {})[worker.id] = worker
+        self._of_provider.setdefault(worker.record.provider, {})[worker.id] = worker
+
+    def remove(self, worker: Worker) -> None:
+        """Forget a worker; no harm if it is unknown."""
+        self.dirty.discard(worker.id)
+        if self.workers.pop(worker.id, None) is None:
+            return
+        indexes: tuple[tuple[dict[Any, dict[int, Worker]], int | str], ...] = (
+            (self._of_endpoint, worker.endpoint_id),
+            (self._of_provider, worker.record.provider),
+        )
+        for index, key in indexes:
+            index[key].pop(worker.id, None)
+            if not index[key]:
+                del index[key]
 
     def of_endpoint(self, endpoint_id: int) -> list[Worker]:
         """The workers of an endpoint, oldest first."""
-        return [w for w in self.workers.values() if w.endpoint_id == endpoint_id]
+        return list(self._of_endpoint.get(endpoint_id, {}).values())
+
+    def of_provider(self, name: str) -> list[Worker]:
+        """The workers whose instances a provider has, or is to make."""
+        return list(self._of_provider.get(name, {}).values())
+
+    def groups_of(self, endpoint_id: int) -> list[WorkergroupRecord]:
+        """The workergroups of an endpoint, oldest first."""
+        return self._groups_of.get(endpoint_id, [])
 
     def is_worker(self, worker_id: int, token: str) -> bool:
         """Whether `token` is the mtoken of that worker; in constant time."""

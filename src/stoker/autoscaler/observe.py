@@ -94,9 +94,7 @@ def snapshot(
         if offer.available > 0
     )
     groups = []
-    for group in fleet.groups.values():
-        if group.endpoint_id != endpoint.id:
-            continue
+    for group in fleet.groups_of(endpoint.id):
         learnt = plane.experience.of(group.id)
         groups.append(
             GroupSnapshot(

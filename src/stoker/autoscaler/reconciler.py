@@ -135,10 +135,9 @@ class Reconciler:
         self._last_error.pop(f"provider {name}", None)
         now = plane.now()
         seen = {instance.worker_id: instance for instance in instances}
-        for worker in list(plane.fleet.workers.values()):
-            if worker.record.provider == name:
-                found = seen.pop(worker.id, None)
-                await self._attempt(self._compare(worker, found, now), "compare", worker=worker.id)
+        for worker in plane.fleet.of_provider(name):
+            found = seen.pop(worker.id, None)
+            await self._attempt(self._compare(worker, found, now), "compare", worker=worker.id)
         for stray in seen.values():
             if not self._busy(stray.worker_id):
                 log.warning("destroying an instance that no row knows", instance=stray.id)
