@@ -77,3 +77,19 @@ def test_there_is_no_way_back_from_destroyed() -> None:
 
 def test_asking_again_does_not_prolong_the_grace() -> None:
     assert NEW.want("stopped", 200.0).want("stopped", 300.0).since == 200.0
+
+
+def test_a_stale_launcher_is_ended_then_started_with_the_new_settings_at_once() -> None:
+    desire = NEW.launched(100.0).renew(200.0)
+    assert step(desire, 200.0, alive=True) == "tell"
+    assert step(desire, 200.0, alive=True, told=True) == "wait"
+    assert step(desire, 250.1, alive=True, told=True) == "kill"
+    assert step(desire, 201.0) == "launch"
+    assert step(desire.launched(201.0), 201.1, alive=True) == "wait"
+
+
+def test_a_stopped_instance_with_new_settings_is_wanted_running_and_a_destroyed_one_is_not() -> (
+    None
+):
+    assert NEW.want("stopped", 110.0).renew(120.0).wanted == "running"
+    assert NEW.want("destroyed", 110.0).renew(120.0).wanted == "destroyed"

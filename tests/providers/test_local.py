@@ -288,3 +288,59 @@ async def test_a_launcher_gets_no_secret_of_the_control_plane(
     assert "HF_TOKEN" in environment
     assert not {"STOKER_API_KEY", "VAST_API_KEY", "AWS_SECRET_ACCESS_KEY_TOKEN"} & set(environment)
     assert "secret-mtoken" not in " ".join(psutil.Process(launcher_pid(local)).cmdline())
+
+
+def manifest_env(local: Local) -> dict[str, Any]:
+    return dict(read_manifest(local.root / "local-1").options)
+
+
+@real
+async def test_an_updated_instance_ends_and_starts_anew_with_its_new_settings(local: Local) -> None:
+    provider = local.provider()
+    await local.up(provider)
+    first = launcher_pid(local)
+    (local.root / "local-1" / "weights").write_text("kept")
+    await provider.update("local-1", local.spec(options={"parallel": 3}))
+
+    async def anew() -> bool:
+        (one,) = await provider.list()
+        return one.status == "running" and launcher_pid(local) != first
+
+    await local.until(anew, "another launcher runs it")
+    assert manifest_env(local) == {"parallel": 3}
+    assert (local.root / "local-1" / "weights").exists()
+    assert len(local.launchers()) == 1
+
+
+@real
+async def test_the_same_settings_again_start_nothing_anew(local: Local) -> None:
+    provider = local.provider()
+    await local.up(provider)
+    first = launcher_pid(local)
+    await provider.update("local-1", local.spec())
+    (one,) = await provider.list()
+    assert (one.status, launcher_pid(local)) == ("running", first)
+
+
+@real
+async def test_a_stopped_instance_starts_with_the_settings_that_it_is_updated_to(
+    local: Local,
+) -> None:
+    provider = local.provider()
+    await local.up(provider)
+    await provider.stop("local-1")
+    await local.until_status(provider, "stopped")
+    await provider.update("local-1", local.spec(options={"parallel": 3}))
+    await local.until_status(provider, "running")
+    assert manifest_env(local) == {"parallel": 3}
+
+
+@real
+async def test_wrong_settings_are_refused_and_the_instance_goes_on(local: Local) -> None:
+    provider = local.provider()
+    await local.up(provider)
+    first = launcher_pid(local)
+    with pytest.raises(ProviderError, match="did you mean 'parallel'"):
+        await provider.update("local-1", local.spec(options={"paralel": 1}))
+    (one,) = await provider.list()
+    assert (one.status, launcher_pid(local)) == ("running", first)

@@ -197,3 +197,31 @@ async def test_any_text_and_number_comes_back_unchanged(
     found = await store.find_endpoint(name)
     await store.delete_endpoint(made.id)
     assert found == made
+
+
+async def test_only_what_workers_run_makes_a_new_revision(store: Store) -> None:
+    endpoint = await store.create_endpoint("llm")
+    group = await store.create_workergroup(endpoint.id, template_hash="a", backend="a")
+    assert (group.revision, group.weight, group.updating) == (0, 1.0, False)
+    for changes, revision in [
+        ({"max_workers": 3, "weight": 0.5, "min_cold_load": 2.0}, 0),
+        ({"options": {}}, 0),
+        ({"options": {"x": 1}}, 1),
+        ({"updating": True}, 1),
+        ({"launch_args": "--shm-size 1g"}, 2),
+    ]:
+        group = await store.update_workergroup(group.id, **changes)
+        assert group.revision == revision
+    assert (group.weight, group.updating) == (0.5, True)
+    with pytest.raises(TypeError, match="revision"):
+        await store.update_workergroup(group.id, revision=9)
+
+
+async def test_what_workers_taught_is_kept_for_as_long_as_their_workergroup(store: Store) -> None:
+    endpoint = await store.create_endpoint("llm")
+    group = await store.create_workergroup(endpoint.id, template_hash="a", backend="a")
+    await store.keep_experience({group.id: "1", 99: "of none"})
+    await store.keep_experience({group.id: "2"})
+    assert await store.read_experience() == {group.id: "2"}
+    await store.delete_workergroup(group.id)
+    assert await store.read_experience() == {}

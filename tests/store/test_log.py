@@ -71,3 +71,16 @@ async def test_lines_of_an_unknown_endpoint_are_dropped_and_the_others_kept(stor
     await store.append_log(78, "lost")
     assert [entry.text for entry in await store.read_log(endpoint.id)] == ["kept"]
     assert await store.read_log(77) == []
+
+
+async def test_many_details_do_not_drive_out_what_was_decided(store: Store) -> None:
+    endpoint = await store.create_endpoint("llm")
+    await store.append_log(endpoint.id, "create worker 1: min_load needs 1.0/s")
+    details = [
+        LogEntry(endpoint_id=endpoint.id, text="need 1.0/s", at=0.0, level="debug")
+        for _ in range(2 * MAX_ROWS)
+    ]
+    await store.append_logs(details)
+    lines = await store.read_log(endpoint.id, 10_000)
+    assert lines[0].text == "create worker 1: min_load needs 1.0/s"
+    assert len(lines) <= MAX_ROWS + TRIM_EVERY + 1

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,35 @@ async def test_the_migrations_make_the_tables_that_the_code_expects(store: Store
 
     async with store._reading() as connection:
         assert await connection.run_sync(compare) == []
+
+
+async def test_a_database_of_the_first_version_is_brought_up_to_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = tmp_path / "migrations" / "versions"
+    versions.mkdir(parents=True)
+    first = schema.MIGRATIONS / "versions" / "v0001_first_tables.py"
+    (versions / first.name).write_text(first.read_text())
+    path = tmp_path / "old.db"
+    with monkeypatch.context() as patched:
+        patched.setattr(schema, "MIGRATIONS", versions.parent)
+        async with await Store.open(path) as store, store._writing() as connection:
+            await connection.exec_driver_sql(
+                "INSERT INTO endpoints VALUES (1, 'llm', '{}', 'nonce', 1, 5.0, NULL)"
+            )
+            await connection.exec_driver_sql(
+                "INSERT INTO workergroups VALUES "
+                "(1, 1, 'vllm', 'vllm', NULL, '{}', '', '', NULL, NULL, NULL, 5.0)"
+            )
+            await connection.exec_driver_sql(
+                "INSERT INTO workers VALUES (1, 1, 1, 'local', 0, 'nonce', 5.0, 'i1', 'cpu', 0.5, "
+                "'ready', 'run', 'http://127.0.0.1:1', 9.0, 80.0, 2.0, '')"
+            )
+    async with await Store.open(path) as store:
+        (group,), (worker,) = await store.list_workergroups(), await store.list_workers()
+    assert (group.weight, group.revision, group.updating) == (1.0, 0, False)
+    assert (worker.perf, worker.revision, worker.stoppable) == (80.0, 0, True)
+    assert worker.state_seconds == {}
 
 
 async def test_every_table_counts_its_ids_up_for_ever(store: Store) -> None:

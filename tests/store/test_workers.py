@@ -76,3 +76,12 @@ async def test_an_unknown_worker_is_not_found(store: Store) -> None:
     ):
         with pytest.raises(NotFoundError, match="worker 9"):
             await call
+
+
+async def test_the_seconds_in_each_state_come_back_as_they_were(store: Store) -> None:
+    endpoint = await store.create_endpoint("llm")
+    worker = await store.create_worker(endpoint.id, None, "local", hardware="2 CPUs", spot=True)
+    assert worker.state_seconds == {}
+    changed = await store.update_worker(worker.id, state_seconds={"idle": 1.5}, boot_id="b")
+    assert (changed.state_seconds, changed.boot_id) == ({"idle": 1.5}, "b")
+    assert await store.list_workers() == [changed]

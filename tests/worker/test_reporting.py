@@ -231,3 +231,26 @@ async def test_a_drain_that_takes_too_long_is_cut(
         with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
             await reader.readuntil(b"0\r\n\r\n")
     assert [r.status for r in control.finished] == ["Error"]
+
+
+@pytest.mark.parametrize(("limit", "slots"), [(3, 3), (None, 0)])
+async def test_a_worker_reports_how_many_requests_it_works_on_at_once(
+    start_worker: StartWorker,
+    config_for: Any,
+    model: Model,
+    control: Control,
+    limit: int | None,
+    slots: int,
+) -> None:
+    await start_worker(config=config_for(model, max_concurrency=limit))
+    assert control.last.slots == slots
+
+
+async def test_a_strict_queue_has_one_slot(
+    start_worker: StartWorker, config_for: Any, model: Model, control: Control
+) -> None:
+    config = config_for(model)
+    for handler in config.handlers:
+        handler.allow_parallel_requests = False
+    await start_worker(config=config)
+    assert control.last.slots == 1

@@ -36,6 +36,10 @@ class AttachedProvider:
         """Raises ProviderError."""
         raise _not_ours(instance_id, "started")
 
+    async def update(self, instance_id: str, spec: InstanceSpec) -> None:
+        """Raises ProviderError."""
+        raise _not_ours(instance_id, "updated")
+
     async def stop(self, instance_id: str) -> None:
         """Raises ProviderError."""
         raise _not_ours(instance_id, "stopped")

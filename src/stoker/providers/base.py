@@ -16,11 +16,15 @@ class Offer(msgspec.Struct, frozen=True):
     id: str
     provider: str
     hardware: str
-    """For people, for example ``2 CPUs``."""
+    """Class of machine, for example ``2 CPUs``; what is learnt of one holds for its class."""
     price_per_hour: float
     """Dollars, for one instance."""
     available: int
     """How many instances it has room for now."""
+    spot: bool = False
+    """Cheaper, and may be taken away at any time."""
+    stoppable: bool = True
+    """False: its instances cannot be stopped, only destroyed."""
 
 
 class InstanceSpec(msgspec.Struct, frozen=True):
@@ -53,6 +57,8 @@ class Instance(msgspec.Struct, frozen=True):
     """Why it failed, or the last fault that it is recovering from; without secrets."""
     created_at: float = 0.0
     """Unix seconds."""
+    leaves_at: float | None = None
+    """When the provider takes it away, Unix seconds; None: no notice was given."""
 
 
 class Provider(Protocol):
@@ -75,6 +81,14 @@ class Provider(Protocol):
 
     async def start(self, instance_id: str) -> None:
         """Start a stopped instance."""
+        ...
+
+    async def update(self, instance_id: str, spec: InstanceSpec) -> None:
+        """Have an instance run another spec: drain it, end its processes, start it anew.
+
+        What it has on disk stays. A second call with the same spec changes nothing; a stopped
+        instance starts.
+        """
         ...
 
     async def stop(self, instance_id: str) -> None:

@@ -7,6 +7,8 @@ Rules:
 * ``running``: a launcher that is not there is started; after each start that came to nothing it is
   waited for twice as long, and after `MAX_LAUNCHES` in a row the instance has failed. A healthy
   time clears the count, and so does a new `start`.
+* ``running`` and ``stale``: what is there runs former settings. It is ended as for ``stopped``,
+  then started again.
 * ``stopped``: a launcher that is there is told to stop; once it is over its time, it is killed.
 * ``destroyed``: as ``stopped``; then what is left is removed. There is no way back.
 
@@ -41,6 +43,8 @@ class Desire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     launches: int = 0
     """Starts of the launcher in a row without a healthy time."""
     launched_at: float = 0.0
+    stale: bool = False
+    """A launcher that is there was started with former settings."""
 
     def want(self, wanted: Wanted, now: float) -> Desire:
         """The same instance with another wish."""
@@ -48,9 +52,17 @@ class Desire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             return self
         return msgspec.structs.replace(self, wanted=wanted, since=now, launches=0)
 
+    def renew(self, now: float) -> Desire:
+        """The same instance, running, with settings that are written next."""
+        if self.wanted == "destroyed":
+            return self
+        return msgspec.structs.replace(self, wanted="running", since=now, launches=0, stale=True)
+
     def launched(self, now: float) -> Desire:
         """A launcher is being started at `now`."""
-        return msgspec.structs.replace(self, launches=self.launches + 1, launched_at=now)
+        return msgspec.structs.replace(
+            self, launches=self.launches + 1, launched_at=now, stale=False
+        )
 
     def healthy(self, running_since: float, now: float) -> Desire:
         """The instance has been running since `running_since`."""
@@ -67,7 +79,7 @@ class Desire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             grace: seconds that it may take to stop.
             now: time.
         """
-        if self.wanted == "running":
+        if self.wanted == "running" and not (self.stale and alive):
             if alive:
                 return "wait"
             if self.launches >= MAX_LAUNCHES:

@@ -111,6 +111,20 @@ class Folder:
         """
         return read_manifest(self.path)
 
+    def has(self, manifest: InstanceManifest) -> bool:
+        """Whether `manifest` is what it has."""
+        with contextlib.suppress(ConfigError):
+            return self.manifest() == manifest
+        return False
+
+    def replace_manifest(self, manifest: InstanceManifest) -> OSError | None:
+        """Give it another manifest; where that is impossible, say why."""
+        try:
+            write_manifest(self.path, manifest)
+        except OSError as error:
+            return error
+        return None
+
     def state(self) -> InstanceState | None:
         """What the launcher wrote last."""
         return read_state(self.path)

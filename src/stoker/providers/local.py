@@ -161,6 +161,36 @@ class LocalProvider:
                 self._tell(folder, launcher)
             await self._advance(folder, desire)
 
+    async def update(self, instance_id: str, spec: InstanceSpec) -> None:
+        """Give it another manifest; its launcher drains, ends and is started anew.
+
+        Raises:
+            ProviderError: there is none, it is being destroyed, the spec is wrong, or the disk is
+                full.
+        """
+        async with self._busy:
+            folder, now = self._folder(instance_id), self._clock()
+            desire = folder.desire()
+            if desire is None:
+                raise ProviderError(f"{instance_id} is damaged: it can only be destroyed")
+            if desire.wanted == "destroyed":
+                raise ProviderError(f"{instance_id} is being destroyed")
+            try:
+                manifest = self._manifest(instance_id, spec)
+            except (ConfigError, msgspec.ValidationError) as error:
+                raise ProviderError(f"cannot update {instance_id}: {error}") from None
+            changed = not folder.has(manifest)
+            desire = desire.renew(now) if changed else desire.want("running", now)
+            # What is to be done about it first: if we end in between, the instance starts anew
+            # with its former manifest, and the next call finds that one and does all of it again.
+            problem = folder.note(desire)
+            if problem is None and changed:
+                problem = folder.replace_manifest(manifest)
+            if problem is not None:
+                raise ProviderError(f"cannot update {instance_id}: {_why(problem)}")
+            await self._advance(folder, desire)
+        self._follow()
+
     async def stop(self, instance_id: str) -> None:
         """Have the launcher drain and end; the directory stays.
 
@@ -275,9 +305,9 @@ class LocalProvider:
         with contextlib.suppress(ProviderError):
             for folder in self._all().values():
                 desire = folder.desire()
-                if desire is None or desire.wanted == "running":
+                if desire is None or (desire.wanted == "running" and not desire.stale):
                     continue
-                if desire.wanted == "destroyed" or folder.launcher() is not None:
+                if desire.wanted != "stopped" or folder.launcher() is not None:
                     ending.append(folder)
         return ending
 
@@ -356,7 +386,7 @@ class LocalProvider:
             now = self._clock()
             step = desire.next_step(alive=False, told=False, grace=0.0, now=now)
             return ("failed" if step == "give up" else "creating"), ""
-        if state is None:
+        if state is None or desire.stale:
             return "creating", ""
         if state.phase is Phase.RUNNING:
             return "running", ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -11,14 +12,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from stoker.errors import AlreadyExistsError, NotFoundError, StokerError
 from stoker.store.database import Database
-from stoker.store.records import EndpointRecord, WorkergroupRecord
-from stoker.store.tables import endpoints, workergroups, workers
+from stoker.store.records import RUNS, EndpointRecord, WorkergroupRecord
+from stoker.store.tables import endpoints, experience, workergroups, workers
 from stoker.wire import EndpointParameters
 
 _parameters = msgspec.json.Decoder(EndpointParameters)
 _options = msgspec.json.Decoder(dict[str, Any])
 
-_GROUP_FIELDS = frozenset(WorkergroupRecord.__struct_fields__) - {"id", "endpoint_id", "created_at"}
+_GROUP_FIELDS = frozenset(WorkergroupRecord.__struct_fields__) - {
+    "id",
+    "endpoint_id",
+    "created_at",
+    "revision",
+}
 
 
 def to_json(value: Any) -> str:
@@ -163,6 +169,7 @@ class EndpointRows(Database):
         gpu_ram: float | None = None,
         min_cold_load: float | None = None,
         max_workers: int | None = None,
+        weight: float = 1.0,
     ) -> WorkergroupRecord:
         """Add a workergroup.
 
@@ -181,6 +188,7 @@ class EndpointRows(Database):
             gpu_ram=gpu_ram,
             min_cold_load=min_cold_load,
             max_workers=max_workers,
+            weight=weight,
             created_at=self._clock(),
         )
         async with self._writing() as connection:
@@ -208,7 +216,9 @@ class EndpointRows(Database):
             return await _get_workergroup(connection, workergroup_id)
 
     async def update_workergroup(self, workergroup_id: int, **fields: Any) -> WorkergroupRecord:
-        """Set some fields of `WorkergroupRecord` (not its ids or its age).
+        """Set some fields of `WorkergroupRecord` (not its ids, its age or its revision).
+
+        What its workers run (`stoker.store.records.RUNS`) makes a new revision where it changes.
 
         Raises:
             NotFoundError: when there is none.
@@ -216,7 +226,9 @@ class EndpointRows(Database):
         _check_names(fields, _GROUP_FIELDS)
         async with self._writing() as connection:
             record = await _get_workergroup(connection, workergroup_id)
-            record = msgspec.structs.replace(record, **fields)
+            former, record = record, msgspec.structs.replace(record, **fields)
+            if any(getattr(former, name) != getattr(record, name) for name in RUNS):
+                record = msgspec.structs.replace(record, revision=former.revision + 1)
             await connection.execute(
                 workergroups.update()
                 .where(workergroups.c.id == workergroup_id)
@@ -236,6 +248,29 @@ class EndpointRows(Database):
                 workergroups.delete().where(workergroups.c.id == workergroup_id)
             )
         return record
+
+    async def read_experience(self) -> dict[int, str]:
+        """What was kept of each workergroup by `keep_experience`."""
+        query = sa.select(experience.c.workergroup_id, experience.c.figures)
+        async with self._reading() as connection:
+            return {row[0]: row[1] for row in await connection.execute(query)}
+
+    async def keep_experience(self, figures: Mapping[int, str]) -> None:
+        """Keep what workergroups' workers taught, in place of what was kept before.
+
+        Args:
+            figures: JSON by workergroup; one that is gone is left out.
+        """
+        if not figures:
+            return
+        table, ids = experience, list(figures)
+        async with self._writing() as connection:
+            there = sa.select(workergroups.c.id).where(workergroups.c.id.in_(ids))
+            known = set(await connection.scalars(there))
+            await connection.execute(table.delete().where(table.c.workergroup_id.in_(ids)))
+            rows = [{"workergroup_id": i, "figures": figures[i]} for i in ids if i in known]
+            if rows:
+                await connection.execute(table.insert(), rows)
 
 
 def _new_id(result: sa.CursorResult[Any]) -> int:

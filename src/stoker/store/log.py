@@ -14,10 +14,13 @@ from stoker.store.records import LogEntry
 from stoker.store.tables import endpoint_log, endpoints
 
 MAX_ROWS = 2000
-"""Lines kept per endpoint after a trim."""
+"""Lines kept per endpoint after a trim, of each of the two kinds: what was decided, and details."""
+
+DETAILS = ("trace", "debug")
+"""Levels whose many lines must not drive out the few that say what was decided."""
 
 TRIM_EVERY = 100
-"""Lines between two trims, so an endpoint has at most MAX_ROWS + TRIM_EVERY of them."""
+"""Lines between two trims, so an endpoint has at most 2 MAX_ROWS + TRIM_EVERY of them."""
 
 MAX_TEXT = 4000
 """Characters kept of one line."""
@@ -83,7 +86,7 @@ class LogRows(Database):
             endpoint_log.select()
             .where(endpoint_log.c.endpoint_id == endpoint_id)
             .order_by(endpoint_log.c.id.desc())
-            .limit(max(0, min(tail, MAX_ROWS + TRIM_EVERY)))
+            .limit(max(0, min(tail, 2 * MAX_ROWS + TRIM_EVERY)))
         )
         if workergroup_id is not None:
             query = query.where(endpoint_log.c.workergroup_id == workergroup_id)
@@ -100,17 +103,19 @@ class LogRows(Database):
                 continue
             self._since_trim[endpoint_id] = 0
             mine = endpoint_log.c.endpoint_id == endpoint_id
-            newest_to_go = (
-                sa.select(endpoint_log.c.id)
-                .where(mine)
-                .order_by(endpoint_log.c.id.desc())
-                .limit(1)
-                .offset(MAX_ROWS)
-                .scalar_subquery()
-            )
-            await connection.execute(
-                endpoint_log.delete().where(mine, endpoint_log.c.id <= newest_to_go)
-            )
+            detail = endpoint_log.c.level.in_(DETAILS)
+            for kind in (detail, sa.not_(detail)):
+                newest_to_go = (
+                    sa.select(endpoint_log.c.id)
+                    .where(mine, kind)
+                    .order_by(endpoint_log.c.id.desc())
+                    .limit(1)
+                    .offset(MAX_ROWS)
+                    .scalar_subquery()
+                )
+                await connection.execute(
+                    endpoint_log.delete().where(mine, kind, endpoint_log.c.id <= newest_to_go)
+                )
 
 
 def _row(entry: LogEntry) -> dict[str, Any]:

@@ -49,7 +49,18 @@ class WorkergroupRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Gigabytes."""
     min_cold_load: float | None = None
     max_workers: int | None = None
+    weight: float = 1.0
+    """Its share of the endpoint's active capacity, relative to those of the other workergroups."""
+    revision: int = 0
+    """Of what its workers run; counts up when that changes (see `RUNS`)."""
+    updating: bool = False
+    """A rolling update is asked for: workers of former revisions get the present settings."""
     created_at: float
+
+
+RUNS = frozenset({"template_hash", "backend", "template_id", "options", "launch_args"})
+"""Fields of a workergroup that its workers run: a change of one makes a new `revision`. The others
+say how many there are, and where, which takes effect without starting any anew."""
 
 
 class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +86,18 @@ class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
     perf: float = 0.0
     loadtime: float = 0.0
     error: str = ""
+    hardware: str = ""
+    """Class of its machine, as its offer named it."""
+    stoppable: bool = True
+    """False: its provider cannot stop it, only destroy it."""
+    spot: bool = False
+    """Its provider may take it away at any time."""
+    revision: int = 0
+    """Of its workergroup's settings, those that it runs."""
+    boot_id: str = ""
+    """Of the boot that was last heard of."""
+    state_seconds: dict[str, float] = {}
+    """Seconds spent in each state before the present one, by the state's name on the wire."""
 
 
 class TemplateRecord(msgspec.Struct, frozen=True, kw_only=True):

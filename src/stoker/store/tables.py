@@ -68,6 +68,24 @@ workergroups = sa.Table(
     sa.Column("min_cold_load", sa.Float),
     sa.Column("max_workers", sa.Integer),
     sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("weight", sa.Float, nullable=False, server_default="1.0"),
+    sa.Column("revision", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("updating", sa.Boolean, nullable=False, server_default=sa.false()),
+    sqlite_autoincrement=True,
+)
+
+experience = sa.Table(
+    "experience",
+    metadata,
+    _id(),
+    sa.Column(
+        "workergroup_id",
+        sa.Integer,
+        sa.ForeignKey("workergroups.id", ondelete="CASCADE"),
+        nullable=False,
+        unique=True,
+    ),
+    sa.Column("figures", sa.Text, nullable=False),
     sqlite_autoincrement=True,
 )
 
@@ -99,6 +117,12 @@ workers = sa.Table(
     sa.Column("perf", sa.Float, nullable=False),
     sa.Column("loadtime", sa.Float, nullable=False),
     sa.Column("error", sa.Text, nullable=False),
+    sa.Column("hardware", sa.Text, nullable=False, server_default=""),
+    sa.Column("stoppable", sa.Boolean, nullable=False, server_default=sa.true()),
+    sa.Column("spot", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("revision", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("boot_id", sa.Text, nullable=False, server_default=""),
+    sa.Column("state_seconds", sa.Text, nullable=False, server_default="{}"),
     sqlite_autoincrement=True,
 )
 

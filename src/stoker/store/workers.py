@@ -14,6 +14,8 @@ from stoker.store.database import Database
 from stoker.store.records import WorkerRecord
 from stoker.store.tables import endpoints, workers
 
+_seconds = msgspec.json.Decoder(dict[str, float])
+
 _FIELDS = frozenset(WorkerRecord.__struct_fields__) - {
     "id",
     "endpoint_id",
@@ -57,7 +59,8 @@ class WorkerRows(Database):
             created_at=self._clock(),
             **fields,
         )
-        values = {name: getattr(record, name) for name in record.__struct_fields__ if name != "id"}
+        names = [name for name in record.__struct_fields__ if name != "id"]
+        values = _row({name: getattr(record, name) for name in names})
         async with self._writing() as connection:
             known = sa.select(endpoints.c.id).where(endpoints.c.id == endpoint_id)
             if await connection.scalar(known) is None:
@@ -77,7 +80,7 @@ class WorkerRows(Database):
         async with self._writing() as connection:
             if fields:
                 await connection.execute(
-                    workers.update().where(workers.c.id == worker_id).values(fields)
+                    workers.update().where(workers.c.id == worker_id).values(_row(fields))
                 )
             return await _get(connection, worker_id)
 
@@ -115,8 +118,15 @@ def _check_names(fields: dict[str, Any]) -> None:
         raise TypeError(f"no such fields, or not to be changed: {', '.join(sorted(unknown))}")
 
 
+def _row(fields: dict[str, Any]) -> dict[str, Any]:
+    if "state_seconds" not in fields:
+        return fields
+    return fields | {"state_seconds": msgspec.json.encode(fields["state_seconds"]).decode()}
+
+
 def _worker(row: sa.Row[Any]) -> WorkerRecord:
-    return WorkerRecord(**row._mapping)
+    values = dict(row._mapping)
+    return WorkerRecord(**(values | {"state_seconds": _seconds.decode(values["state_seconds"])}))
 
 
 async def _get(connection: AsyncConnection, worker_id: int) -> WorkerRecord:

@@ -116,6 +116,14 @@ class WorkerApp:
         """Requests at the model server."""
         return sum(lane.working for lane in self.lanes)
 
+    @property
+    def slots(self) -> int:
+        """Requests worked on at once where the capacity is measured; 0: no limit is known."""
+        for route in self._routes.values():
+            if route.config.benchmark_config is not None:
+                return route.lane.limit or 0
+        return 0
+
     # --- a request comes in
 
     def __call__(self, exchange: Exchange) -> None:

@@ -347,6 +347,7 @@ class RunningWorker:
             working_request_idxs=self._meter.working_request_idxs(),
             boot_id=self.boot_id,
             draining=self._app.draining,
+            slots=self._app.slots,
         )
 
     def _error(self) -> str:
