@@ -173,6 +173,14 @@ class WorkerInfo(msgspec.Struct, frozen=True):
     """Ours."""
     error_msg: str = ""
     """Ours."""
+    seconds: float = 0.0
+    """Ours: since it came into this status."""
+    state_seconds: dict[str, float] = {}
+    """Ours: seconds that it has spent in each state so far, by `status`."""
+    revision: int = 0
+    """Ours: of its workergroup's settings, those that it runs."""
+    hardware: str = ""
+    """Ours: class of its machine."""
 
 
 class Recorded(msgspec.Struct, frozen=True):

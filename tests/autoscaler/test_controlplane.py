@@ -1,5 +1,6 @@
 import asyncio
 
+from stoker.autoscaler.reconciler import GONE_AFTER
 from stoker.autoscaler.states import WorkerState
 from stoker.wire import EndpointParameters
 
@@ -73,6 +74,8 @@ async def test_workers_are_destroyed_at_the_end_though_the_store_cannot_be_writt
     assert house.shelf.instances == {}
     await house.read_only(on=False)
     await house.reopen()  # finds the row that stayed, and no instance
+    await house.settle()
+    house.clock.seconds += GONE_AFTER
     await house.settle()
     assert await house.store.list_workers() == []
 

@@ -104,8 +104,8 @@ def test_a_token_opens_the_door_for_its_own_worker_alone(fleet):
 def test_people_see_a_perf_as_measured_only_while_the_worker_is_ready(fleet):
     fleet.add(worker(1, perf=80.0))
     fleet.add(worker(2, WorkerState.LOADING, perf=80.0))
-    assert [info.measured_perf for info in fleet.infos(7)] == [80.0, 0.0]
-    assert [info.perf for info in fleet.infos(7)] == [80.0, 80.0]
+    assert [info.measured_perf for info in fleet.infos(7, 0.0)] == [80.0, 0.0]
+    assert [info.perf for info in fleet.infos(7, 0.0)] == [80.0, 80.0]
 
 
 def test_a_worker_is_found_by_its_endpoint_and_its_provider_until_it_is_removed(fleet):

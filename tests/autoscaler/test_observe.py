@@ -1,6 +1,4 @@
-import pytest
-
-from stoker.autoscaler.observe import Experience, snapshot
+from stoker.autoscaler.observe import snapshot
 from stoker.autoscaler.states import WorkerState
 from stoker.providers import Offer
 
@@ -38,66 +36,40 @@ async def test_without_a_request_since_the_start_the_start_counts_as_the_last_on
     assert (await seen(house)).demand.last_request_at == house.plane.loaded_at
 
 
-@pytest.fixture
-async def worker(house):
+async def test_what_is_learnt_of_an_offer_and_its_class_of_machine_is_with_it(house):
     await house.endpoint()
-    return await house.ready_worker()
-
-
-async def test_the_time_a_worker_took_to_come_is_learnt(worker):
-    learnt = Experience()
-    worker.coming_since, worker.was_ready = 10.0, False
-    learnt.note(worker, WorkerState.MODEL_LOADING, 14.0)
-    known = learnt.of(worker.record.workergroup_id)
-    assert (known.create_seconds, known.start_seconds, known.perf) == (4.0, 0.0, 100.0)
-
-
-async def test_a_start_is_learnt_apart_from_a_creation(worker):
-    learnt = Experience()
-    worker.coming_since, worker.was_ready = 10.0, True
-    learnt.note(worker, WorkerState.MODEL_LOADING, 12.0)
-    known = learnt.of(worker.record.workergroup_id)
-    assert (known.create_seconds, known.start_seconds) == (0.0, 2.0)
-
-
-async def test_a_later_observation_moves_a_learnt_figure_by_less_than_a_third(worker):
-    learnt = Experience()
-    learnt.note(worker, WorkerState.MODEL_LOADING, 1.0)
-    worker.perf = 200.0
-    learnt.note(worker, WorkerState.MODEL_LOADING, 2.0)
-    assert learnt.of(worker.record.workergroup_id).perf == pytest.approx(130.0)
-
-
-async def test_failures_to_come_up_are_counted_until_one_succeeds(worker):
-    learnt = Experience()
+    worker = await house.ready_worker()
     group = worker.record.workergroup_id
-    worker.state = WorkerState.ERROR
-    learnt.note(worker, WorkerState.LOADING, 1.0)
-    learnt.note(worker, WorkerState.MODEL_LOADING, 2.0)
-    assert learnt.of(group).failures == 2
-    worker.state = WorkerState.READY
-    learnt.note(worker, WorkerState.MODEL_LOADING, 3.0)
-    assert learnt.of(group).failures == 0
+    house.plane.experience.of(group).offer_failed(("local", "spot"), 7.0)
+    spot = Offer(
+        id="spot",
+        provider="local",
+        hardware="test",
+        price_per_hour=0.1,
+        available=1,
+        spot=True,
+        stoppable=False,
+    )
+    (offer,) = (await seen(house, [spot])).groups[0].offers
+    assert (offer.hardware, offer.perf, offer.spot, offer.stoppable) == ("test", 100.0, True, False)
+    assert (offer.failures, offer.last_failure_at) == (1, 7.0)
 
 
-async def test_an_error_of_a_worker_that_had_been_ready_is_no_failure_to_come_up(worker):
-    learnt = Experience()
-    worker.state = WorkerState.ERROR
-    learnt.note(worker, WorkerState.READY, 1.0)
-    assert learnt.of(worker.record.workergroup_id).failures == 0
+async def test_a_worker_is_seen_with_its_machine_its_slots_and_its_revision(house):
+    await house.endpoint()
+    worker = await house.ready_worker()
+    await house.report(worker, slots=3)
+    worker.revision, worker.leaves_at = 2, 1_060.0
+    (one,) = (await seen(house)).workers
+    assert (one.hardware, one.slots, one.revision, one.leaves_at) == ("test", 3, 2, 1_060.0)
+    assert (one.offer_id, one.stoppable) == ("shelf", True)
 
 
-async def test_changed_settings_make_a_group_forget(worker):
-    learnt = Experience()
-    learnt.note(worker, WorkerState.MODEL_LOADING, 1.0)
-    learnt.forget(worker.record.workergroup_id)
-    assert learnt.of(worker.record.workergroup_id).perf == 0.0
-
-
-async def test_an_attached_worker_teaches_no_group(worker):
-    learnt = Experience()
-    from msgspec.structs import replace as altered
-
-    worker.record = altered(worker.record, workergroup_id=None)
-    learnt.note(worker, WorkerState.MODEL_LOADING, 1.0)
-    assert learnt._groups == {}
+async def test_a_workergroup_is_seen_with_its_weight_and_its_update(house):
+    record = await house.endpoint()
+    (group,) = house.plane.fleet.groups_of(record.id)
+    await house.store.update_workergroup(group.id, weight=0.25, options={"parallel": 2})
+    await house.store.update_workergroup(group.id, updating=True)
+    await house.plane.changed()
+    (one,) = (await seen(house)).groups
+    assert (one.weight, one.revision, one.updating) == (0.25, 1, True)

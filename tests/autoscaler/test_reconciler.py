@@ -1,6 +1,6 @@
 import asyncio
 
-from stoker.autoscaler.reconciler import DRAIN_LIMIT, REPEAT_AFTER
+from stoker.autoscaler.acting import DRAIN_LIMIT, REPEAT_AFTER
 from stoker.autoscaler.states import WorkerState
 
 

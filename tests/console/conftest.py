@@ -66,6 +66,11 @@ class Plane:
     def recorded(self, endpoint_id: int, seconds: float | None) -> Recorded:
         return Recorded(5.0, seconds or 100.0, True, [(0.5, 10.0 * endpoint_id)])
 
+    def explain(self, endpoint_id: int) -> Mapping[str, Any]:
+        if endpoint_id not in self.infos:
+            raise NotFoundError(f"there is no endpoint {endpoint_id}")
+        return {"endpoint_id": endpoint_id, "summary": "min_load needs 1.0/s"}
+
     async def attach(self, endpoint_name: str) -> Mapping[str, str]:
         endpoint = await self.store.find_endpoint(endpoint_name)
         if endpoint is None:

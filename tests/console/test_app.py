@@ -17,6 +17,7 @@ GUARDED = [
     ("PUT", "/api/v0/endptjobs/1/"),
     ("DELETE", "/api/v0/endptjobs/1/"),
     ("GET", "/api/v0/workergroups/"),
+    ("GET", "/api/v0/endptjobs/1/explain/"),
     ("POST", "/api/v0/workergroups/"),
     ("GET", "/api/v0/autojobs/1/"),
     ("PUT", "/api/v0/autojobs/1/"),

@@ -319,3 +319,17 @@ async def test_a_time_that_is_none_is_refused(owner: httpx.AsyncClient, seconds:
     number = await _create(owner)
     reply = await owner.request("GET", f"{PATH}{number}/trace/", json={"seconds": seconds})
     assert (reply.status_code, list(reply.json()["fields"])) == (400, ["seconds"])
+
+
+async def test_the_plan_of_an_endpoint_is_explained(
+    owner: httpx.AsyncClient, store: Store, plane: Any
+) -> None:
+    endpoint = await store.create_endpoint("llm")
+    plane.infos = {endpoint.id: []}
+    for slash in ("", "/"):
+        reply = await owner.get(f"/api/v0/endptjobs/{endpoint.id}/explain{slash}")
+        assert (reply.status_code, reply.json()["result"]["summary"]) == (
+            200,
+            "min_load needs 1.0/s",
+        )
+    assert (await owner.get("/api/v0/endptjobs/99/explain/")).status_code == 404

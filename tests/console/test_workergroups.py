@@ -88,6 +88,9 @@ async def test_workergroups_are_listed_under_both_names(
                 "gpu_ram": None,
                 "min_cold_load": None,
                 "max_workers": None,
+                "weight": 1.0,
+                "revision": 0,
+                "updating": False,
                 "created_at": 1_700_000_000.5,
             }
         ],
@@ -228,3 +231,23 @@ async def test_workergroups_of_a_deleted_endpoint_are_not_found(
     await store.delete_endpoint(endpoint.id)
     assert (await owner.get(f"{PATH}{number}/")).status_code == 404
     assert (await owner.get(PATH)).json()["results"] == []
+
+
+@pytest.mark.parametrize("weight", [-1, 1e7, "much"])
+async def test_a_weight_that_cannot_be_is_refused(
+    owner: httpx.AsyncClient, endpoint: EndpointRecord, weight: Any
+) -> None:
+    body = {"endpoint_id": endpoint.id, "template_hash": "llamacpp", "weight": weight}
+    reply = await owner.post(PATH, json=body)
+    assert (reply.status_code, list(reply.json()["fields"])) == (400, ["weight"])
+
+
+async def test_another_weight_is_no_new_revision_and_other_options_are(
+    owner: httpx.AsyncClient, endpoint: EndpointRecord
+) -> None:
+    number = await _create(owner, endpoint_id=endpoint.id, template_hash="llamacpp", weight=0.2)
+    reply = await owner.put(f"{PATH}{number}/", json={"weight": 0.5})
+    shown = reply.json()["result"]
+    assert (shown["weight"], shown["revision"]) == (0.5, 0)
+    reply = await owner.put(f"{PATH}{number}/", json={"options": {"parallel": 2}})
+    assert reply.json()["result"]["revision"] == 1

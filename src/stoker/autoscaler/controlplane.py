@@ -9,25 +9,24 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from stoker import wire
+from stoker.autoscaler.asked import Asked
+from stoker.autoscaler.experience import Experience
 from stoker.autoscaler.fleet import Endpoint, Fleet, Worker
 from stoker.autoscaler.hearing import BEAT
-from stoker.autoscaler.identity import Identity, Keyring, Principal
+from stoker.autoscaler.identity import Identity, Keyring
 from stoker.autoscaler.journal import Journal
 from stoker.autoscaler.metrics import render
-from stoker.autoscaler.observe import Experience
-from stoker.autoscaler.reconciler import REPORT_DEADLINE, Reconciler
+from stoker.autoscaler.planning import plan
+from stoker.autoscaler.reconciler import REPORT_DEADLINE, Planner, Reconciler
 from stoker.autoscaler.recording import Recordings
 from stoker.autoscaler.router import Assigned, Router
 from stoker.autoscaler.states import ACTIVE, Event, WorkerState, wire_name
-from stoker.backends import get as get_backend
-from stoker.backends import names as backend_names
 from stoker.errors import NotFoundError, StoreError
 from stoker.logs import get_logger
-from stoker.providers import AttachedProvider, Instance, Provider
-from stoker.store import EndpointRecord, Store, WorkerRecord
+from stoker.providers import AttachedProvider, Provider
+from stoker.store import Store, WorkerRecord
 
 log = get_logger("control")
 
@@ -41,7 +40,7 @@ TICKET_LIFETIME = 60.0
 """Seconds for which a client may show its ticket."""
 
 
-class ControlPlane:
+class ControlPlane(Asked):
     """One fleet and all that decides about it."""
 
     def __init__(
@@ -51,6 +50,7 @@ class ControlPlane:
         providers: Mapping[str, Provider],
         *,
         report_addr: str,
+        planner: Planner = plan,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -61,12 +61,16 @@ class ControlPlane:
             identity: the secrets.
             providers: where instances come from, by name; ``attached`` is added to them.
             report_addr: base URL under which workers reach this control plane.
+            planner: decides about each endpoint.
             clock: monotonic seconds, for every decision.
             wall_clock: Unix seconds, for tickets, rows and logs.
         """
         self.store = store
         self.identity = identity
-        self.providers = {**providers, "attached": AttachedProvider(self._attached_instances)}
+        self.providers: dict[str, Provider] = {
+            **providers,
+            "attached": AttachedProvider(self._attached_instances),
+        }
         self.report_addr = report_addr
         self.ticket_lifetime = TICKET_LIFETIME
         self.fleet = Fleet()
@@ -83,7 +87,7 @@ class ControlPlane:
             ticket_lifetime=TICKET_LIFETIME,
             on_assigned=self._assigned,
         )
-        self.reconciler = Reconciler(self)
+        self.reconciler = Reconciler(self, planner)
         self.on_assigned: Callable[[Assigned], bool] = lambda _answer: False
         self.on_tick: Callable[[float], None] = lambda _now: None
         self.front_requests: Callable[[], Mapping[tuple[str, int], int]] = dict
@@ -104,6 +108,11 @@ class ControlPlane:
         wall = self._wall_clock()
         return wall if at is None else wall - (self._clock() - at)
 
+    def moment(self, unix: float) -> float:
+        """A moment of `now`, of Unix seconds; never after now, whatever the wall clock did."""
+        now = self.now()
+        return min(now, now - (self._wall_clock() - unix))
+
     def _endpoint_name(self, endpoint_id: int) -> str:
         endpoint = self.fleet.endpoints.get(endpoint_id)
         return endpoint.name if endpoint else str(endpoint_id)
@@ -119,6 +128,9 @@ class ControlPlane:
         self.loaded_at = now = self.now()
         for record in await self.store.list_workers():
             self.adopt(record, now, restored=True)
+        for group_id, text in (await self.store.read_experience()).items():
+            if group_id in self.fleet.groups:
+                self.experience.read(self.fleet.groups[group_id], text, self.moment)
 
     async def start(self) -> None:
         """Load, and begin to reconcile."""
@@ -181,9 +193,14 @@ class ControlPlane:
         now = self.now()
         worker = self.fleet.workers[report.id]
         known, had_reported = worker.boot_id, worker.report is not None
+        perf = worker.perf
         event = self.fleet.take_report(worker, report, now)
+        if worker.state is WorkerState.UPDATE_REBOOTING and _of_former_boot(report, known, event):
+            worker.reported_at = None  # the new one owes us nothing until it is heard of
+            return
         if report.boot_id:
-            booted = had_reported and report.boot_id != known
+            first = not (had_reported or known) and worker.state is not WorkerState.UPDATE_REBOOTING
+            booted = report.boot_id != known and not first
         else:
             # A worker of the existing protocol does not name its boots; one of ours does, but while
             # it is down its launcher speaks for it, without one.
@@ -197,6 +214,8 @@ class ControlPlane:
             self.changed_state(worker, Event.REBOOTED, now)
             self.router.restarted(worker.id, now)
         self.changed_state(worker, event, now)
+        if worker.perf != perf and worker.state in ACTIVE and perf > 0:
+            self.experience.measured(worker)
         self.router.report(worker.id, report, now)
         self.router.set_available(worker.id, worker.available, now)
 
@@ -249,13 +268,20 @@ class ControlPlane:
             perf=record.perf,
             idle_since=now,
             error=record.error,
+            boot_id=record.boot_id,
+            revision=record.revision,
+            state_seconds=dict(record.state_seconds),
         )
+        if restored and record.state_since > 0:
+            spent = max(0.0, self.wall() - record.state_since)
+            name = wire_name(state)
+            worker.state_seconds[name] = worker.state_seconds.get(name, 0.0) + spent
         if not restored:
             worker.coming_since = now
         worker.was_ready = record.ready_at is not None
         if record.desired in ("stop", "destroy"):
             worker.goal = "stop" if record.desired == "stop" else "destroy"
-        if restored and state is WorkerState.READY:
+        if restored and state in ACTIVE:
             # Ready when the row was written: it is believed again at its next report.
             worker.state = WorkerState.PENDING if record.attached else WorkerState.LOADING
         self.fleet.add(worker)
@@ -284,31 +310,7 @@ class ControlPlane:
         self.router.remove_worker(worker.id, self.now())
         self.fleet.remove(worker)
 
-    # -- for the console -------------------------------------------------------------------
-
-    def authenticate(self, key: str) -> Principal | None:
-        """The bearer of an API key."""
-        return self.keyring.authenticate(key)
-
-    def endpoint_key(self, record: EndpointRecord) -> str:
-        """The API key that routes to that endpoint alone."""
-        return self.identity.endpoint_key(record.id, record.key_nonce)
-
-    def is_worker(self, worker_id: int, token: str) -> bool:
-        """Whether `token` is the mtoken of that worker."""
-        return self.fleet.is_worker(worker_id, token)
-
-    def backend_names(self) -> list[str]:
-        """The backends that a workergroup may name."""
-        return backend_names()
-
-    def check_options(self, backend: str, options: Mapping[str, Any]) -> None:
-        """Say what is wrong with the options of a backend.
-
-        Raises:
-            ConfigError: names the option, or the backend when nobody knows it.
-        """
-        get_backend(backend).parse(dict(options))
+    # -- what was written, and the end --------------------------------------------------------
 
     async def changed(self) -> None:
         """Endpoints, workergroups or keys were written: read them again."""
@@ -328,86 +330,15 @@ class ControlPlane:
             self.router.remove_endpoint(endpoint_id, now)
             self.recordings.forget(endpoint_id)
         for group in groups:
-            if self.fleet.groups.get(group.id, group) != group:
-                self.experience.forget(group.id)
+            former = self.fleet.groups.get(group.id, group)
+            if former != group:
+                self.experience.changed(former, group)
+        for group_id in set(self.fleet.groups) - {group.id for group in groups}:
+            self.experience.forget(group_id)
         self.fleet.replace_endpoints(endpoints, groups)
         self.keyring.replace(
             (key.sha256 for key in keys),
             ((e.id, e.key) for e in endpoints if not e.record.destroyed),
-        )
-        self.wake()
-
-    def workers(self, endpoint_id: int) -> list[wire.WorkerInfo]:
-        """The workers of an endpoint as people see them."""
-        return self.fleet.infos(endpoint_id)
-
-    def recorded(self, endpoint_id: int, seconds: float | None) -> wire.Recorded:
-        """The requests that came to an endpoint in the last `seconds`; None: all that is known."""
-        now = self.now()
-        start = self.loaded_at if seconds is None else max(self.loaded_at, now - seconds)
-        requests, complete = self.recordings.of(endpoint_id, start)
-        return wire.Recorded(
-            started_at=self.wall(start),
-            seconds=now - start,
-            complete=complete,
-            requests=[(at - start, load) for at, load in requests],
-        )
-
-    async def attach(self, endpoint_name: str) -> dict[str, str]:
-        """Make an identity for a worker that somebody starts by hand.
-
-        Returns:
-            The environment to start it with. It holds the worker's own secret.
-
-        Raises:
-            NotFoundError: no such endpoint.
-        """
-        endpoint = self.fleet.by_name.get(endpoint_name)
-        if endpoint is None:
-            raise NotFoundError(f"there is no endpoint {endpoint_name!r}")
-        record = await self.store.create_worker(
-            endpoint.id, None, "attached", attached=True, state=WorkerState.PENDING.value
-        )
-        worker = self.adopt(record, self.now())
-        self.journal.note(
-            endpoint.id, "info0", f"attach worker {worker.id}: an identity was asked for"
-        )
-        return {
-            "CONTAINER_ID": str(worker.id),
-            "MASTER_TOKEN": worker.token,
-            "REPORT_ADDR": self.report_addr,
-            "WORKER_PORT": "3000",
-            "PUBLIC_IPADDR": "127.0.0.1",
-            "VAST_TCP_PORT_3000": "3000",
-            "USE_SSL": "false",
-            "STOKER_TICKETS": "required",
-        }
-
-    async def _attached_instances(self) -> list[Instance]:
-        """What people brought; running is what has ever been heard of."""
-        return [
-            Instance(
-                id=f"attached-{worker.id}",
-                provider="attached",
-                worker_id=worker.id,
-                status="creating" if worker.report is None else "running",
-                created_at=worker.record.created_at,
-            )
-            for worker in self.fleet.workers.values()
-            if worker.record.attached
-        ]
-
-    async def detach(self, worker_id: int) -> None:
-        """Drain an attached worker, then forget it.
-
-        Raises:
-            NotFoundError: it is not there, or was not attached.
-        """
-        worker = self.fleet.workers.get(worker_id)
-        if worker is None or not worker.record.attached:
-            raise NotFoundError(f"there is no attached worker {worker_id}")
-        self.reconciler.release(
-            worker, "destroy", self.now(), f"detach worker {worker_id}: asked for by its owner"
         )
         self.wake()
 
@@ -445,3 +376,12 @@ class ControlPlane:
     def metrics(self) -> bytes:
         """The figures of the control plane in the Prometheus text format."""
         return render(self)
+
+
+def _of_former_boot(report: wire.WorkerStatus, known: str, event: Event) -> bool:
+    """Whether a worker that reboots to be updated still speaks from before that."""
+    if report.boot_id:
+        return report.boot_id == known
+    # Without a name it is its launcher, which speaks for a worker that is down; or a worker that
+    # names no boots, and comes up again when it loads.
+    return event is not Event.REPORT_ERROR and (bool(known) or event is not Event.REPORT_LOADING)

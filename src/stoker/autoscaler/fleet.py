@@ -14,7 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from stoker import wire
-from stoker.autoscaler.states import Event, WorkerState, next_state, wire_name
+from stoker.autoscaler.states import ACTIVE, Event, WorkerState, next_state, wire_name
 from stoker.logs import printable
 from stoker.store import EndpointRecord, WorkergroupRecord, WorkerRecord
 
@@ -79,6 +79,24 @@ class Worker:
     was_ready: bool = False
     lost: bool = False
     """Its provider says that its instance failed."""
+    listed: str = ""
+    """The status that its provider listed last."""
+    absent_since: float | None = None
+    """Since when its provider has not listed it."""
+    absences: int = 0
+    """Lists in a row without it."""
+    leaves_at: float | None = None
+    """When its provider takes it away; None: not known to."""
+    refused: int = 0
+    """Orders about it in a row that its provider refused."""
+    revision: int = 0
+    """Of its workergroup's settings, those that it runs."""
+    slots: int = 0
+    """Requests that it works on at once; 0: not known."""
+    state_seconds: dict[str, float] = field(default_factory=dict)
+    """Seconds in each state before the present one, by the state's name on the wire."""
+    reason: str = ""
+    """Why something was last decided about it."""
 
     @property
     def id(self) -> int:
@@ -93,7 +111,13 @@ class Worker:
     @property
     def available(self) -> bool:
         """Whether the router may send requests to it."""
-        return self.state is WorkerState.READY and self.goal == "run" and bool(self.url)
+        return self.state in ACTIVE and self.goal == "run" and bool(self.url)
+
+    def seconds(self, now: float) -> dict[str, float]:
+        """Seconds in each state until now, by the state's name on the wire."""
+        name = wire_name(self.state)
+        lasted = max(0.0, now - self.state_since)
+        return self.state_seconds | {name: self.state_seconds.get(name, 0.0) + lasted}
 
 
 class Fleet:
@@ -170,6 +194,7 @@ class Fleet:
         state = next_state(worker.state, event)
         if state is worker.state:
             return None
+        worker.state_seconds = worker.seconds(now)
         worker.state = state
         worker.state_since = now
         self.dirty.add(worker.id)
@@ -182,9 +207,13 @@ class Fleet:
             report, mtoken="", working_request_idxs=[], error_msg=None
         )
         worker.reported_at = now
-        worker.boot_id = report.boot_id or worker.boot_id
+        if report.boot_id and report.boot_id != worker.boot_id:
+            worker.boot_id = report.boot_id
+            self.dirty.add(worker.id)
         worker.error = printable((report.error_msg or "")[:MAX_ERROR], keep="\n")
         worker.loads.append(report.cur_load)
+        if report.slots > 0:
+            worker.slots = report.slots
         if report.cur_load > 0 or report.num_requests_working > 0 or report.new_load > 0:
             worker.idle_since = now
         if report.url:
@@ -209,15 +238,15 @@ class Fleet:
             return "no workers yet"
         return ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
 
-    def infos(self, endpoint_id: int) -> list[wire.WorkerInfo]:
+    def infos(self, endpoint_id: int, now: float) -> list[wire.WorkerInfo]:
         """The answer to ``/get_endpoint_workers/``."""
-        return [_info(w) for w in self.of_endpoint(endpoint_id)]
+        return [_info(w, now) for w in self.of_endpoint(endpoint_id)]
 
 
-def _info(worker: Worker) -> wire.WorkerInfo:
+def _info(worker: Worker, now: float) -> wire.WorkerInfo:
     report = worker.report
     record = worker.record
-    ready = worker.state is WorkerState.READY
+    ready = worker.state in ACTIVE
     return wire.WorkerInfo(
         id=worker.id,
         status=wire_name(worker.state),
@@ -236,4 +265,8 @@ def _info(worker: Worker) -> wire.WorkerInfo:
         provider=record.provider,
         url=worker.url,
         error_msg=worker.error,
+        seconds=round(max(0.0, now - worker.state_since), 3),
+        state_seconds={name: round(spent, 3) for name, spent in worker.seconds(now).items()},
+        revision=worker.revision,
+        hardware=record.hardware,
     )

@@ -265,6 +265,8 @@ class FrontDoor:
             problems["new_load"] = "must be a finite number"
         if report.num_requests_working > MAX_WORKING:
             problems["num_requests_working"] = f"must be at most {MAX_WORKING}"
+        if not 0 <= report.slots <= MAX_WORKING:
+            problems["slots"] = f"must be from 0 to {MAX_WORKING}"
         if len(report.working_request_idxs) > MAX_WORKING:
             problems["working_request_idxs"] = f"must hold at most {MAX_WORKING} numbers"
         if len(report.boot_id) > MAX_BOOT_ID:
@@ -304,7 +306,7 @@ class FrontDoor:
 
     def _on_workers(self, exchange: Exchange) -> None:
         endpoint_id, _ = self._endpoint_of(exchange)
-        exchange.respond(200, wire.encode(self._plane.fleet.infos(endpoint_id)))
+        exchange.respond(200, wire.encode(self._plane.workers(endpoint_id)))
 
     def _on_endpoint_logs(self, exchange: Exchange) -> None:
         endpoint_id, tail = self._endpoint_of(exchange)
@@ -315,10 +317,12 @@ class FrontDoor:
         self._later(exchange, lambda: self._plane.journal.levels(endpoint_id, group_id, tail))
 
     def _on_update(self, exchange: Exchange) -> None:
-        """Rolling updates come with the complete planner; until then the call says so."""
-        self._group_of(exchange)
-        body = wire.error_body("rolling updates are not available yet")
-        exchange.respond(501, body)
+        """Begin a rolling update of a workergroup, or cancel it."""
+        request = wire.decode(_by_id, exchange.body)
+        _, group_id, _ = self._group_of(exchange)
+        self._later(
+            exchange, lambda: self._plane.update_workers(group_id, cancel=request.cancel_update)
+        )
 
     def _endpoint_of(self, exchange: Exchange) -> tuple[int, int]:
         request = wire.decode(_by_id, exchange.body)

@@ -50,7 +50,8 @@ class Journal:
     ) -> None:
         """Keep one line; never blocks, never fails."""
         line = printable(redact(text[: 2 * MAX_LINE]))[:MAX_LINE]
-        log.info(line, endpoint=self._name_of(endpoint_id))
+        say = log.info if level in ("info0", "info1") else log.debug
+        say(line, endpoint=self._name_of(endpoint_id))
         if len(self._pending) >= MAX_PENDING:
             self._pending.pop(0)
             self.lost += 1

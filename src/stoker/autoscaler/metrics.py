@@ -3,19 +3,48 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from stoker.autoscaler.plane import Plane
 from stoker.autoscaler.states import wire_name
 
-if TYPE_CHECKING:
-    from stoker.autoscaler.controlplane import ControlPlane
+
+class Counts(Protocol):
+    """What the reconciler counts."""
+
+    @property
+    def worker_seconds(self) -> Mapping[tuple[str, str], float]:
+        """(endpoint, state) -> seconds that its workers spent in it."""
+        ...
+
+    @property
+    def actions(self) -> Mapping[tuple[str, str], int]:
+        """(endpoint, kind) -> actions carried out."""
+        ...
+
+    @property
+    def strays(self) -> Mapping[str, int]:
+        """Provider -> instances found that were no worker's."""
+        ...
 
 
-def render(plane: ControlPlane) -> bytes:
+class Measured(Plane, Protocol):
+    """A control plane with its counts."""
+
+    front_requests: Callable[[], Mapping[tuple[str, int], int]]
+    front_refusals: Callable[[], Mapping[str, int]]
+
+    @property
+    def reconciler(self) -> Counts:
+        """What it counts."""
+        ...
+
+
+def render(plane: Measured) -> bytes:
     """All figures in the Prometheus text format."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(plane))
@@ -23,7 +52,7 @@ def render(plane: ControlPlane) -> bytes:
 
 
 class _Collector:
-    def __init__(self, plane: ControlPlane) -> None:
+    def __init__(self, plane: Measured) -> None:
         self._plane = plane
 
     def collect(self) -> Iterator[Metric]:
@@ -64,6 +93,13 @@ class _Collector:
         )
         for (name, kind), count in plane.reconciler.actions.items():
             actions.add_metric([name, kind], count)
+        strays = CounterMetricFamily(
+            "stoker_stray_instances",
+            "Instances found at a provider that were no worker's",
+            labels=["provider"],
+        )
+        for name, count in plane.reconciler.strays.items():
+            strays.add_metric([name], count)
         requests = CounterMetricFamily(
             "stoker_front_requests", "Calls answered", labels=["path", "status"]
         )
@@ -94,6 +130,7 @@ class _Collector:
             rate,
             seconds,
             actions,
+            strays,
             requests,
             refusals,
             pending,

@@ -1,98 +1,28 @@
-"""From what the control plane knows to what the planner sees; and what is learnt on the way."""
+"""From what the control plane knows to what the planner sees."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
+from stoker.autoscaler.experience import Learnt
 from stoker.autoscaler.fleet import Endpoint, Worker
+from stoker.autoscaler.plane import Plane
 from stoker.autoscaler.planning import (
     EndpointSnapshot,
     GroupSnapshot,
     OfferSnapshot,
     WorkerSnapshot,
 )
-from stoker.autoscaler.states import LOADING_STATES, WorkerState
+from stoker.autoscaler.states import WorkerState
 from stoker.providers import Offer
-
-if TYPE_CHECKING:
-    from stoker.autoscaler.controlplane import ControlPlane
-
-KEEP = 0.7
-"""Share of the former figure in a learnt one: the last three observations make up two thirds."""
-
-
-@dataclass(slots=True)
-class Learnt:
-    """What the workers of a group have taught us."""
-
-    perf: float = 0.0
-    """Load units per second; 0: not known yet."""
-    create_seconds: float = 0.0
-    start_seconds: float = 0.0
-    failures: int = 0
-    """In a row, to bring a worker up."""
-    last_failure_at: float | None = None
-
-
-class Experience:
-    """Learns from the changes of workers' states, per workergroup."""
-
-    def __init__(self) -> None:
-        self._groups: dict[int, Learnt] = {}
-
-    def of(self, group_id: int) -> Learnt:
-        """What is known of a group."""
-        return self._groups.setdefault(group_id, Learnt())
-
-    def forget(self, group_id: int) -> None:
-        """Its settings changed: nothing learnt before holds."""
-        self._groups.pop(group_id, None)
-
-    def note(self, worker: Worker, before: WorkerState, now: float) -> None:
-        """A worker has just changed from `before` to its present state."""
-        group = worker.record.workergroup_id
-        if group is None:
-            return
-        learnt = self.of(group)
-        if worker.state is WorkerState.READY:
-            learnt.failures, learnt.last_failure_at = 0, None
-            learnt.perf = _mix(learnt.perf, worker.perf)
-            if worker.coming_since is not None:
-                took = now - worker.coming_since
-                if worker.was_ready:
-                    learnt.start_seconds = _mix(learnt.start_seconds, took)
-                else:
-                    learnt.create_seconds = _mix(learnt.create_seconds, took)
-            worker.coming_since, worker.was_ready = None, True
-        elif worker.state is WorkerState.STARTING:
-            worker.coming_since = now
-        elif worker.state is WorkerState.ERROR and before in LOADING_STATES:
-            learnt.failures += 1
-            learnt.last_failure_at = now
-
-
-def _mix(former: float, observed: float) -> float:
-    return observed if former <= 0 else KEEP * former + (1 - KEEP) * observed
 
 
 def snapshot(
-    plane: ControlPlane, endpoint: Endpoint, offers: Mapping[str, Sequence[Offer]], now: float
+    plane: Plane, endpoint: Endpoint, offers: Mapping[str, Sequence[Offer]], now: float
 ) -> EndpointSnapshot:
     """One endpoint as the planner sees it."""
     fleet = plane.fleet
-    recruitable = tuple(
-        OfferSnapshot(
-            id=offer.id,
-            provider=provider,
-            price=offer.price_per_hour,
-            available=offer.available,
-        )
-        for provider, listed in offers.items()
-        for offer in listed
-        if offer.available > 0
-    )
     groups = []
     for group in fleet.groups_of(endpoint.id):
         learnt = plane.experience.of(group.id)
@@ -101,12 +31,15 @@ def snapshot(
                 id=group.id,
                 max_workers=group.max_workers,
                 min_cold_load=group.min_cold_load or 0.0,
-                offers=recruitable,
+                offers=_offers(learnt, offers),
                 perf=learnt.perf,
                 create_seconds=learnt.create_seconds,
                 start_seconds=learnt.start_seconds,
                 failures=learnt.failures,
                 last_failure_at=learnt.last_failure_at,
+                weight=group.weight,
+                revision=group.revision,
+                updating=group.updating,
             )
         )
     demand = plane.router.demand(endpoint.id, now)
@@ -123,7 +56,32 @@ def snapshot(
     )
 
 
-def _worker(plane: ControlPlane, worker: Worker) -> WorkerSnapshot:
+def _offers(learnt: Learnt, offers: Mapping[str, Sequence[Offer]]) -> tuple[OfferSnapshot, ...]:
+    """What has room, with what a group has learnt of it."""
+    found = []
+    for provider, listed in offers.items():
+        for offer in listed:
+            if offer.available <= 0:
+                continue
+            trouble = learnt.offers.get((provider, offer.id))
+            found.append(
+                OfferSnapshot(
+                    id=offer.id,
+                    provider=provider,
+                    price=offer.price_per_hour,
+                    available=offer.available,
+                    perf=learnt.perfs.get(offer.hardware, 0.0),
+                    hardware=offer.hardware,
+                    spot=offer.spot,
+                    stoppable=offer.stoppable,
+                    failures=trouble.failures if trouble else 0,
+                    last_failure_at=trouble.last_at if trouble else None,
+                )
+            )
+    return tuple(found)
+
+
+def _worker(plane: Plane, worker: Worker) -> WorkerSnapshot:
     view = plane.router.worker(worker.id)
     requests = view.requests if view else 0
     state = worker.state
@@ -142,5 +100,11 @@ def _worker(plane: ControlPlane, worker: Worker) -> WorkerSnapshot:
         price=worker.record.price_per_hour,
         attached=worker.record.attached,
         provider=worker.record.provider,
+        offer_id=worker.record.offer_id,
         lost=worker.lost,
+        hardware=worker.record.hardware,
+        slots=worker.slots,
+        revision=worker.revision,
+        leaves_at=worker.leaves_at,
+        stoppable=worker.record.stoppable,
     )

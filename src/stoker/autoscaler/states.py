@@ -10,6 +10,8 @@ Rules:
   its own (`Event.REBOOTED`).
 * STOPPED only leaves by our decision or because the provider says that it runs: a last report that
   was under way while the worker stopped does not revive it.
+* A worker that reboots to be updated is ready again only after its new boot was heard of: its
+  former boot may report "ready" until its machine ends it.
 * DESTROYING ends in DESTROYED and nowhere else; DESTROYED is final.
 
 Two states are ours alone. **DRAINING** is a ready worker that gets no new request but may have some
@@ -145,7 +147,7 @@ _TABLE: dict[WorkerState, dict[Event, WorkerState]] = {
     | _GONE
     | {_E.PROVIDER_STOPPED: _S.ERROR, _E.REPORT_DRAINING: _S.STOPPING},
     _S.READY: _SERVING | {_E.PLAN_UPDATE: _S.UPDATE_READY, _E.PLAN_REBOOT: _S.REBOOTING},
-    _S.DRAINING: _SERVING | {_E.PLAN_START: _S.READY, _E.PLAN_REBOOT: _S.REBOOTING},
+    _S.DRAINING: _SERVING | {_E.PLAN_START: _S.READY, _E.PLAN_REBOOT: _S.UPDATE_REBOOTING},
     _S.STOPPING: _GONE
     | {
         # It was started again: by its owner (an attached worker), or by its launcher.
@@ -166,9 +168,16 @@ _TABLE: dict[WorkerState, dict[Event, WorkerState]] = {
     _S.STARTING: _COMING_UP | _GONE,
     _S.REBOOTING: _COMING_UP | _GONE,
     _S.UPDATE_READY: _SERVING | {_E.PLAN_REBOOT: _S.UPDATE_REBOOTING, _E.PLAN_START: _S.READY},
-    _S.UPDATE_REBOOTING: _COMING_UP
-    | _GONE
-    | {_E.REPORT_LOADING: _S.UPDATE_STARTING, _E.REBOOTED: _S.UPDATE_STARTING},
+    # No REPORT_READY and no REPORT_OVERDUE: the one is of the former boot, and a new one that has
+    # not reported yet owes us nothing.
+    _S.UPDATE_REBOOTING: _GONE
+    | {
+        _E.REPORT_LOADING: _S.UPDATE_STARTING,
+        _E.REBOOTED: _S.UPDATE_STARTING,
+        _E.REPORT_ERROR: _S.ERROR,
+        _E.PROVIDER_FAILED: _S.ERROR,
+        _E.PLAN_DESTROY: _S.DESTROYING,
+    },
     _S.UPDATE_STARTING: _COMING_UP
     | _GONE
     | {_E.REPORT_LOADING: _S.UPDATE_STARTING, _E.REBOOTED: _S.UPDATE_STARTING},

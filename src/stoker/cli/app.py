@@ -213,8 +213,10 @@ def worker(
 
 app.add_typer(backends_app, name="backends", rich_help_panel=RUN)
 app.add_typer(endpoints.endpoint_app, name="endpoint", rich_help_panel=ASK)
+app.command("update", rich_help_panel=ASK)(endpoints.update_workers)
 for command in (
     endpoints.workers,
+    endpoints.explain,
     endpoints.logs,
     endpoints.request,
     endpoints.attach,

@@ -188,6 +188,7 @@ def delete(name: Name, url: Url = DEFAULT_URL) -> None:
 _WORKER_COLUMNS = {
     "id": "id",
     "status": "status",
+    "for": "seconds",
     "provider": "provider",
     "perf": "perf",
     "load": "cur_load",
@@ -195,6 +196,60 @@ _WORKER_COLUMNS = {
     "url": "url",
     "error": "error_msg",
 }
+
+
+def explain(name: Name, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """Show the present plan of an endpoint: load, need, capacity, and why."""
+
+    async def work(client: Client) -> dict[str, Any]:
+        record = await client.endpoint(name)
+        return await client.explain(record["id"])
+
+    plan = _call(url, work)
+    if as_json:
+        output.print_json(plan)
+        return
+    sys.stdout.write("".join(f"{line}\n" for line in explained(plan)))
+    columns = ["id", "status", "seconds", "perf", "load", "requests", "revision", "reason"]
+    rows = [[one.get(column) for column in columns] for one in plan["workers"]]
+    output.print_table(columns, rows, empty="no workers")
+
+
+def explained(plan: dict[str, Any]) -> list[str]:
+    """A plan as text, a line each, without its workers."""
+    told = [f"endpoint {plan['endpoint_name']} is {plan['endpoint_state']}"]
+    if plan["planned_at"] is None:
+        return [*told, "there was no round of planning yet: ask again in a second"]
+    told[0] += f"; planned at {output.local_time(plan['planned_at'])}"
+    told += plan["lines"]
+    for group in plan["workergroups"]:
+        text = f"workergroup {group['id']}: {group['backend']}, revision {group['revision']}"
+        if group["updating"]:
+            text += " (its workers are being updated to it)"
+        text += f", weight {group['weight']:g}, perf {group['perf']:.1f}/s"
+        if group["create_seconds"]:
+            text += f", created in {group['create_seconds']:.0f} s"
+        if group["start_seconds"]:
+            text += f", started in {group['start_seconds']:.0f} s"
+        if group["failures"]:
+            text += f", {group['failures']} failures in a row"
+        told.append(text)
+    return told
+
+
+def update_workers(
+    workergroup_id: Annotated[int, typer.Argument(metavar="GROUP", help="Id of the workergroup.")],
+    cancel: Annotated[
+        bool, typer.Option("--cancel", help="End an update; workers not updated yet stay.")
+    ] = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Update a workergroup's workers to its present settings, one after the other.
+
+    No request is dropped: each worker finishes what it has before it starts anew.
+    """
+    text = _call(url, lambda client: client.update_workers(workergroup_id, cancel=cancel))
+    output.out.print(output.escape(text))
 
 
 def workers(name: Name, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
@@ -208,6 +263,8 @@ def workers(name: Name, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None
     if as_json:
         output.print_json(records)
         return
+    for record in records:
+        record["seconds"] = f"{record['seconds']:.0f} s" if "seconds" in record else None
     rows = [[record.get(field) for field in _WORKER_COLUMNS.values()] for record in records]
     output.print_table(list(_WORKER_COLUMNS), rows, empty="no workers")
 

@@ -32,6 +32,8 @@ from stoker.wire import EndpointParameters, EndpointState
 
 DEFAULT_PORT = 8700
 
+MAX_WEIGHT = 1e6
+
 
 def default_state_directory() -> Path:
     """Where the control plane keeps its state, after the XDG base directory specification."""
@@ -80,6 +82,8 @@ class WorkergroupSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=Tru
     search_params: str = ""
     launch_args: str = ""
     gpu_ram: float | None = None
+    weight: float = 1.0
+    """Its share of the endpoint's active capacity, relative to those of the other workergroups."""
 
 
 class EndpointSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -133,6 +137,10 @@ def load(path: Path | None) -> Settings:
         parameters = convert(endpoint.given(), EndpointParameters, where=where)
         for field, problem in parameters.problems().items():
             raise ConfigError(f"{where}.{field}", problem)
+        for index, group in enumerate(endpoint.workergroup):
+            if not 0 <= group.weight <= MAX_WEIGHT:
+                problem = f"must be a number from 0 to {MAX_WEIGHT:g}"
+                raise ConfigError(f"{where}.workergroup[{index}].weight", problem)
     return settings
 
 

@@ -88,6 +88,7 @@ async def _serve(settings: Settings, options: _Options) -> int:
                     "search_params": g.search_params,
                     "launch_args": g.launch_args,
                     "gpu_ram": g.gpu_ram,
+                    "weight": g.weight,
                 }
                 for g in endpoint.workergroup
             ]

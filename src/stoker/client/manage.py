@@ -68,6 +68,10 @@ class ManagingConnection(Connection):
         except msgspec.ValidationError:
             raise _unexpected() from None
 
+    async def explain(self, endpoint_id: int) -> Record:
+        """The last plan for an endpoint: need, capacity, what binds, and each worker's part."""
+        return _record_in(await self.call("GET", f"{API}/endptjobs/{endpoint_id}/explain/"))
+
     async def workergroups(self) -> list[Record]:
         """All workergroups."""
         return await self._results("/workergroups/")
@@ -78,7 +82,7 @@ class ManagingConnection(Connection):
         Args:
             fields: ``endpoint_name`` or ``endpoint_id``; ``template_hash`` (a backend or a stored
                 template); and where wanted ``options, search_params, launch_args, gpu_ram,
-                min_cold_load, max_workers``.
+                min_cold_load, max_workers, weight``.
         """
         return _id_in(await self.call("POST", f"{API}/workergroups/", fields), "id")
 
@@ -90,6 +94,16 @@ class ManagingConnection(Connection):
     async def delete_workergroup(self, workergroup_id: int) -> None:
         """Delete it; its workers are drained first."""
         await self.call("DELETE", f"{API}/workergroups/{workergroup_id}/")
+
+    async def update_workers(self, workergroup_id: int, *, cancel: bool = False) -> str:
+        """Begin a rolling update of its workers to its present settings, or cancel it.
+
+        Returns:
+            What that means, in one line.
+        """
+        body = {"workergroup_id": workergroup_id, "cancel_update": cancel}
+        answer = await self.call("POST", "/update_workers/", body)
+        return str(answer.get("msg", "")) if isinstance(answer, dict) else ""
 
     async def templates(self) -> list[Record]:
         """All stored templates."""

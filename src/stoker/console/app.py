@@ -67,6 +67,7 @@ def create_app(store: Store, control: Control, *, state_directory: Path | None =
             "DELETE": endpoints.delete_endpoint,
         },
         f"{API}/endptjobs/{{id:number}}/trace": {"GET": endpoints.show_trace},
+        f"{API}/endptjobs/{{id:number}}/explain": {"GET": endpoints.explain_endpoint},
         **{f"{API}/workergroups{tail}": handlers for tail, handlers in group.items()},
         **{f"{API}/autojobs{tail}": handlers for tail, handlers in group.items()},
         f"{API}/template": {"GET": templates.list_templates, "POST": templates.create_template},

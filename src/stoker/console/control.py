@@ -57,6 +57,14 @@ class Control(Protocol):
         """The requests that came to an endpoint in the last `seconds`; None: all that is known."""
         ...
 
+    def explain(self, endpoint_id: int) -> Mapping[str, Any]:
+        """The last plan for an endpoint and what led to it, as plain values.
+
+        Raises:
+            NotFoundError: when there is no such endpoint.
+        """
+        ...
+
     async def attach(self, endpoint_name: str) -> Mapping[str, str]:
         """Make the identity of a worker that somebody brings; returns its environment.
 

@@ -69,6 +69,12 @@ async def update_endpoint(call: Call) -> Response:
     return done(result=shown)
 
 
+async def explain_endpoint(call: Call) -> Response:
+    """Its last plan: forecast, need, capacity, the constraint that binds, each worker's part."""
+    call.require_account(call.fields())
+    return done(result=dict(call.house.control.explain(call.id)))
+
+
 async def delete_endpoint(call: Call) -> Response:
     """Mark it destroyed; the control plane drains its workers, destroys them and forgets it."""
     call.require_account(call.fields())

@@ -56,7 +56,11 @@ GROUP: dict[str, Any] = {
     "gpu_ram": float,
     "min_cold_load": float,
     "max_workers": int,
+    "weight": float,
 }
+
+MAX_WEIGHT = 1e6
+"""Weights are relative: 1 and 99 for a canary."""
 
 
 class Problems(dict[str, str]):
@@ -162,7 +166,12 @@ def read_group(data: Mapping[str, Any], problems: Problems) -> dict[str, Any]:
     for name in ("search_params", "launch_args"):
         if len(found.get(name, "")) > MAX_TEXT:
             problems[name] = f"must have at most {MAX_TEXT} characters"
-    for name, most in (("gpu_ram", 1e6), ("min_cold_load", MAX_COST), ("max_workers", 100_000)):
+    for name, most in (
+        ("gpu_ram", 1e6),
+        ("min_cold_load", MAX_COST),
+        ("max_workers", 100_000),
+        ("weight", MAX_WEIGHT),
+    ):
         value = found.get(name, 0)
         if not (math.isfinite(value) and 0 <= value <= most):
             problems[name] = f"must be a number from 0 to {most:g}"

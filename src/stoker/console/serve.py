@@ -282,10 +282,18 @@ class Server:
             )
         present = [g for g in await self._store.list_workergroups() if g.endpoint_id == record.id]
         for group in parsed:
-            if not any(
-                g.backend == group["backend"] and g.options == group["options"] for g in present
-            ):
+            same = next(
+                (
+                    g
+                    for g in present
+                    if g.backend == group["backend"] and g.options == group["options"]
+                ),
+                None,
+            )
+            if same is None:
                 await self._store.create_workergroup(record.id, **group)
+            elif same.weight != group.get("weight", same.weight):
+                await self._store.update_workergroup(same.id, weight=group["weight"])
         await self.plane.changed()
 
     async def stop(self, *, keep_instances: bool, hurry: asyncio.Event) -> None:

@@ -12,6 +12,7 @@ from stoker.launcher.files import FileLock, check_private, is_locked, write_atom
 from stoker.launcher.guardian import TAG, same_process, sweep
 from stoker.launcher.lifecycle import Phase
 from stoker.launcher.manifest import (
+    MANIFEST,
     InstanceManifest,
     Supervision,
     tag,
@@ -30,6 +31,7 @@ __all__ = [
     "EXIT_TAKEN",
     "LOCK",
     "LOGS",
+    "MANIFEST",
     "TAG",
     "Backoff",
     "FileLock",

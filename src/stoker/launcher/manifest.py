@@ -61,6 +61,8 @@ class InstanceManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     endpoint: str = ""
     backend: str = ""
     options: dict[str, Any] = {}
+    revision: int = 0
+    """Of the workergroup's settings that these are; for whoever wrote them."""
     command: list[str] = []
     """Argument vector of a model server of your own, in place of the backend's; ``{host}``,
     ``{port}`` and ``{directory}`` are filled in."""

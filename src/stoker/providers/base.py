@@ -41,6 +41,8 @@ class InstanceSpec(msgspec.Struct, frozen=True):
     """Control planes, URLs with commas between them."""
     search_params: str = ""
     launch_args: str = ""
+    revision: int = 0
+    """Of the workergroup's settings; another one is another spec."""
 
     def __repr__(self) -> str:
         return f"InstanceSpec(worker {self.worker_id} of {self.endpoint!r}, {self.backend})"
@@ -57,6 +59,8 @@ class Instance(msgspec.Struct, frozen=True):
     """Why it failed, or the last fault that it is recovering from; without secrets."""
     created_at: float = 0.0
     """Unix seconds."""
+    endpoint: str = ""
+    """Name of the endpoint that it was created for; empty: not known."""
     leaves_at: float | None = None
     """When the provider takes it away, Unix seconds; None: no notice was given."""
 

@@ -19,6 +19,7 @@ from stoker.errors import ConfigError
 from stoker.launcher import (
     LOCK,
     LOGS,
+    MANIFEST,
     FileLock,
     InstanceManifest,
     InstanceState,
@@ -113,8 +114,9 @@ class Folder:
 
     def has(self, manifest: InstanceManifest) -> bool:
         """Whether `manifest` is what it has."""
-        with contextlib.suppress(ConfigError):
-            return self.manifest() == manifest
+        written = msgspec.json.format(msgspec.json.encode(manifest))
+        with contextlib.suppress(OSError):
+            return (self.path / MANIFEST).read_bytes() == written
         return False
 
     def replace_manifest(self, manifest: InstanceManifest) -> OSError | None:

@@ -349,6 +349,7 @@ class LocalProvider:
                 "endpoint": spec.endpoint,
                 "backend": spec.backend,
                 "options": spec.options,
+                "revision": spec.revision,
             },
             InstanceManifest,
         )
@@ -361,9 +362,10 @@ class LocalProvider:
         """One instance as it is now."""
         desire = folder.desire()
         try:
-            worker_id, damage = folder.manifest().worker_id, ""
+            manifest = folder.manifest()
+            worker_id, endpoint, damage = manifest.worker_id, manifest.endpoint, ""
         except ConfigError as error:
-            worker_id, damage = int(folder.id.removeprefix("local-")), str(error)
+            worker_id, endpoint, damage = int(folder.id.removeprefix("local-")), "", str(error)
         if desire is None:
             damage = damage or f"{DESIRED} is missing or damaged"
             return Instance(folder.id, self.name, worker_id, "failed", damage)
@@ -372,7 +374,13 @@ class LocalProvider:
         if status == "failed" and not why:
             why = "\n".join(folder.log_tail(LOGS[0], 5))
         return Instance(
-            folder.id, self.name, worker_id, status, redact(why or damage), desire.created_at
+            folder.id,
+            self.name,
+            worker_id,
+            status,
+            redact(why or damage),
+            desire.created_at,
+            endpoint=endpoint,
         )
 
     def _status(

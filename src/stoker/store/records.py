@@ -96,6 +96,8 @@ class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Of its workergroup's settings, those that it runs."""
     boot_id: str = ""
     """Of the boot that was last heard of."""
+    state_since: float = 0.0
+    """Since when it has been in `state`; 0: not known."""
     state_seconds: dict[str, float] = {}
     """Seconds spent in each state before the present one, by the state's name on the wire."""
 

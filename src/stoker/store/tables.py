@@ -122,6 +122,7 @@ workers = sa.Table(
     sa.Column("spot", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("revision", sa.Integer, nullable=False, server_default="0"),
     sa.Column("boot_id", sa.Text, nullable=False, server_default=""),
+    sa.Column("state_since", sa.Float, nullable=False, server_default="0.0"),
     sa.Column("state_seconds", sa.Text, nullable=False, server_default="{}"),
     sqlite_autoincrement=True,
 )

@@ -23,6 +23,7 @@ def upgrade() -> None:
         sa.Column("spot", sa.Boolean, nullable=False, server_default=false),
         sa.Column("revision", sa.Integer, nullable=False, server_default="0"),
         sa.Column("boot_id", sa.Text, nullable=False, server_default=""),
+        sa.Column("state_since", sa.Float, nullable=False, server_default="0.0"),
         sa.Column("state_seconds", sa.Text, nullable=False, server_default="{}"),
     ):
         op.add_column("workers", column)

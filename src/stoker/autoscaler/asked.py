@@ -1,0 +1,146 @@
+"""What people ask of the control plane, by the front door and the console."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stoker import wire
+from stoker.autoscaler.explain import explain
+from stoker.autoscaler.identity import Identity, Keyring, Principal
+from stoker.autoscaler.plane import Plane
+from stoker.autoscaler.reconciler import Reconciler
+from stoker.autoscaler.recording import Recordings
+from stoker.autoscaler.states import WorkerState
+from stoker.autoscaler.updating import request_update
+from stoker.backends import get as get_backend
+from stoker.backends import names as backend_names
+from stoker.errors import NotFoundError
+from stoker.providers import Instance
+from stoker.store import EndpointRecord
+
+
+class Asked(Plane):
+    """The part of `stoker.autoscaler.controlplane.ControlPlane` that answers people."""
+
+    identity: Identity
+    keyring: Keyring
+    reconciler: Reconciler
+    recordings: Recordings
+    loaded_at: float
+
+    def authenticate(self, key: str) -> Principal | None:
+        """The bearer of an API key."""
+        return self.keyring.authenticate(key)
+
+    def endpoint_key(self, record: EndpointRecord) -> str:
+        """The API key that routes to that endpoint alone."""
+        return self.identity.endpoint_key(record.id, record.key_nonce)
+
+    def is_worker(self, worker_id: int, token: str) -> bool:
+        """Whether `token` is the mtoken of that worker."""
+        return self.fleet.is_worker(worker_id, token)
+
+    def backend_names(self) -> list[str]:
+        """The backends that a workergroup may name."""
+        return backend_names()
+
+    def check_options(self, backend: str, options: Mapping[str, Any]) -> None:
+        """Say what is wrong with the options of a backend.
+
+        Raises:
+            ConfigError: names the option, or the backend when nobody knows it.
+        """
+        get_backend(backend).parse(dict(options))
+
+    def workers(self, endpoint_id: int) -> list[wire.WorkerInfo]:
+        """The workers of an endpoint as people see them."""
+        return self.fleet.infos(endpoint_id, self.now())
+
+    def recorded(self, endpoint_id: int, seconds: float | None) -> wire.Recorded:
+        """The requests that came to an endpoint in the last `seconds`; None: all that is known."""
+        now = self.now()
+        start = self.loaded_at if seconds is None else max(self.loaded_at, now - seconds)
+        requests, complete = self.recordings.of(endpoint_id, start)
+        return wire.Recorded(
+            started_at=self.wall(start),
+            seconds=now - start,
+            complete=complete,
+            requests=[(at - start, load) for at, load in requests],
+        )
+
+    def explain(self, endpoint_id: int) -> dict[str, Any]:
+        """The last plan for an endpoint and what led to it.
+
+        Raises:
+            NotFoundError: no such endpoint.
+        """
+        return explain(self, endpoint_id, self.reconciler.plans.get(endpoint_id))
+
+    async def update_workers(self, group_id: int, *, cancel: bool = False) -> dict[str, Any]:
+        """Begin a rolling update of a workergroup, or cancel it.
+
+        Raises:
+            NotFoundError: no such workergroup.
+        """
+        text = await request_update(self, group_id, cancel=cancel)
+        self.wake()
+        return {"success": True, "msg": text, "workergroup_id": group_id}
+
+    async def attach(self, endpoint_name: str) -> dict[str, str]:
+        """Make an identity for a worker that somebody starts by hand.
+
+        Returns:
+            The environment to start it with. It holds the worker's own secret.
+
+        Raises:
+            NotFoundError: no such endpoint.
+        """
+        endpoint = self.fleet.by_name.get(endpoint_name)
+        if endpoint is None:
+            raise NotFoundError(f"there is no endpoint {endpoint_name!r}")
+        record = await self.store.create_worker(
+            endpoint.id, None, "attached", attached=True, state=WorkerState.PENDING.value
+        )
+        worker = self.adopt(record, self.now())
+        self.journal.note(
+            endpoint.id, "info0", f"attach worker {worker.id}: an identity was asked for"
+        )
+        return {
+            "CONTAINER_ID": str(worker.id),
+            "MASTER_TOKEN": worker.token,
+            "REPORT_ADDR": self.report_addr,
+            "WORKER_PORT": "3000",
+            "PUBLIC_IPADDR": "127.0.0.1",
+            "VAST_TCP_PORT_3000": "3000",
+            "USE_SSL": "false",
+            "STOKER_TICKETS": "required",
+        }
+
+    async def _attached_instances(self) -> list[Instance]:
+        """What people brought; running is what has ever been heard of."""
+        return [
+            Instance(
+                id=f"attached-{worker.id}",
+                provider="attached",
+                worker_id=worker.id,
+                status="creating" if worker.report is None else "running",
+                created_at=worker.record.created_at,
+            )
+            for worker in self.fleet.workers.values()
+            if worker.record.attached
+        ]
+
+    async def detach(self, worker_id: int) -> None:
+        """Drain an attached worker, then forget it.
+
+        Raises:
+            NotFoundError: it is not there, or was not attached.
+        """
+        worker = self.fleet.workers.get(worker_id)
+        if worker is None or not worker.record.attached:
+            raise NotFoundError(f"there is no attached worker {worker_id}")
+        self.reconciler.release(
+            worker, "destroy", self.now(), f"detach worker {worker_id}: asked for by its owner"
+        )
+        self.wake()

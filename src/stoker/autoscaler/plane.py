@@ -1,0 +1,61 @@
+"""What the parts of the control plane ask of the whole: the reconciler, the metrics, the snapshot.
+
+They name this, and not `stoker.autoscaler.controlplane`, which is made of them.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from stoker.autoscaler.experience import Experience
+from stoker.autoscaler.fleet import Fleet, Worker
+from stoker.autoscaler.journal import Journal
+from stoker.autoscaler.router import Router
+from stoker.autoscaler.states import Event
+from stoker.providers import Provider
+from stoker.store import Store, WorkerRecord
+
+
+class Plane(Protocol):
+    """A control plane, seen from its parts."""
+
+    store: Store
+    providers: dict[str, Provider]
+    fleet: Fleet
+    experience: Experience
+    router: Router
+    journal: Journal
+    report_addr: str
+    loaded_at: float
+
+    def now(self) -> float:
+        """Monotonic seconds: what every decision is based on."""
+        ...
+
+    def wall(self, at: float | None = None) -> float:
+        """Unix seconds, now or at a moment of `now`."""
+        ...
+
+    def wake(self) -> None:
+        """Have the next round come soon."""
+        ...
+
+    def changed_state(self, worker: Worker, event: Event, now: float) -> None:
+        """Apply an event and say so in the endpoint's log."""
+        ...
+
+    def adopt(self, record: WorkerRecord, now: float) -> Worker:
+        """Take a worker's row into the fleet."""
+        ...
+
+    async def forget(self, worker: Worker) -> None:
+        """Drop a worker whose instance is gone."""
+        ...
+
+    async def changed(self) -> None:
+        """Endpoints or workergroups were written: read them again."""
+        ...
+
+    def is_empty(self, worker: Worker, now: float) -> bool:
+        """Whether a worker has nothing to do."""
+        ...

@@ -1,0 +1,85 @@
+"""Writes down what changed in the fleet, so that a crash at any line loses nothing that counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stoker.autoscaler.plane import Plane
+from stoker.autoscaler.states import ACTIVE
+from stoker.errors import NotFoundError
+from stoker.logs import get_logger
+
+log = get_logger("reconciler")
+
+KEEP_EVERY = 10.0
+"""Seconds between two writings of what was learnt."""
+
+
+class Rows:
+    """The rows of workers and of what they taught."""
+
+    def __init__(self, plane: Plane) -> None:
+        self._plane = plane
+        self._kept_at: float | None = None
+
+    async def write(self) -> None:
+        """Write the rows of all workers that changed.
+
+        Raises:
+            StoreError: the store cannot be written; what is left is written next time.
+        """
+        plane = self._plane
+        for worker_id in list(plane.fleet.dirty):
+            worker = plane.fleet.workers.get(worker_id)
+            # Taken off before it is written: what changes meanwhile puts it on again.
+            plane.fleet.dirty.discard(worker_id)
+            if worker is None:
+                continue
+            ready_at = worker.record.ready_at
+            if worker.state in ACTIVE and ready_at is None:
+                ready_at = plane.wall(worker.state_since)
+            fields: dict[str, Any] = {
+                "state": worker.state.value,
+                "desired": worker.goal,
+                "instance_id": worker.instance_id,
+                "perf": worker.perf,
+                "url": worker.url,
+                "ready_at": ready_at,
+                "error": worker.error[:500],
+                "revision": worker.revision,
+                "boot_id": worker.boot_id,
+                "state_since": plane.wall(worker.state_since),
+                "state_seconds": worker.state_seconds,
+            }
+            try:
+                worker.record = await plane.store.update_worker(worker.id, **fields)
+            except NotFoundError:
+                log.debug("the worker was forgotten meanwhile", worker=worker.id)
+            except BaseException:
+                plane.fleet.dirty.add(worker_id)
+                raise
+
+    async def write_all(self, now: float, *, at_once: bool = False) -> None:
+        """Write the rows, and what was learnt where that is due.
+
+        Args:
+            now: on the control plane's own clock.
+            at_once: write what was learnt in any case.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        await self.write()
+        await self._keep_experience(now, at_once)
+
+    async def _keep_experience(self, now: float, at_once: bool) -> None:
+        plane = self._plane
+        experience = plane.experience
+        due = self._kept_at is None or now - self._kept_at >= KEEP_EVERY
+        if not experience.dirty or not (due or at_once):
+            return
+        self._kept_at = now
+        groups = [plane.fleet.groups[i] for i in experience.dirty if i in plane.fleet.groups]
+        taken = set(experience.dirty)
+        await plane.store.keep_experience({g.id: experience.written(g, plane.wall) for g in groups})
+        experience.dirty -= taken
