@@ -6,6 +6,7 @@ import pytest
 from stoker.autoscaler.controlplane import ControlPlane
 from stoker.autoscaler.front import FrontDoor
 from stoker.autoscaler.identity import Identity, hash_key
+from stoker.autoscaler.planning import plan
 from stoker.errors import ProviderError
 from stoker.http import HttpServer, Origin, UpstreamPool, fetch
 from stoker.providers import Instance, Offer
@@ -72,6 +73,11 @@ class Shelf:
     async def start(self, instance_id):
         await self._become("start", instance_id, "running")
 
+    async def update(self, instance_id, spec):
+        self.asked.append(("update", instance_id, spec.revision))
+        if self.fail:
+            raise ProviderError(self.fail)
+
     async def stop(self, instance_id):
         await self._become("stop", instance_id, "stopped")
 
@@ -97,6 +103,10 @@ class House:
     def __init__(self, directory, identity):
         self.directory, self.identity = directory, identity
         self.clock, self.shelf = Clock(), Shelf()
+        self.planner = plan
+
+    def plan(self, snapshot, now):
+        return self.planner(snapshot, now)
 
     async def open(self):
         self.store = await Store.open(self.directory / "stoker.db", clock=self.clock.wall)
@@ -106,6 +116,7 @@ class House:
             self.identity,
             {"local": self.shelf},
             report_addr="http://127.0.0.1:1",
+            planner=self.plan,
             clock=self.clock,
             wall_clock=self.clock.wall,
         )

@@ -1,7 +1,20 @@
 import asyncio
+from itertools import pairwise
+
+import pytest
+from msgspec.structs import replace
 
 from stoker.autoscaler.acting import DRAIN_LIMIT, REPEAT_AFTER
+from stoker.autoscaler.planning import Plan
+from stoker.autoscaler.reconciler import GONE_AFTER
 from stoker.autoscaler.states import WorkerState
+from stoker.errors import ProviderError
+from stoker.providers import Instance
+from stoker.wire import EndpointParameters
+
+KEPT = EndpointParameters(
+    min_load=1.0, cold_workers=1, max_workers=4, inactivity_timeout=-1.0, cold_mult=1.0
+)
 
 
 async def test_a_note_is_said_once_however_long_it_holds(house):
@@ -53,3 +66,255 @@ async def test_the_seconds_of_a_worker_are_counted_by_its_state(house):
     house.clock.seconds += 3.0
     await house.settle(rounds=1)
     assert house.plane.reconciler.worker_seconds["llm", "idle"] == 3.0
+
+
+@pytest.fixture
+async def worker(house):
+    await house.endpoint(parameters=KEPT)
+    one = await house.ready_worker()
+    await house.settle(rounds=2)
+    return one
+
+
+def creations(house):
+    return [number for verb, number in house.shelf.asked if verb == "create"]
+
+
+async def test_a_worker_that_its_provider_forgets_for_a_round_stays_as_it_is(house, worker):
+    kept = dict(house.shelf.instances)
+    for _ in range(3):
+        house.shelf.instances.clear()
+        await house.settle(rounds=1)
+        house.shelf.instances.update(kept)
+        house.clock.seconds += 1.0
+        await house.report(worker)
+        await house.settle(rounds=2)
+        assert worker.available
+    assert creations(house) == [worker.id]
+
+
+async def test_a_worker_that_is_gone_for_long_is_forgotten_and_made_up_for(house, worker):
+    house.shelf.instances.clear()
+    for _ in range(4):
+        house.clock.seconds += GONE_AFTER / 2
+        await house.settle(rounds=1)
+    assert worker.id not in house.plane.fleet.workers
+    assert len(creations(house)) == 2
+
+
+async def test_a_worker_that_reports_is_there_whatever_its_provider_lists(house, worker):
+    house.shelf.instances.clear()
+    for _ in range(20):
+        house.clock.seconds += 2.0
+        await house.report(worker)
+        await house.settle(rounds=1)
+    assert worker.available
+
+
+async def test_one_list_that_calls_a_worker_stopped_or_failed_costs_nothing(house, worker):
+    (real,) = house.shelf.instances.values()
+    for lie in ("stopped", "failed", "stopping"):
+        house.shelf.instances = {real.id: replace(real, status=lie)}
+        await house.settle(rounds=1)
+        assert worker.available
+        house.shelf.instances = {real.id: real}
+        await house.settle(rounds=1)
+    assert creations(house) == [worker.id]
+
+
+async def test_a_creation_whose_answer_is_lost_is_asked_again_for_the_same_worker(house):
+    await house.endpoint()
+    lost = []
+
+    async def lose(spec):
+        if len(lost) < 2:
+            lost.append(spec)
+            raise TimeoutError
+
+    house.shelf.before_create = lose
+    await house.route()
+    for _ in range(4):
+        await house.route()
+        await house.settle(rounds=1)
+        house.clock.seconds += REPEAT_AFTER
+    assert creations(house) == [1, 1, 1]
+    assert list(house.plane.fleet.workers) == [1]
+    log = await house.log(1)
+    assert "create worker 1: no answer within 120 s: it is asked again" in log["trace"]
+    assert "no answer" not in log["info1"]
+
+
+async def test_an_instance_that_was_made_though_its_answer_was_lost_is_the_workers(house):
+    await house.endpoint()
+
+    async def make_and_lose(spec):
+        made = Instance(id="x", provider="local", worker_id=spec.worker_id, status="running")
+        house.shelf.instances[made.id] = made
+        raise TimeoutError
+
+    house.shelf.before_create = make_and_lose
+    await house.route()
+    await house.settle(rounds=2)
+    (worker,) = house.plane.fleet.workers.values()
+    assert (worker.instance_id, worker.state) == ("x", WorkerState.LOADING)
+    house.clock.seconds += REPEAT_AFTER
+    await house.settle(rounds=2)
+    assert creations(house) == [1]
+
+
+async def test_an_answer_of_another_worker_is_not_taken_for_ones_own(house, worker):
+    other = next(iter(house.shelf.instances.values()))
+    real = house.shelf.create
+
+    async def confuse(offer_id, spec):
+        await real(offer_id, spec)
+        return other
+
+    house.shelf.create = confuse
+    await house.route(cost=1e6)
+    await house.settle(rounds=1)
+    second = max(house.plane.fleet.workers.values(), key=lambda one: one.id)
+    assert (second is not worker, second.instance_id) == (True, None)
+    await house.settle(rounds=1)
+    assert second.instance_id == f"i{second.id}"  # from the list
+    assert worker.instance_id == other.id
+
+
+async def test_an_offer_that_is_gone_when_it_is_taken_is_tried_again_later_and_later(house):
+    await house.endpoint()
+    house.shelf.fail = "no such offer"
+    moments = []
+    for _ in range(60):
+        before = len(creations(house))
+        await house.route()
+        await house.settle(rounds=2)
+        if len(creations(house)) > before:
+            moments.append(house.clock.seconds)
+        house.clock.seconds += 1.0
+    gaps = [later - earlier for earlier, later in pairwise(moments)]
+    assert gaps == sorted(gaps)
+    assert len(moments) <= 7
+    assert house.plane.fleet.workers == {} or len(house.plane.fleet.workers) == 1
+
+
+async def test_a_stray_is_reported_to_its_endpoint_counted_and_destroyed(house, worker):
+    house.shelf.instances["twice"] = Instance(
+        id="twice", provider="local", worker_id=worker.id, status="running"
+    )
+    await house.settle(rounds=1)
+    assert "twice" in house.shelf.instances  # a list may be wrong once
+    await house.settle(rounds=2)
+    assert list(house.shelf.instances) == [worker.instance_id]
+    log = await house.log(worker.endpoint_id)
+    assert log["info0"].count("stray instance twice") == 1
+    _, body = await house.post("/metrics", None, method="GET", key=None, raw=b"")
+    assert b'stoker_stray_instances_total{provider="local"} 1.0' in body
+
+
+async def test_a_stray_of_a_worker_that_was_forgotten_is_told_to_its_endpoint(house, worker):
+    endpoint = worker.endpoint_id
+    left = house.shelf.instances[worker.instance_id]
+    house.plane.reconciler.release(worker, "destroy", house.plane.now(), "destroy worker 1: test")
+    await house.settle()
+    assert worker.id not in house.plane.fleet.workers
+    house.shelf.instances[left.id] = left  # it was not destroyed after all
+    await house.settle()
+    assert left.id not in house.shelf.instances
+    assert f"stray instance {left.id}" in (await house.log(endpoint))["info0"]
+
+
+async def test_notice_that_a_machine_is_taken_away_reaches_the_planner_and_the_log(house, worker):
+    seen = []
+    house.planner = lambda snapshot, now: seen.append(snapshot) or Plan()
+    (real,) = house.shelf.instances.values()
+    leaves = house.clock.wall() + 120.0
+    house.shelf.instances = {real.id: replace(real, leaves_at=leaves)}
+    await house.settle(rounds=2)
+    assert seen[-1].workers[0].leaves_at == house.plane.now() + 120.0
+    log = await house.log(worker.endpoint_id)
+    assert log["info1"].count("its provider takes it away in 120 s") == 1
+    house.clock.seconds += 121.0
+    await house.report(worker)
+    house.shelf.instances.clear()
+    await house.settle(rounds=1)
+    assert worker.id not in house.plane.fleet.workers
+
+
+async def test_a_provider_that_never_lists_holds_up_no_round_for_long(house, worker, monkeypatch):
+    monkeypatch.setattr("stoker.autoscaler.reconciler.LIST_PATIENCE", 0.01)
+
+    async def never():
+        await asyncio.Event().wait()
+
+    house.shelf.list = never
+    for _ in range(3):
+        await asyncio.wait_for(house.plane.step(), 5.0)
+    assert worker.available
+    log = await house.log(worker.endpoint_id)
+    assert log["info0"].count("provider local: has not listed") == 1
+
+
+async def test_a_provider_whose_complaints_differ_each_time_does_not_fill_the_log(house):
+    record = await house.endpoint()
+    numbers = iter(range(1000))
+
+    async def broken():
+        raise ProviderError(f"request {next(numbers)} failed")
+
+    house.shelf.list = broken
+    for _ in range(100):
+        house.clock.seconds += 1.0
+        await house.settle(rounds=1)
+    assert (await house.log(record.id))["info0"].count("failed") <= 3
+
+
+async def test_the_summary_is_in_the_log_at_debug_and_not_each_second(house, worker):
+    count = iter(range(1000))
+    house.planner = lambda _snapshot, _now: Plan(summary=f"need {next(count)}.0/s")
+    for _ in range(60):
+        house.clock.seconds += 1.0
+        await house.report(worker)
+        await house.settle(rounds=1)
+    log = await house.log(worker.endpoint_id)
+    assert 5 <= log["debug"].count("need ") <= 7
+    assert "need " not in log["trace"]
+
+
+async def test_calls_of_providers_and_their_answers_are_in_the_log_at_trace(house, worker):
+    log = await house.log(worker.endpoint_id)
+    assert f"provider local: create worker {worker.id}: done (0.00 s)" in log["trace"]
+    assert f"provider local: worker {worker.id} is running" in log["trace"]
+    assert "provider local" not in log["info1"]
+
+
+async def test_times_in_each_state_go_on_after_a_restart(house, worker):
+    house.clock.seconds += 5.0
+    await house.report(worker)
+    await house.settle(rounds=1)
+    await house.reopen()
+    again = house.plane.fleet.workers[worker.id]
+    assert again.seconds(house.plane.now())["idle"] == pytest.approx(5.0)
+    (info,) = house.plane.workers(worker.endpoint_id)
+    assert info.state_seconds["idle"] == pytest.approx(5.0)
+
+
+async def test_what_was_learnt_is_there_after_a_restart(house, worker):
+    group = worker.record.workergroup_id
+    await house.reopen()
+    assert house.plane.experience.of(group).perfs == {"test": 100.0}
+
+
+async def test_failures_that_used_up_the_budget_are_remembered_over_a_restart(house):
+    await house.endpoint()
+    (group,) = house.plane.fleet.groups
+    learnt = house.plane.experience.of(group)
+    for _ in range(10):
+        learnt.failed.again(house.plane.now())
+    house.plane.experience.dirty.add(group)
+    await house.settle(rounds=1)
+    await house.reopen()
+    await house.route()
+    house.clock.seconds += 1_000.0
+    await house.route()
+    await house.settle()
+    assert creations(house) == []
