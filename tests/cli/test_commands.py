@@ -184,3 +184,30 @@ def test_no_secret_is_in_the_servers_log_or_command_line(stoker):
         assert stoker.key not in " ".join(process.info["cmdline"] or [])
     for file in [stoker.state.parent / "server.log", *stoker.state.rglob("*.log")]:
         assert stoker.key not in file.read_text(errors="replace")
+
+
+def test_the_plan_of_an_endpoint_is_explained(stoker):
+    stoker.wait_for_worker("chat")
+    done = stoker.cli("explain", "chat")
+    assert done.returncode == 0, done.stderr
+    assert "endpoint chat is active; planned at" in done.stdout
+    assert "workergroup" in done.stdout
+    plan = json.loads(stoker.cli("explain", "chat", "--json").stdout)
+    assert [worker["status"] for worker in plan["workers"]] == ["idle"]
+    assert plan["workers"][0]["state_seconds"].keys() >= {"creating", "idle"}
+    assert_mistake(stoker.cli("explain", "none"), "there is no endpoint 'none'")
+
+
+def test_workers_are_shown_with_the_time_in_their_state(stoker):
+    stoker.wait_for_worker("chat")
+    shown = stoker.cli("workers", "chat").stdout
+    assert "for" in shown.splitlines()[0]
+    assert " s " in shown.splitlines()[1]
+
+
+def test_an_update_with_nothing_to_do_says_so_and_an_unknown_workergroup_is_a_mistake(stoker):
+    stoker.wait_for_worker("chat")
+    group = stoker.call("GET", "/api/v0/workergroups/")["results"][0]["id"]
+    assert "run its present settings" in stoker.cli("update", str(group)).stdout
+    assert "no update is under way" in stoker.cli("update", str(group), "--cancel").stdout
+    assert_mistake(stoker.cli("update", "999"), "999")

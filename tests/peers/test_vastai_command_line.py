@@ -68,3 +68,12 @@ def test_it_gets_the_log_of_an_endpoint(vastai, stoker):
     said = vastai("get", "endpt-logs", str(stoker.endpoint("chat")["id"]))
     assert "create worker" in said
     assert "-> idle" in said
+
+
+def test_it_starts_and_cancels_an_update_of_a_workergroups_workers(vastai, endpoint, stoker):
+    vastai("create", "workergroup", "--endpoint_name", "by-hand", "--template_hash", "llamacpp")
+    groups = stoker.call("GET", "/api/v0/workergroups/")["results"]
+    (group,) = [str(g["id"]) for g in groups if g["endpoint_id"] == endpoint["id"]]
+    said = vastai("update", "workers", group, "--raw")
+    assert "all 0 workers run its present settings" in said
+    assert "no update is under way" in vastai("update", "workers", group, "--cancel", "--raw")
