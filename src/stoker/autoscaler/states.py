@@ -11,7 +11,7 @@ Rules:
 * STOPPED only leaves by our decision or because the provider says that it runs: a last report that
   was under way while the worker stopped does not revive it.
 * A worker that reboots to be updated is ready again only after its new boot was heard of: its
-  former boot may report "ready" until its machine ends it.
+  former boot may report "ready" until its machine ends it. Who takes reports tells the two apart.
 * DESTROYING ends in DESTROYED and nowhere else; DESTROYED is final.
 
 Two states are ours alone. **DRAINING** is a ready worker that gets no new request but may have some
@@ -168,12 +168,12 @@ _TABLE: dict[WorkerState, dict[Event, WorkerState]] = {
     _S.STARTING: _COMING_UP | _GONE,
     _S.REBOOTING: _COMING_UP | _GONE,
     _S.UPDATE_READY: _SERVING | {_E.PLAN_REBOOT: _S.UPDATE_REBOOTING, _E.PLAN_START: _S.READY},
-    # No REPORT_READY and no REPORT_OVERDUE: the one is of the former boot, and a new one that has
-    # not reported yet owes us nothing.
+    # No REPORT_OVERDUE: a new boot that has not reported yet owes us nothing.
     _S.UPDATE_REBOOTING: _GONE
     | {
         _E.REPORT_LOADING: _S.UPDATE_STARTING,
         _E.REBOOTED: _S.UPDATE_STARTING,
+        _E.REPORT_READY: _S.READY,
         _E.REPORT_ERROR: _S.ERROR,
         _E.PROVIDER_FAILED: _S.ERROR,
         _E.PLAN_DESTROY: _S.DESTROYING,
