@@ -18,7 +18,7 @@ from stoker.autoscaler.hearing import BEAT
 from stoker.autoscaler.identity import Identity, Keyring
 from stoker.autoscaler.journal import Journal
 from stoker.autoscaler.metrics import render
-from stoker.autoscaler.planning import plan
+from stoker.autoscaler.planning import Forecaster, plan
 from stoker.autoscaler.reconciler import REPORT_DEADLINE, Planner, Reconciler
 from stoker.autoscaler.recording import Recordings
 from stoker.autoscaler.router import Assigned, Router
@@ -74,6 +74,7 @@ class ControlPlane(Asked):
         self.report_addr = report_addr
         self.ticket_lifetime = TICKET_LIFETIME
         self.fleet = Fleet()
+        self.forecasters: dict[int, Forecaster] = {}
         self.experience = Experience()
         self.keyring = Keyring()
         self.recordings = Recordings()
@@ -329,6 +330,7 @@ class ControlPlane(Asked):
         for endpoint_id in set(self.fleet.endpoints) - kept:
             self.router.remove_endpoint(endpoint_id, now)
             self.recordings.forget(endpoint_id)
+            self.forecasters.pop(endpoint_id, None)
         for group in groups:
             former = self.fleet.groups.get(group.id, group)
             if former != group:

@@ -10,6 +10,7 @@ from stoker.autoscaler.fleet import Endpoint, Worker
 from stoker.autoscaler.plane import Plane
 from stoker.autoscaler.planning import (
     EndpointSnapshot,
+    Forecaster,
     GroupSnapshot,
     OfferSnapshot,
     WorkerSnapshot,
@@ -21,7 +22,7 @@ from stoker.providers import Offer
 def snapshot(
     plane: Plane, endpoint: Endpoint, offers: Mapping[str, Sequence[Offer]], now: float
 ) -> EndpointSnapshot:
-    """One endpoint as the planner sees it."""
+    """One endpoint as the planner sees it; its forecaster takes note of what came."""
     fleet = plane.fleet
     groups = []
     for group in fleet.groups_of(endpoint.id):
@@ -46,7 +47,7 @@ def snapshot(
     if demand.last_request_at is None:
         # What came before a restart is not known: so it counts as having come just then.
         demand = replace(demand, last_request_at=plane.loaded_at)
-    return EndpointSnapshot(
+    seen = EndpointSnapshot(
         endpoint_id=endpoint.id,
         name=endpoint.name,
         parameters=endpoint.parameters,
@@ -54,6 +55,10 @@ def snapshot(
         workers=tuple(_worker(plane, worker) for worker in fleet.of_endpoint(endpoint.id)),
         groups=tuple(groups),
     )
+    forecaster = plane.forecasters.get(endpoint.id)
+    if forecaster is None:
+        forecaster = plane.forecasters[endpoint.id] = Forecaster()
+    return replace(seen, outlook=forecaster.observe(seen, now))
 
 
 def _offers(learnt: Learnt, offers: Mapping[str, Sequence[Offer]]) -> tuple[OfferSnapshot, ...]:

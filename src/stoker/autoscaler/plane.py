@@ -10,6 +10,7 @@ from typing import Protocol
 from stoker.autoscaler.experience import Experience
 from stoker.autoscaler.fleet import Fleet, Worker
 from stoker.autoscaler.journal import Journal
+from stoker.autoscaler.planning import Forecaster
 from stoker.autoscaler.router import Router
 from stoker.autoscaler.states import Event
 from stoker.providers import Provider
@@ -24,6 +25,7 @@ class Plane(Protocol):
     fleet: Fleet
     experience: Experience
     router: Router
+    forecasters: dict[int, Forecaster]
     journal: Journal
     report_addr: str
     loaded_at: float

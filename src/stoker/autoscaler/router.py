@@ -356,6 +356,8 @@ class Router:
             booked_load=endpoint.booked_load,
             booked_count=endpoint.booked_count,
             last_request_at=endpoint.last_request_at,
+            arrived_load=endpoint.arrivals.total_load,
+            arrived_count=endpoint.arrivals.total_count,
         )
 
     def worker(self, worker_id: int) -> WorkerView | None:

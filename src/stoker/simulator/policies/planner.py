@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from stoker.autoscaler.planning import Action, EndpointSnapshot, PlannerSettings, plan
+from stoker.autoscaler.planning import (
+    Action,
+    EndpointSnapshot,
+    Forecaster,
+    PlannerSettings,
+    plan,
+)
 from stoker.simulator.policies.base import Traffic
 
 
 class Planner:
-    """Calls `stoker.autoscaler.planning.plan`."""
+    """Calls `stoker.autoscaler.planning.plan` with the outlook of a `Forecaster`."""
 
     def __init__(self, settings: PlannerSettings | None = None, name: str = "stoker") -> None:
         self.name = name
         self._settings = settings or PlannerSettings()
+        self._forecaster = Forecaster(self._settings)
 
     def decide(self, snapshot: EndpointSnapshot, traffic: Traffic, now: float) -> Sequence[Action]:
         """What to do now; `traffic` is for the others."""
-        return plan(snapshot, now, self._settings).actions
+        outlook = self._forecaster.observe(snapshot, now)
+        return plan(replace(snapshot, outlook=outlook), now, self._settings).actions
