@@ -280,7 +280,8 @@ class Forecaster:
         anticipated = predicted * candidate.margin
         clearing = self._clearing(demand, fleet, around)
         need = anticipated / util + clearing
-        if need >= self._peak or now - self._peak_at >= candidate.hold or now < self._peak_at:
+        hold = max(candidate.hold, around.coming_seconds)
+        if need >= self._peak or now - self._peak_at >= hold or now < self._peak_at:
             self._peak, self._peak_at = need, now
         floor = candidate.floor * around.perf
         needed = max(self._peak, floor)
@@ -290,7 +291,7 @@ class Forecaster:
             )
         elif self._peak > need:
             ago = now - self._peak_at
-            why = f"needed {self._peak:.1f}/s {ago:.0f} s ago, held for {candidate.hold:.0f} s"
+            why = f"needed {self._peak:.1f}/s {ago:.0f} s ago, held for {hold:.0f} s"
         else:
             why = (
                 f"load {predicted:.1f}/s ({PREDICTORS[candidate.predictor]}) "

@@ -34,8 +34,9 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
-MARGINS = (0.9, 1.0, 1.1, 1.25, 1.5)
-"""0.9 with a target_util of 0.9 is as much as arrives: slots take up what it lacks for seconds."""
+MARGINS = (0.95, 1.0, 1.1, 1.25, 1.5)
+"""Slots take up what 0.95 lacks for seconds. With 0.9 (all that arrives, at a target_util of 0.9)
+or with floors alone, a load that was steady for half an hour was late at its first surge."""
 
 HOLDS = (15.0, 60.0, 300.0)
 
@@ -73,6 +74,12 @@ class Surroundings:
     """Seconds in which what is over the slots is to be worked off."""
     max_workers: int
 
+    @property
+    def coming_seconds(self) -> float:
+        """How long a worker takes to come. Nobody lets one go sooner than that: it would be paid
+        for, and never serve."""
+        return self.start_seconds if self.stoppable else self.create_seconds
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -82,7 +89,7 @@ class Candidate:
     """Which of the predictions it follows, by place."""
     margin: float
     hold: float
-    """Seconds."""
+    """Seconds; at least as many as a worker takes to come."""
     floor: int
     """Workers."""
 
@@ -218,7 +225,8 @@ class Rehearsal:
         need += over
         need /= np.float32(around.perf)
         self._peak_age += np.float32(seconds)
-        new = (need >= self._peak) | (self._peak_age >= self._hold)
+        hold = np.maximum(self._hold, np.float32(around.coming_seconds))
+        new = (need >= self._peak) | (self._peak_age >= hold)
         self._peak = np.where(new, need, self._peak)
         self._peak_age[new] = 0.0
         after = np.maximum(self._floor, np.ceil(self._peak - np.float32(1e-4)))
