@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import load
+from benchmarks import load, routing
 from benchmarks.subjects import BareRelay, Nginx, Subject, Worker, upstream
 
 SUBJECTS: list[type[Subject]] = [Nginx, BareRelay, Worker]
@@ -110,6 +110,7 @@ def main() -> None:
     parser.add_argument("--loader", choices=("auto", "wrk", "own"), default="auto")
     parser.add_argument("--only", action="append", help="part of a subject's name")
     parser.add_argument("--skip-sse", action="store_true")
+    parser.add_argument("--skip-routing", action="store_true")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     given = parser.parse_args()
     if given.rounds < 1:
@@ -165,8 +166,9 @@ def main() -> None:
                             subject, streams, 2 * load.STREAMS, port, stream=True, alone_on=alone_on
                         )
                         figures["chunk"].setdefault(subject.name, []).append(spent)
+    routed = {} if given.skip_routing else routing.measure(given.rounds)
     if given.json:
-        print(json.dumps({"loader": by, "us": figures}))
+        print(json.dumps({"loader": by, "us": figures, "routing": routed}))
         return
     print("CPU time of the process in front, user and system; median of", given.rounds, "turns")
     if alone_on is not None:
@@ -178,6 +180,8 @@ def main() -> None:
     )
     if figures["chunk"]:
         table(f"Streamed answer (SSE), {load.STREAMS} streams", "us/chunk", figures["chunk"])
+    if routed:
+        routing.show(routed)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,11 @@ KINDS = (100.0, 200.0, 400.0, 1000.0)
 CYCLES = 20_000
 """Cycles in a turn."""
 
+BATCH = 20
+"""Calls of a kind in a row: their CPU time is measured together."""
+
+PARTS = ("a decision (route)", "a report", "a finish")
+
 KEYS = 100
 
 
@@ -79,8 +84,8 @@ class Fleet:
         for _ in range(AT_WORK * size):
             self.route()
         before = len(self.calls)
-        for _ in range(cycles):
-            self.cycle()
+        for _ in range(cycles // BATCH):
+            self.batch()
         self.again = Router(1)
         self.again.add_endpoint(1, max_queue_time=30.0)
         for worker_id in self.workers:
@@ -88,6 +93,8 @@ class Fleet:
         for method, args in self.calls[:before]:
             method(self.again, *args)
         self.rest = iter(self.calls[before:])
+        self.last: dict[str, float] = {}
+        """Microseconds of the last turn, by part."""
 
     def _do(self, method: Callable[..., Any], *args: Any) -> Any:
         self.calls.append((method, args))
@@ -121,25 +128,32 @@ class Fleet:
         worker.load += cost
         self.order.append(answer)
 
-    def cycle(self) -> None:
-        """A request comes, its worker reports, and the oldest one ends."""
+    def batch(self) -> None:
+        """Some requests come, their workers report, and as many of the oldest end."""
         self.now += 1e-4
-        self.route()
-        self.report(self.order[-1].worker_id)
-        oldest = self.order.popleft()
-        worker = self.workers[oldest.worker_id]
-        worker.load -= worker.requests.pop(oldest.request_idx)
-        ended = [FinishedRequest(oldest.request_idx)]
-        self._do(Router.finished, oldest.worker_id, ended, self.now)
+        for _ in range(BATCH):
+            self.route()
+        for answer in [self.order[n] for n in range(-BATCH, 0)]:
+            self.report(answer.worker_id)
+        for _ in range(BATCH):
+            oldest = self.order.popleft()
+            worker = self.workers[oldest.worker_id]
+            worker.load -= worker.requests.pop(oldest.request_idx)
+            ended = [FinishedRequest(oldest.request_idx)]
+            self._do(Router.finished, oldest.worker_id, ended, self.now)
 
     def turn(self, cycles: int) -> float:
         """Microseconds of CPU time per cycle."""
-        router = self.again
-        calls = list(islice(self.rest, 3 * cycles))
-        began = time.process_time()
-        for method, args in calls:
-            method(router, *args)
-        return (time.process_time() - began) / cycles * 1e6
+        router, spent = self.again, dict.fromkeys(PARTS, 0.0)
+        for _ in range(cycles // BATCH):
+            for part in PARTS:
+                calls = list(islice(self.rest, BATCH))
+                began = time.process_time()
+                for method, args in calls:
+                    method(router, *args)
+                spent[part] += time.process_time() - began
+        self.last = {part: seconds / cycles * 1e6 for part, seconds in spent.items()}
+        return sum(self.last.values())
 
     def decisions(self, count: int) -> float:
         """Microseconds of CPU time of the choice alone, which books nothing."""
@@ -184,7 +198,7 @@ class Crowd:
         return (time.process_time() - began) / cycles * 1e6
 
 
-def measure(rounds: int) -> dict[str, dict[str, float]]:
+def measure(rounds: int, cycles: int = CYCLES) -> dict[str, dict[str, float]]:
     """Median microseconds by what is measured and size; and the ratio of the last to the first."""
     gc.disable()
     figures: dict[str, dict[str, list[float]]] = {}
@@ -195,7 +209,7 @@ def measure(rounds: int) -> dict[str, dict[str, float]]:
     }
     fleets = {
         name: {
-            str(size): Fleet(size, CYCLES * rounds, slots=slots, affinity=affinity)
+            str(size): Fleet(size, cycles * rounds, slots=slots, affinity=affinity)
             for size in SIZES
         }
         for name, (slots, affinity) in kinds.items()
@@ -204,13 +218,16 @@ def measure(rounds: int) -> dict[str, dict[str, float]]:
     for _ in range(rounds):
         for name, by_size in fleets.items():
             for size, fleet in by_size.items():
-                figures.setdefault(name, {}).setdefault(size, []).append(fleet.turn(CYCLES))
+                figures.setdefault(name, {}).setdefault(size, []).append(fleet.turn(cycles))
+                for part, spent in fleet.last.items():
+                    if name == "request":
+                        figures.setdefault(part, {}).setdefault(size, []).append(spent)
         for size, fleet in fleets["request"].items():
             choice = figures.setdefault("the choice alone", {})
-            choice.setdefault(size, []).append(fleet.decisions(CYCLES))
+            choice.setdefault(size, []).append(fleet.decisions(cycles))
         for size, crowd in crowds.items():
             figures.setdefault("held, by number held", {}).setdefault(size, []).append(
-                crowd.turn(CYCLES)
+                crowd.turn(cycles)
             )
     result = {}
     for name, values in figures.items():
@@ -231,9 +248,10 @@ def show(result: dict[str, dict[str, float]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.routing", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="turns of each size")
+    parser.add_argument("--cycles", type=int, default=CYCLES, help="requests in a turn")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     given = parser.parse_args()
-    result = measure(given.rounds)
+    result = measure(given.rounds, given.cycles)
     if given.json:
         print(json.dumps(result))
     else:

@@ -28,6 +28,7 @@ def test_each_subject_is_measured_beside_nginx(nginx):
         [
             *(sys.executable, "-m", "benchmarks"),
             *("--rounds", "1", "--count", "300", "--skip-sse", "--json", "--loader", "own"),
+            "--skip-routing",
         ],
         cwd=ROOT,
         capture_output=True,
@@ -64,3 +65,17 @@ def test_bodies_and_streams_pass_with_bounded_memory():
     assert max(body["peak_kib"] for body in figures["bodies"]) < 8 * 1024
     assert {"stoker relay", "stoker worker"} <= figures["stream_kib"].keys()
     assert max(figures["stream_kib"].values()) < 100
+
+
+def test_routing_is_measured_for_each_size_of_fleet():
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.routing", "--json", "--rounds", "1", "--cycles", "40"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert {"request", "a decision (route)", "held, by number held"} <= set(figures)
+    assert all(set(row) == {"10", "100", "1000", "10000", "ratio"} for row in figures.values())

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stoker.autoscaler.affinity import MAX_HOLDERS, CacheTable
+from stoker.autoscaler.affinity import MAX_HOLDERS, START_PATIENCE, CacheTable
 from stoker.autoscaler.router import Assigned, Router
 from stoker.wire import FinishedRequest, WorkerStatus
 
@@ -91,7 +91,7 @@ def test_nobody_waits_longer_for_a_cache_than_the_patience(
         at_work.append(answer)
         assert plain is not None
         chosen = answer.worker_id
-        assert starts[chosen] <= starts[plain.worker_id] + patience + 1e-9
+        assert starts[chosen] <= starts[plain.worker_id] + min(patience, START_PATIENCE) + 1e-9
         assert finishes[chosen] <= finishes[plain.worker_id] + patience + 1e-9
         if rng.random() < 0.3:  # type: ignore[attr-defined]
             end(router, at_work.pop(0))

@@ -12,10 +12,10 @@ Inference Extension, SGLang's and Ray's prefix-aware routers).
 
 Rules:
 
-* **Bound on imbalance**: the known worker is taken only if it would start the request at most
-  `patience` seconds later than the best one, and finish it at most `patience` seconds later. Else
-  the best one is taken, and is known for the name as well from then on. So a name that everybody
-  uses (a system prompt) spreads over as many workers as it needs.
+* **Bound on imbalance**: the known worker is taken only if it would finish the request at most
+  `patience` seconds later than the best one, and begin it at most `START_PATIENCE` seconds later.
+  Else the best one is taken, and is known for the name as well from then on. So a name that
+  everybody uses (a system prompt) spreads over as many workers as it needs.
 * Up to `MAX_HOLDERS` workers are known for a name, those that got it last; among them, the one that
   would finish first. A shorter prefix is looked at when no holder of the longer ones is good.
 * Names are kept as 64-bit hashes, up to `limit` of them over all endpoints; the one that was not
@@ -32,8 +32,12 @@ from stoker.autoscaler.booking import Request, WorkerBook
 
 MAX_HOLDERS = 4
 
-PATIENCE = 1.0
-"""Seconds that a request may start or finish later for the sake of a cache."""
+PATIENCE = 3.0
+"""Seconds that a request may be expected to finish later for the sake of a cache. Measured
+(docs/routing.md): less loses hits, more gains none and takes longer to leave a busy worker."""
+
+START_PATIENCE = 0.5
+"""Seconds that it may be expected to wait longer for a slot: a cache saves work, not waiting."""
 
 MAX_NAMES = 100_000
 """About 20 MB."""
@@ -96,7 +100,7 @@ class CacheTable:
             max_queue_time: seconds; see `WorkerBook.takes`.
         """
         cost = request.cost
-        start_by = best.start_after() + self.patience
+        start_by = best.start_after() + min(self.patience, START_PATIENCE)
         finish_by = best.finish_after(cost) + self.patience
         for name in reversed(request.affinity):
             good = [

@@ -93,11 +93,13 @@ class WorkerBook:
     """Requests that it works on at once; 0: not known."""
     reported: float = 0.0
     reported_requests: int = 0
+    has: dict[int, Request] = field(default_factory=dict)
+    """Its requests, by `request_idx`: those that are BOOKED (unseen) and those that are WORKING."""
+    unseen: int = 0
+    """How many are BOOKED."""
     unseen_load: float = 0.0
-    unseen: dict[int, Request] = field(default_factory=dict)
-    working: dict[int, Request] = field(default_factory=dict)
     working_cost: float = 0.0
-    """What the requests in `working` were booked with."""
+    """What those that are WORKING were booked with."""
     last_turn: int = 0
     """When it was last chosen, in turns: breaks ties."""
     idle_since: float = 0.0
@@ -121,8 +123,8 @@ class WorkerBook:
     @property
     def requests(self) -> int:
         """Requests that it has or is about to get."""
-        seen, working = self.reported_requests, len(self.working)
-        return (seen if seen > working else working) + len(self.unseen)
+        told, known = self.reported_requests + self.unseen, len(self.has)
+        return told if told > known else known
 
     @property
     def idle(self) -> bool:
@@ -163,28 +165,30 @@ class WorkerBook:
         request.reqnum = self.next_reqnum
         request.phase = Phase.BOOKED
         self.next_reqnum += 1
-        self.unseen[request.idx] = request
+        self.has[request.idx] = request
+        self.unseen += 1
         self.unseen_load += request.cost
 
     def see(self, request: Request) -> None:
         """A report names it: its load is in the reported figure."""
-        self._drop_unseen(request)
+        if request.phase is Phase.WORKING:
+            return
+        if request.phase is Phase.BOOKED:
+            self._drop_unseen(request)
+        self.has[request.idx] = request
         request.phase = Phase.WORKING
-        if request.idx not in self.working:
-            self.working[request.idx] = request
-            self.working_cost += request.cost
+        self.working_cost += request.cost
 
     def let_go(self, request: Request, now: float) -> None:
         """It is finished, released or lost: its load goes, and it is OVER."""
-        if request.idx in self.unseen:
-            self._drop_unseen(request)
-        elif self.working.pop(request.idx, None) is not None:
-            self.reported = max(0.0, self.reported - self._share(request))
-            self.reported_requests = max(0, self.reported_requests - 1)
-            if self.working:
-                self.working_cost = max(0.0, self.working_cost - request.cost)
+        if self.has.pop(request.idx, None) is not None:
+            if request.phase is Phase.BOOKED:
+                self._drop_unseen(request)
             else:
-                self.working_cost = 0.0
+                self.reported = max(0.0, self.reported - self._share(request))
+                self.reported_requests = max(0, self.reported_requests - 1)
+                left = max(0.0, self.working_cost - request.cost)
+                self.working_cost = left if len(self.has) > self.unseen else 0.0
         request.phase = Phase.OVER
         if self.idle:
             self.idle_since = now
@@ -196,10 +200,10 @@ class WorkerBook:
         return request.cost * self.reported / self.working_cost
 
     def _drop_unseen(self, request: Request) -> None:
-        if self.unseen.pop(request.idx, None) is not None:
-            # Exactly 0 when none is left, so that rounding errors do not add up over months.
-            left = max(0.0, self.unseen_load - request.cost)
-            self.unseen_load = left if self.unseen else 0.0
+        self.unseen -= 1
+        # Exactly 0 when none is left, so that rounding errors do not add up over months.
+        left = max(0.0, self.unseen_load - request.cost)
+        self.unseen_load = left if self.unseen else 0.0
 
 
 @dataclass(frozen=True, slots=True)

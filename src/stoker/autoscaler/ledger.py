@@ -102,7 +102,7 @@ class Ledger:
 
     def lose(self, worker: WorkerBook, now: float) -> None:
         """What a worker had, or was to get, is lost."""
-        for request in [*worker.unseen.values(), *worker.working.values()]:
+        for request in list(worker.has.values()):
             self.end(request, worker, now)
         worker.reported, worker.reported_requests = 0.0, 0
         self.endpoint_of(worker).settle(worker)
@@ -186,17 +186,15 @@ class Ledger:
         worker.perf = status.max_perf if status.max_perf > 0 else self._default_perf
         worker.slots = max(0, status.slots)
         named = set(status.working_request_idxs)
-        for idx in [i for i in worker.working if i not in named]:
-            # It has gone without a finish, which may be lost or follow.
-            self.end(worker.working[idx], worker, now)
+        for request in [one for idx, one in worker.has.items() if idx not in named]:
+            if request.phase is Phase.WORKING:
+                # It has gone without a finish, which may be lost or follow.
+                self.end(request, worker, now)
         for idx in named:
-            request = worker.unseen.get(idx)
-            if request is None and idx not in worker.working:
-                known = self.requests.get(idx)
-                if known is not None and known.phase is Phase.OVER:
-                    request = known if known.worker_id == worker.worker_id else None
-            if request is not None:
-                worker.see(request)
+            known = worker.has.get(idx) or self.requests.get(idx)
+            # One that was assigned elsewhere meanwhile, or is held, is no longer this worker's.
+            if known is not None and known.worker_id == worker.worker_id:
+                worker.see(known)
         worker.reported = max(0.0, status.cur_load)
         worker.reported_requests = max(0, status.num_requests_working)
         if worker.idle and not was_idle:
@@ -215,7 +213,7 @@ class Ledger:
         """Take note that requests left a worker; whether any of them was there."""
         found = False
         for one in requests:
-            request = worker.unseen.get(one.request_idx) or worker.working.get(one.request_idx)
+            request = worker.has.get(one.request_idx)
             if request is not None:
                 found = True
                 self.end(request, worker, now)

@@ -69,7 +69,7 @@ class Router:
             default_perf: load units per second of a worker that has not told its perf.
             silence: seconds without a report after which a worker that is taken out of rotation is
                 taken as lost: it reports at least every 10 s, and 3 s are for a late report.
-            affinity_patience: seconds that a request may start or finish later for a cache.
+            affinity_patience: seconds that a request may finish later for a cache.
             on_assigned: called when a held request gets a worker, unless the call that returns it
                 is its own `route`. The answer says whether the client was told (it waited); if
                 not, its next poll gets the worker. It must not call the router.
@@ -478,7 +478,9 @@ class Router:
 
     def _return_promised(self, worker: WorkerBook, now: float) -> EndpointBook:
         endpoint = self._ledger.endpoint_of(worker)
-        for request in [one for one in worker.unseen.values() if not one.answered]:
+        for request in list(worker.has.values()):
+            if request.answered or request.phase is not Phase.BOOKED:
+                continue
             worker.let_go(request, now)
             self._hold(request)
             endpoint.held.give_back(request)
