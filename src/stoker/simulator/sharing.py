@@ -19,7 +19,7 @@ from collections import deque
 class Job:
     """One request of the trace on its way through the simulation."""
 
-    __slots__ = ("arrived", "begun", "index", "load", "number", "over", "retries", "worker")
+    __slots__ = ("arrived", "begun", "index", "load", "number", "over")
 
     def __init__(self, index: int, arrived: float, load: float) -> None:
         self.index = index
@@ -32,9 +32,6 @@ class Job:
         """When its service began; the last time if it was lost and repeated."""
         self.over = False
         """Finished or given up."""
-        self.retries = 0
-        self.worker = 0
-        """Id of the worker that has it; 0: none."""
 
 
 class Sharing:
