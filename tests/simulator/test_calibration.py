@@ -21,8 +21,9 @@ def azure() -> Trace:
     return read_trace(Path(__file__).parents[1] / "data" / "azure_llm_2023_conv.csv")
 
 
-def run(trace: Trace, policy: str) -> Result:
-    return simulate(trace, policy, SimulatorSettings(stoppable=False), UNLIMITED, timeline=False)
+def run(trace: Trace, policy: str, warm_up: float = 180.0) -> Result:
+    given = SimulatorSettings(stoppable=False, warm_up=warm_up)
+    return simulate(trace, policy, given, UNLIMITED, timeline=False)
 
 
 def test_six_workers_cost_a_third_more_than_the_fluid_bound_and_nobody_waits(azure: Trace) -> None:
@@ -35,15 +36,17 @@ def test_five_are_too_few(azure: Trace) -> None:
     assert run(azure, "fixed:5").over_limit > 0.01
 
 
-@pytest.mark.parametrize(
-    ("util", "ratio", "over"), [(0.8, 1.37, (0.0, 0.0005)), (0.85, 1.30, (0.01, 0.025))]
-)
-def test_a_target_utilisation_gives_what_it_gave_there(
-    azure: Trace, util: float, ratio: float, over: tuple[float, float]
-) -> None:
-    result = run(azure, f"target_util:{util}")  # 1.37, 0.0%; 1.30, 1.9%
-    assert result.ratio == pytest.approx(ratio, abs=0.01)
-    assert over[0] <= result.over_limit <= over[1]
+def test_a_target_utilisation_gives_what_it_gave_there(azure: Trace) -> None:
+    # 1.37, 0.0%; 1.30, 1.9%. What came while there was one worker is only just served at 180 s:
+    # up to half a percent of all is of that backlog.
+    eighty, higher = run(azure, "target_util:0.8"), run(azure, "target_util:0.85")
+    assert eighty.ratio == pytest.approx(1.37, abs=0.01)
+    assert eighty.over_limit <= 0.006
+    assert higher.ratio == pytest.approx(1.30, abs=0.01)
+    assert 0.01 <= higher.over_limit <= 0.025
+    # After the backlog nobody waits at 0.8, and some do at 0.85.
+    assert run(azure, "target_util:0.8", warm_up=210.0).over_limit == 0
+    assert run(azure, "target_util:0.85", warm_up=210.0).over_limit > 0.005
 
 
 def test_knative_swings_at_twice_the_cost_while_many_wait(azure: Trace) -> None:
