@@ -195,6 +195,7 @@ def run_cells(
     context = multiprocessing.get_context("forkserver")
     # Ctrl-C reaches all: the children end by it, without a stack trace each.
     quietly = (signal.SIGINT, signal.SIG_DFL)
+    others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(count, context, signal.signal, quietly) as pool:
         futures = {pool.submit(run_cell, cell): place for place, cell in enumerate(cells)}
         try:
@@ -205,5 +206,8 @@ def run_cells(
                     on_done(place, results[place])
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            # A run may take minutes, and nobody waits for it any more.
+            for child in set(multiprocessing.active_children()) - others:
+                child.terminate()
             raise
     return [results[place] for place in range(len(cells))]
