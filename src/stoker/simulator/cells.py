@@ -5,9 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
+from multiprocessing import forkserver
 
 import msgspec
 
@@ -165,6 +167,20 @@ def _best_fixed(cell: Cell, share: float) -> Result:
     )
 
 
+def _start_fork_server() -> None:
+    """Have our children ignore Ctrl-C, which reaches all: we end them, without a stack trace each.
+
+    What a process ignores, those that it starts ignore.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return  # where signals cannot be set, nobody presses Ctrl-C for us
+    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, former)
+
+
 def run_cells(
     cells: Sequence[Cell],
     *,
@@ -193,10 +209,9 @@ def run_cells(
         return [results[place] for place in range(len(cells))]
     # Not fork: a process with threads (a progress bar's) is not safe to fork.
     context = multiprocessing.get_context("forkserver")
-    # Ctrl-C reaches all: the children end by it, without a stack trace each.
-    quietly = (signal.SIGINT, signal.SIG_DFL)
+    _start_fork_server()
     others = set(multiprocessing.active_children())
-    with ProcessPoolExecutor(count, context, signal.signal, quietly) as pool:
+    with ProcessPoolExecutor(count, context) as pool:
         futures = {pool.submit(run_cell, cell): place for place, cell in enumerate(cells)}
         try:
             for future in as_completed(futures):
