@@ -50,8 +50,9 @@ format: develop ## Let ruff mend style and imports
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: develop ## Measure the data path beside its peers
+bench: develop ## Measure the data path beside its peers, and the planner
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.planning
 
 clean: ## Remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

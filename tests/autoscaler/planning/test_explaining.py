@@ -88,3 +88,10 @@ def test_a_plan_is_told_in_lines() -> None:
 
 def test_a_plan_that_does_nothing_is_told_too() -> None:
     assert "action: none" in explain(decide(steady(40.0), worker(1)))
+
+
+def test_a_suspended_endpoint_still_shows_its_figures() -> None:
+    decided = decide(held(3), worker(1), scaling=parameters(endpoint_state="suspended"))
+    assert decided.summary == "suspended: workers stay as they are"
+    assert decided.explanation is not None
+    assert (decided.explanation.active, decided.explanation.held) == (50.0, 3)

@@ -210,6 +210,9 @@ class Fleet(RuleBasedStateMachine):
         assert len(ids) == len(set(ids)), "a worker is decided about once"
         assert decided.explanation is not None
         assert decided.explanation.binds
+        for offer in before.groups[0].offers:
+            orders = sum(action.offer_id == offer.id for action in decided.actions)
+            assert orders <= offer.available
         leaving = {action.worker_id for action in decided.actions if "drain" in action.reason}
         for action in decided.actions:
             assert "\n" not in action.reason
@@ -253,8 +256,6 @@ class Fleet(RuleBasedStateMachine):
     def check_caps(self, before: EndpointSnapshot, after: EndpointSnapshot) -> None:
         had, has = (sum(w.state in EXISTS for w in each.workers) for each in (before, after))
         assert has <= max(had, self.parameters.max_workers)
-        for offer in after.groups[0].offers:
-            assert offer.available >= 0
         for group in self.groups.values():
             if group.max_workers is not None:
                 had, has = (
@@ -518,4 +519,4 @@ class Fleet(RuleBasedStateMachine):
 
 
 TestFleet = Fleet.TestCase
-TestFleet.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestFleet.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)

@@ -31,13 +31,15 @@ from stoker.wire import EndpointParameters
 
 NOW = 1000.0
 
-many = settings(max_examples=120, deadline=None)
+many = settings(max_examples=150, deadline=None)
 
 EVENTS = {
     ActionKind.START: Event.PLAN_START,
     ActionKind.DRAIN: Event.PLAN_DRAIN,
     ActionKind.STOP: Event.PLAN_STOP,
     ActionKind.DESTROY: Event.PLAN_DESTROY,
+    ActionKind.UPDATE: Event.PLAN_UPDATE,
+    ActionKind.REBOOT: Event.PLAN_REBOOT,
 }
 
 loads = st.sampled_from([0.0, 0.0, 1.0, 10.0, 42.0, 100.0, 1000.0])
@@ -82,6 +84,9 @@ groups_of: st.SearchStrategy[list[dict[str, Any]]] = st.lists(
         perf=perfs,
         failures=st.sampled_from([0, 0, 0, 0, 3, 50]),
         last_failure_at=st.sampled_from([NOW - 1.0, NOW - 1000.0]),
+        weight=st.sampled_from([1.0, 1.0, 1.0, 0.1, 0.0]),
+        revision=st.just(1),
+        updating=st.sampled_from([False, False, True]),
         sees=st.sets(st.sampled_from([0, 1, 2]), min_size=1),
     ),
     min_size=1,
@@ -96,6 +101,11 @@ offers_of = st.lists(
         price=st.sampled_from([0.0, 0.5, 2.0]),
         available=st.integers(0, 6),
         perf=perfs,
+        hardware=st.sampled_from(["", "small", "large"]),
+        spot=st.booleans(),
+        stoppable=st.sampled_from([True, True, False]),
+        failures=st.sampled_from([0, 0, 0, 2]),
+        last_failure_at=st.sampled_from([None, NOW - 1.0, NOW - 70.0]),
     ),
     min_size=1,
     max_size=3,
@@ -114,6 +124,10 @@ workers_of: st.SearchStrategy[list[dict[str, Any]]] = st.lists(
         attached=st.sampled_from([False] * 5 + [True]),
         provider=st.just("local"),
         offer_id=st.sampled_from(["a", "b"]),
+        hardware=st.sampled_from(["", "small", "large"]),
+        revision=st.sampled_from([1, 1, 0]),
+        leaves_at=st.sampled_from([None] * 6 + [NOW + 20.0, NOW + 1e6]),
+        stoppable=st.sampled_from([True, True, False]),
         lost=st.booleans(),
         idle_since=st.sampled_from([None, NOW - 600.0, NOW - 3.0]),
     ),
@@ -155,13 +169,15 @@ def carry_out(snapshot: EndpointSnapshot, decided: Plan) -> EndpointSnapshot:
                 state_since=NOW,
                 provider=action.provider,
                 offer_id=action.offer_id,
+                revision=1,
             )
             taken[action.offer_id] = taken.get(action.offer_id, 0) + 1
         else:
             assert action.worker_id is not None
             worker = workers[action.worker_id]
             state = next_state(worker.state, EVENTS[action.kind])
-            workers[worker.id] = replace(worker, state=state, state_since=NOW)
+            revision = 1 if action.kind is ActionKind.REBOOT else worker.revision
+            workers[worker.id] = replace(worker, state=state, state_since=NOW, revision=revision)
     groups = tuple(
         replace(
             group,
@@ -230,7 +246,7 @@ def test_a_serving_worker_is_never_stopped_before_it_is_drained_and_empty(
 ) -> None:
     workers = {worker.id: worker for worker in snapshot.workers}
     for action in plan(snapshot, NOW).actions:
-        if action.kind in (ActionKind.STOP, ActionKind.DESTROY):
+        if action.kind in (ActionKind.STOP, ActionKind.DESTROY, ActionKind.REBOOT):
             assert action.worker_id is not None
             worker = workers[action.worker_id]
             assert worker.state not in ACTIVE

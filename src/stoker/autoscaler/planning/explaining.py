@@ -9,6 +9,11 @@ from stoker.autoscaler.states import ACTIVE, LOADING_STATES, WorkerState, wire_n
 
 _STOPPED = frozenset({WorkerState.STOPPED})
 
+_NOT_SCALED = {
+    "stopped": "stopped: all workers become inactive",
+    "suspended": "suspended: workers stay as they are",
+}
+
 
 def explanation_of(draft: Draft, needs: Needs) -> Explanation:
     """What led to a plan, once all is decided."""
@@ -34,8 +39,9 @@ def explanation_of(draft: Draft, needs: Needs) -> Explanation:
 
 def summary_of(draft: Draft, needs: Needs) -> str:
     """Need and capacity in one line."""
-    if draft.parameters.endpoint_state == "stopped":
-        return "stopped: all workers become inactive"
+    state = draft.parameters.endpoint_state
+    if state in _NOT_SCALED:
+        return _NOT_SCALED[state]
     active = draft.all(ACTIVE)
     return (
         f"{needs.now.why}; {len(active)} active with {draft.ready_capacity(active):.1f}/s, "
@@ -46,8 +52,9 @@ def summary_of(draft: Draft, needs: Needs) -> str:
 
 def _binds(draft: Draft, needs: Needs) -> tuple[str, str]:
     """The constraint that decides, and the line that says so."""
-    if draft.parameters.endpoint_state == "stopped":
-        return "endpoint_state", "stopped: all workers become inactive"
+    state = draft.parameters.endpoint_state
+    if state in _NOT_SCALED:
+        return "endpoint_state", _NOT_SCALED[state]
     if draft.binds is not None:
         text, constraint = draft.binds
         return constraint, f"{text}; {needs.now.why}"

@@ -27,7 +27,7 @@ from stoker.autoscaler.planning.contradictions import clamped, contradictions
 from stoker.autoscaler.planning.draft import Draft
 from stoker.autoscaler.planning.explaining import explanation_of, summary_of
 from stoker.autoscaler.planning.need import Needs, needs_of
-from stoker.autoscaler.planning.plan import ActionKind, Explanation, Plan
+from stoker.autoscaler.planning.plan import ActionKind, Plan
 from stoker.autoscaler.planning.pooling import fill, trim
 from stoker.autoscaler.planning.rebalancing import rebalance
 from stoker.autoscaler.planning.recruiting import COLD_LOADING
@@ -61,14 +61,17 @@ def plan(
         The same plan for the same arguments. Parameters that contradict each other, or mean
         nothing, never raise: what was made of them is in the plan's notes.
     """
-    if snapshot.parameters.endpoint_state == "suspended":
-        text = "suspended: workers stay as they are"
-        return Plan(summary=text, explanation=Explanation(binds="endpoint_state", why=text))
     parameters, problems = clamped(snapshot.parameters)
     if problems:
         snapshot = replace(snapshot, parameters=parameters)
     draft = Draft(snapshot, now, settings)
     needs = needs_of(snapshot, now, settings)
+    if parameters.endpoint_state == "suspended":
+        return Plan(
+            summary=summary_of(draft, needs),
+            notes=tuple(problems),
+            explanation=explanation_of(draft, needs),
+        )
     clear_away(draft)
     if parameters.endpoint_state == "stopped":
         _stop_all(draft)

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from stoker.autoscaler.planning.backoff import backoff_delay, quarantine_delay
 from stoker.autoscaler.planning.settings import PlannerSettings
 from stoker.autoscaler.planning.snapshot import EndpointSnapshot, GroupSnapshot, OfferSnapshot
-from stoker.autoscaler.planning.valuing import PerfEstimates
+from stoker.autoscaler.planning.valuing import PerfEstimates, Value
 from stoker.autoscaler.states import BILLED, EXISTS, LOADING_STATES, WorkerState
 
 COLD_LOADING = frozenset(
@@ -71,6 +71,7 @@ class Recruiter:
             if worker.state in EXISTS:
                 self.existing += 1
                 self._in_group[worker.workergroup_id] += 1
+        self._worth_of: dict[int, dict[tuple[str, str], tuple[bool, Value]]] = {}
         self._orders: set[int] = set()
         """Workergroups that were given a worker by this plan."""
         self._explorers: bool | None = None
@@ -148,15 +149,29 @@ class Recruiter:
         if not offers:
             self.refuse(("back-off", f"workergroup {group.id}: all offers rest after failures"))
             return None
-        known = [offer for offer in offers if self._perf.is_measured(group, offer)]
+        worths = self._worths(group)
+        known = [offer for offer in offers if worths[offer.provider, offer.id][0]]
         if known and len(known) < len(offers):
-            unknown = [offer for offer in offers if offer not in known]
+            unknown = [offer for offer in offers if not worths[offer.provider, offer.id][0]]
             explored = min(unknown, key=lambda offer: offer.price)
             if self._may_explore(explored):
                 return Found(group, explored, explores=True)
         # max takes the first of equals: the same input gives the same plan.
-        best = max(known or offers, key=lambda offer: self._perf.offer_value(group, offer))
+        best = max(known or offers, key=lambda offer: worths[offer.provider, offer.id][1])
         return Found(group, best, explores=False)
+
+    def _worths(self, group: GroupSnapshot) -> dict[tuple[str, str], tuple[bool, Value]]:
+        """Whether each offer was measured, and what it is worth; the same for all of a plan."""
+        found = self._worth_of.get(group.id)
+        if found is None:
+            found = self._worth_of[group.id] = {
+                (offer.provider, offer.id): (
+                    self._perf.is_measured(group, offer),
+                    self._perf.offer_value(group, offer),
+                )
+                for offer in group.offers
+            }
+        return found
 
     def refuse(self, problem: tuple[str, str]) -> None:
         """Remember why there was none."""
