@@ -56,12 +56,14 @@ def test_an_explanation_carries_the_figures() -> None:
         worker(1),
         worker(2, WorkerState.LOADING, perf=0.0),
         worker(3, WorkerState.STOPPED),
+        worker(4, WorkerState.DRAINING, requests=1),
+        worker(5, WorkerState.STOPPING, state_since=NOW),
     )
     found = decided.explanation
     assert found is not None
     assert (found.anticipated, found.target_util, found.needed) == (72.0, 0.9, 80.0)
     assert (found.active, found.coming, found.stopped) == (50.0, 50.0, 50.0)
-    assert found.workers == {"idle": 1, "loading": 1, "stopped": 1}
+    assert found.workers == {"idle": 1, "loading": 1, "stopped": 1, "stopping": 2}
     assert (found.held, found.backlog) == (0, 72.0)
 
 

@@ -20,6 +20,10 @@ def explanation_of(draft: Draft, needs: Needs) -> Explanation:
     parameters, demand = draft.parameters, draft.snapshot.demand
     active = draft.ready_capacity(draft.all(ACTIVE))
     binds, why = _binds(draft, needs)
+    workers: dict[str, int] = {}
+    for state, found in draft.by_state.items():
+        # Two states have the same name outside: draining and stopping.
+        workers[wire_name(state)] = workers.get(wire_name(state), 0) + len(found)
     return Explanation(
         anticipated=demand.arrival_rate,
         target_util=parameters.target_util,
@@ -28,7 +32,7 @@ def explanation_of(draft: Draft, needs: Needs) -> Explanation:
         active=active,
         coming=draft.known_perf(draft.all(LOADING_STATES)),
         stopped=draft.known_perf(draft.all(_STOPPED)),
-        workers={wire_name(state): len(found) for state, found in draft.by_state.items()},
+        workers=workers,
         held=demand.held_count,
         backlog=demand.held_load + demand.booked_load,
         binds=binds,
