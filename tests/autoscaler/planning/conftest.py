@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -9,6 +11,7 @@ import msgspec
 from stoker.autoscaler.arrivals import Demand
 from stoker.autoscaler.planning import (
     Action,
+    ActionKind,
     EndpointSnapshot,
     GroupSnapshot,
     OfferSnapshot,
@@ -17,7 +20,7 @@ from stoker.autoscaler.planning import (
     WorkerSnapshot,
     plan,
 )
-from stoker.autoscaler.states import WorkerState
+from stoker.autoscaler.states import LOADING_STATES, Event, WorkerState, next_state
 from stoker.wire import EndpointParameters
 
 NOW = 1000.0
@@ -101,3 +104,58 @@ def kinds(decided: Plan) -> list[tuple[str, int | None]]:
 def only(decided: Plan) -> Action:
     (action,) = decided.actions
     return action
+
+
+EVENTS = {
+    ActionKind.START: Event.PLAN_START,
+    ActionKind.DRAIN: Event.PLAN_DRAIN,
+    ActionKind.STOP: Event.PLAN_STOP,
+    ActionKind.DESTROY: Event.PLAN_DESTROY,
+    ActionKind.UPDATE: Event.PLAN_UPDATE,
+    ActionKind.REBOOT: Event.PLAN_REBOOT,
+}
+
+
+def live(
+    demand: Demand,
+    workers: list[WorkerSnapshot],
+    groups: tuple[GroupSnapshot, ...],
+    rounds: int = 150,
+) -> Iterator[dict[int, WorkerSnapshot]]:
+    """Plan and carry out, 5 s a round, in which all goes well: the fleet after each plan."""
+    fleet = {one.id: one for one in workers}
+    revisions = {one.id: one.revision for one in groups}
+    for _ in range(rounds):
+        for action in decide(demand, *fleet.values(), groups=groups).actions:
+            if action.worker_id is None:
+                assert action.group_id is not None
+                new_id = max(fleet, default=0) + 1
+                fleet[new_id] = worker(
+                    new_id,
+                    WorkerState.CREATING,
+                    workergroup_id=action.group_id,
+                    revision=revisions[action.group_id],
+                    state_since=NOW,
+                    perf=0.0,
+                )
+                continue
+            one = fleet[action.worker_id]
+            assert one.workergroup_id is not None
+            rebooted = action.kind is ActionKind.REBOOT
+            fleet[one.id] = replace(
+                one,
+                state=next_state(one.state, EVENTS[action.kind]),
+                state_since=NOW,
+                revision=revisions[one.workergroup_id] if rebooted else one.revision,
+            )
+        yield fleet
+        for one in list(fleet.values()):
+            # Time passes by making everything older: the demand stays as it is.
+            older = replace(one, state_since=one.state_since - 5.0)
+            if one.state in LOADING_STATES:
+                older = replace(one, state=WorkerState.READY, state_since=NOW, perf=50.0)
+            elif one.state is WorkerState.STOPPING:
+                older = replace(one, state=WorkerState.STOPPED, state_since=NOW)
+            fleet[one.id] = older
+            if one.state is WorkerState.DESTROYING:
+                del fleet[one.id]

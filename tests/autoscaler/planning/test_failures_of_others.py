@@ -13,6 +13,7 @@ from tests.autoscaler.planning.conftest import (
     group,
     held,
     kinds,
+    live,
     parameters,
     quiet,
     steady,
@@ -20,18 +21,10 @@ from tests.autoscaler.planning.conftest import (
 )
 
 from stoker.autoscaler.arrivals import Demand
-from stoker.autoscaler.planning import ActionKind, Plan, WorkerSnapshot
-from stoker.autoscaler.states import ACTIVE, Event, WorkerState, next_state
+from stoker.autoscaler.planning import ActionKind, WorkerSnapshot
+from stoker.autoscaler.states import ACTIVE, WorkerState
 
 UPDATING = group(revision=1, updating=True)
-EVENTS = {
-    ActionKind.START: Event.PLAN_START,
-    ActionKind.DRAIN: Event.PLAN_DRAIN,
-    ActionKind.STOP: Event.PLAN_STOP,
-    ActionKind.DESTROY: Event.PLAN_DESTROY,
-    ActionKind.UPDATE: Event.PLAN_UPDATE,
-    ActionKind.REBOOT: Event.PLAN_REBOOT,
-}
 
 
 def test_runpod_worker_vllm_29_a_model_that_cannot_start_is_not_created_again_and_again() -> None:
@@ -77,38 +70,11 @@ def test_skypilot_3245_an_old_worker_goes_only_when_its_replacement_is_ready() -
 def test_skyserve_4907_while_old_workers_are_ready_some_are_in_rotation() -> None:
     """A whole update of three workers, from the first to the last: never fewer than are needed."""
     demand = replace(steady(120.0), booked_count=3)
-    fleet = {n: worker(n) for n in (1, 2, 3)}
-    now = NOW
-    for _ in range(200):
-        decided = decide_at(demand, now, fleet)
-        for action in decided.actions:
-            if action.kind is ActionKind.CREATE:
-                new_id = max(fleet) + 1
-                fleet[new_id] = worker(
-                    new_id, WorkerState.CREATING, revision=1, state_since=now, perf=0.0
-                )
-                continue
-            assert action.worker_id is not None
-            one = fleet[action.worker_id]
-            revision = 1 if action.kind is ActionKind.REBOOT else one.revision
-            state = next_state(one.state, EVENTS[action.kind])
-            fleet[one.id] = replace(one, state=state, state_since=now, revision=revision)
-        ready = [one for one in fleet.values() if one.state in ACTIVE]
-        assert len(ready) >= 3, [action.reason for action in decided.actions]
-        now += 5.0
-        for one in list(fleet.values()):
-            if one.state in (WorkerState.CREATING, WorkerState.REBOOTING):
-                fleet[one.id] = replace(one, state=WorkerState.READY, state_since=now, perf=50.0)
-            elif one.state is WorkerState.DESTROYING:
-                del fleet[one.id]
-    assert len(fleet) == 3
-    assert all(one.revision == 1 and one.state is WorkerState.READY for one in fleet.values())
-    assert decide_at(demand, now, fleet).actions == ()
-
-
-def decide_at(demand: Demand, now: float, fleet: dict[int, WorkerSnapshot]) -> Plan:
-    shifted = [replace(one, state_since=one.state_since - (now - NOW)) for one in fleet.values()]
-    return decide(demand, *shifted, groups=(UPDATING,))
+    fleet: dict[int, WorkerSnapshot] = {}
+    for fleet in live(demand, [worker(n) for n in (1, 2, 3)], (UPDATING,)):
+        assert sum(one.state in ACTIVE for one in fleet.values()) >= 3
+    assert [(one.revision, one.state) for one in fleet.values()] == [(1, WorkerState.READY)] * 3
+    assert decide(demand, *fleet.values(), groups=(UPDATING,)).actions == ()
 
 
 def test_knative_3759_scaling_down_never_cuts_a_running_request() -> None:

@@ -393,6 +393,17 @@ class Fleet(RuleBasedStateMachine):
         self.touched.clear()
         self.changed()
 
+    @rule()
+    def control_plane_restarts(self) -> None:
+        """It knows its workers again, but not yet what they do."""
+        for worker in list(self.workers.values()):
+            if worker.state in ACTIVE | LOADING_STATES | {WorkerState.DRAINING}:
+                self.workers[worker.id] = replace(
+                    worker, state=WorkerState.PENDING, state_since=self.now, requests=0, load=0.0
+                )
+        self.touched.clear()
+        self.changed()
+
     # -- what people do --------------------------------------------------------------------
 
     @rule(rate=st.sampled_from([0.0, 1.0, 40.0, 100.0, 300.0]), held=st.sampled_from([0, 0, 1, 20]))

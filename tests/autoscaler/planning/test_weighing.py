@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.autoscaler.planning.conftest import NOW, decide, group, held, kinds, steady, worker
+from tests.autoscaler.planning.conftest import NOW, decide, group, held, kinds, live, steady, worker
 
 from stoker.autoscaler.planning import GroupSnapshot, OfferSnapshot, Plan, WorkerSnapshot
 from stoker.autoscaler.planning.weighing import Shares
@@ -100,6 +100,26 @@ def test_a_raised_weight_moves_one_worker_at_a_time_and_the_new_one_comes_first(
     assert kinds(decide(steady(170.0), *fleet(4, 0), coming, groups=(MAIN, equal))) == []
     there = worker(9, workergroup_id=2, state_since=NOW)
     assert kinds(decide(steady(170.0), *fleet(4, 0), there, groups=(MAIN, equal))) == [("drain", 4)]
+
+
+def test_new_weights_are_reached_without_a_gap_and_kept() -> None:
+    demand = steady(260.0)  # six workers of 50/s, at 0.9
+    groups = (MAIN, replace(CANARY, weight=0.5))
+    now: dict[int, WorkerSnapshot] = {}
+    for now in live(demand, fleet(5, 1), groups):
+        assert sum(one.state is WorkerState.READY for one in now.values()) >= 6
+        assert len(now) <= 7
+    assert Counter(one.workergroup_id for one in now.values()) == {1: 4, 2: 2}
+    assert decide(demand, *now.values(), groups=groups).actions == ()
+
+
+def test_a_group_of_weight_zero_hands_over_to_the_other() -> None:
+    demand = steady(130.0)
+    groups = (group(weight=0.0), group(id=2))
+    now: dict[int, WorkerSnapshot] = {}
+    for now in live(demand, fleet(3, 0), groups):
+        assert sum(one.state is WorkerState.READY for one in now.values()) >= 3
+    assert [one.workergroup_id for one in now.values()] == [2, 2, 2]
 
 
 def test_shares_that_are_as_even_as_can_be_are_left_alone() -> None:
