@@ -71,3 +71,24 @@ async def test_reports_that_wait_while_the_control_plane_is_paused_are_read_firs
     house.plane.reconciler.hearing.beat(house.clock.seconds)
     await house.settle()
     assert worker.available
+
+
+async def test_a_clock_that_was_set_back_over_a_restart_makes_no_number_come_twice(house):
+    await house.endpoint()
+    worker = await house.ready_worker()
+    first = await house.route()
+    house.clock.jumped -= 86_400.0
+    await house.reopen()
+    again = house.plane.fleet.workers[worker.id]
+    await house.report(again)
+    second = await house.route()
+    assert second["reqnum"] > first["reqnum"]
+    assert second["request_idx"] > first["request_idx"]
+
+
+async def test_a_clock_that_is_set_while_we_run_moves_no_tickets_expiry(house):
+    await house.endpoint()
+    await house.ready_worker()
+    before = (await house.route())["ticket"].split(".")[1]
+    house.clock.jumped -= 3_600.0
+    assert (await house.route())["ticket"].split(".")[1] == before

@@ -225,3 +225,10 @@ async def test_what_workers_taught_is_kept_for_as_long_as_their_workergroup(stor
     assert await store.read_experience() == {group.id: "2"}
     await store.delete_workergroup(group.id)
     assert await store.read_experience() == {}
+
+
+async def test_a_mark_is_nought_until_it_is_kept(store: Store) -> None:
+    assert await store.read_mark("numbers") == 0
+    await store.keep_mark("numbers", 2**52)
+    await store.keep_mark("numbers", 2**52 + 1)
+    assert await store.read_mark("numbers") == 2**52 + 1

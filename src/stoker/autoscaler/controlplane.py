@@ -18,6 +18,7 @@ from stoker.autoscaler.hearing import BEAT
 from stoker.autoscaler.identity import Identity, Keyring
 from stoker.autoscaler.journal import Journal
 from stoker.autoscaler.metrics import render
+from stoker.autoscaler.numbering import Numbers
 from stoker.autoscaler.planning import Forecaster, plan
 from stoker.autoscaler.reconciler import REPORT_DEADLINE, Planner, Reconciler
 from stoker.autoscaler.recording import Recordings
@@ -81,13 +82,9 @@ class ControlPlane(Asked):
         self._clock = clock
         self._wall_clock = wall_clock
         self.journal = Journal(store, self.wall, self._endpoint_name)
-        # Microseconds since 1970: above every number given out before a restart, as long as fewer
-        # than a million requests a second were routed, and below 2**53, so that it survives JSON.
-        self.router = Router(
-            first_request_idx=self._number(),
-            ticket_lifetime=TICKET_LIFETIME,
-            on_assigned=self._assigned,
-        )
+        self._numbers = Numbers(wall_clock(), clock())
+        self._anchor = wall_clock() - clock()
+        self.router = self._new_router()
         self.reconciler = Reconciler(self, planner)
         self.on_assigned: Callable[[Assigned], bool] = lambda _answer: False
         self.on_tick: Callable[[float], None] = lambda _now: None
@@ -118,13 +115,24 @@ class ControlPlane(Asked):
         endpoint = self.fleet.endpoints.get(endpoint_id)
         return endpoint.name if endpoint else str(endpoint_id)
 
-    def _number(self) -> int:
-        return int(self._wall_clock() * 1e6)
+    def ticket_time(self) -> float:
+        """Unix seconds for tickets, and for what workers are told of our clock: it never jumps."""
+        return self._anchor + self._clock()
+
+    def _new_router(self) -> Router:
+        return Router(
+            first_request_idx=self._numbers.at(self.now()),
+            ticket_lifetime=TICKET_LIFETIME,
+            on_assigned=self._assigned,
+        )
 
     # -- life ------------------------------------------------------------------------------
 
     async def load(self) -> None:
         """Read what the store has."""
+        await self._numbers.load(self.store)
+        self.router = self._new_router()
+        await self._keep_numbers()
         await self.changed()
         self.loaded_at = now = self.now()
         for record in await self.store.list_workers():
@@ -182,6 +190,13 @@ class ControlPlane(Asked):
             self.router.tick(now)
             self.on_tick(now)
             await self.journal.flush()
+            await self._keep_numbers()
+
+    async def _keep_numbers(self) -> None:
+        try:
+            await self._numbers.keep(self.store, self.now())
+        except StoreError as error:
+            log.debug("the mark of the numbers cannot be written", error=str(error))
 
     def wake(self) -> None:
         """Something happened that should not wait for the next regular round."""
@@ -287,7 +302,7 @@ class ControlPlane(Asked):
             worker.state = WorkerState.PENDING if record.attached else WorkerState.LOADING
         self.fleet.add(worker)
         self.router.add_worker(
-            record.id, record.endpoint_id, reqnum_base=self._number(), url=record.url
+            record.id, record.endpoint_id, reqnum_base=self._numbers.at(self.now()), url=record.url
         )
         return worker
 

@@ -197,7 +197,7 @@ class FrontDoor:
             request_idx=answer.request_idx,
             reqnum=answer.reqnum,
             cost=answer.cost,
-            expires_ms=int((self._plane.wall() + self._plane.ticket_lifetime) * 1000),
+            expires_ms=int((self._plane.ticket_time() + self._plane.ticket_lifetime) * 1000),
         )
         reply = wire.RouteReply(
             endpoint=endpoint,
@@ -277,7 +277,7 @@ class FrontDoor:
         if report.url:
             wire.check_worker_url(report.url)
         self._plane.on_report(report)
-        exchange.respond(200, wire.encode(wire.WorkerStatusReply(now=self._plane.wall())))
+        exchange.respond(200, wire.encode(wire.WorkerStatusReply(now=self._plane.ticket_time())))
 
     def _on_delete(self, exchange: Exchange) -> None:
         message = wire.decode(_delete, exchange.body)

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from stoker.errors import AlreadyExistsError, NotFoundError, StokerError
 from stoker.store.database import Database
 from stoker.store.records import RUNS, EndpointRecord, WorkergroupRecord
-from stoker.store.tables import endpoints, experience, workergroups, workers
+from stoker.store.tables import endpoints, experience, marks, workergroups, workers
 from stoker.wire import EndpointParameters
 
 _parameters = msgspec.json.Decoder(EndpointParameters)
@@ -248,6 +248,18 @@ class EndpointRows(Database):
                 workergroups.delete().where(workergroups.c.id == workergroup_id)
             )
         return record
+
+    async def read_mark(self, name: str) -> int:
+        """A number that was kept under a name; 0 when there is none."""
+        async with self._reading() as connection:
+            query = sa.select(marks.c.value).where(marks.c.name == name)
+            return int(await connection.scalar(query) or 0)
+
+    async def keep_mark(self, name: str, value: int) -> None:
+        """Keep a number under a name, in place of what was kept before."""
+        async with self._writing() as connection:
+            await connection.execute(marks.delete().where(marks.c.name == name))
+            await connection.execute(marks.insert().values(name=name, value=value))
 
     async def read_experience(self) -> dict[int, str]:
         """What was kept of each workergroup by `keep_experience`."""

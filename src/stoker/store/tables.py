@@ -74,6 +74,16 @@ workergroups = sa.Table(
     sqlite_autoincrement=True,
 )
 
+marks = sa.Table(
+    "marks",
+    metadata,
+    _id(),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    # Microseconds since 1970 do not fit into 32 bits.
+    sa.Column("value", sa.BigInteger, nullable=False),
+    sqlite_autoincrement=True,
+)
+
 experience = sa.Table(
     "experience",
     metadata,

@@ -40,3 +40,11 @@ def upgrade() -> None:
         sa.UniqueConstraint("workergroup_id", name="uq_experience_workergroup_id"),
         sqlite_autoincrement=True,
     )
+    op.create_table(
+        "marks",
+        sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("value", sa.BigInteger, nullable=False),
+        sa.UniqueConstraint("name", name="uq_marks_name"),
+        sqlite_autoincrement=True,
+    )
