@@ -79,3 +79,18 @@ def test_routing_is_measured_for_each_size_of_fleet():
     figures = json.loads(done.stdout)
     assert {"request", "a decision (route)", "held, by number held"} <= set(figures)
     assert all(set(row) == {"10", "100", "1000", "10000", "ratio"} for row in figures.values())
+
+
+def test_a_round_over_many_workers_is_measured():
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "benchmarks.rounds", "--json"),
+            *("--endpoints", "10", "--workers", "10"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["cpu_seconds"] > 0

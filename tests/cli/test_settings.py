@@ -68,3 +68,8 @@ def test_a_mistake_is_named_with_its_place(tmp_path, text, said):
 def test_state_is_kept_where_xdg_says(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     assert default_state_directory() == tmp_path / "stoker"
+
+
+def test_a_weight_that_cannot_be_is_named(tmp_path):
+    text = '[[endpoint]]\nname = "a"\n[[endpoint.workergroup]]\nbackend = "llamacpp"\nweight = -1.0'
+    assert "endpoint[0].workergroup[0].weight: must be" in problem(tmp_path, text)

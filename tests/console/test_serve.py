@@ -84,6 +84,13 @@ async def test_a_declared_workergroup_with_other_options_is_added(server):
     assert len(await groups_of(server, "chat")) == 2
 
 
+async def test_another_weight_of_a_declared_workergroup_is_taken_over(server):
+    await server.declare("chat", {}, [GROUP | {"weight": 1.0}])
+    await server.declare("chat", {}, [GROUP | {"weight": 9.0}])
+    (group,) = await groups_of(server, "chat")
+    assert group.weight == 9.0
+
+
 async def test_a_wrong_option_is_named_and_nothing_is_made(server):
     wrong = {"backend": "llamacpp", "options": {"paralel": 2}}
     with pytest.raises(ConfigError, match="did you mean 'parallel'") as caught:
