@@ -148,6 +148,25 @@ async def test_a_stopped_worker_starts_with_the_new_settings(house, worker):
     assert (worker.state, worker.revision) == (WorkerState.STARTING, 1)
 
 
+async def test_a_start_with_new_settings_whose_answer_is_lost_is_asked_again(house, worker):
+    await do(house, worker, ActionKind.DRAIN, ActionKind.STOP)
+    await house.settle()
+    await change(house, worker)
+    real = house.shelf.update
+
+    async def lose(instance_id, spec):
+        await real(instance_id, spec)
+        raise TimeoutError
+
+    house.shelf.update = lose
+    await do(house, worker, ActionKind.START)
+    assert (worker.state, worker.revision) == (WorkerState.STARTING, 0)
+    house.shelf.update = real
+    house.clock.seconds += REPEAT_AFTER
+    await house.settle(rounds=1)
+    assert (worker.state, worker.revision) == (WorkerState.STARTING, 1)
+
+
 async def test_an_update_that_was_written_but_not_asked_for_is_asked_for_after_a_restart(
     house, worker
 ):

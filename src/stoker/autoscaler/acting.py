@@ -35,7 +35,9 @@ Offers = Mapping[str, Sequence[Offer]]
 class Actor:
     """Does what plans say, one step at a time."""
 
-    UNFINISHED = frozenset({WorkerState.CREATING, WorkerState.UPDATE_REBOOTING})
+    UNFINISHED = frozenset(
+        {WorkerState.CREATING, WorkerState.STARTING, WorkerState.UPDATE_REBOOTING}
+    )
     """States in which an order may have to be repeated."""
 
     def __init__(self, plane: Plane, save: Callable[[Worker], Awaitable[None]]) -> None:
@@ -261,7 +263,10 @@ class Actor:
             return
         if worker.state is WorkerState.CREATING and worker.instance_id is None:
             self._ask_create(worker, group, now)
-        elif worker.state is WorkerState.UPDATE_REBOOTING and worker.revision != group.revision:
+        elif worker.revision != group.revision and (
+            worker.state is WorkerState.UPDATE_REBOOTING
+            or (worker.state is WorkerState.STARTING and group.updating)
+        ):
             self._ask_update(worker, now)
 
     async def _stop(self, worker: Worker, now: float) -> None:
