@@ -105,6 +105,7 @@ class House:
         self.directory, self.identity = directory, identity
         self.clock, self.shelf = Clock(), Shelf()
         self.planner = plan
+        self.routed = []
 
     def plan(self, snapshot, now):
         return self.planner(snapshot, now)
@@ -170,6 +171,7 @@ class House:
             "/route/", {"endpoint": endpoint, "cost": cost} | more, key=key
         )
         assert status == 200, body
+        self.routed.append(body["request_idx"])
         return body
 
     async def on_the_line(self):

@@ -19,8 +19,7 @@ async def worker(house):
 
 async def finish_all(house, worker):
     """The requests that it was sent are over."""
-    held = house.plane.router._workers[worker.id]
-    done = [{"request_idx": i} for i in (*held.unseen, *held.working)]
+    done = [{"request_idx": index} for index in house.routed]
     body = {"worker_id": worker.id, "mtoken": worker.token, "requests": done}
     await house.post("/delete_requests/", body, key=None)
 
