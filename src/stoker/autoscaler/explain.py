@@ -8,6 +8,7 @@ from typing import Any
 from stoker.autoscaler.fleet import Worker
 from stoker.autoscaler.plane import Plane
 from stoker.autoscaler.planning import Plan
+from stoker.autoscaler.planning import explain as lines_of
 from stoker.autoscaler.states import wire_name
 from stoker.errors import NotFoundError
 from stoker.store import WorkergroupRecord
@@ -36,32 +37,13 @@ def explain(plane: Plane, endpoint_id: int, last: tuple[Plan, float] | None) -> 
         "endpoint_state": endpoint.parameters.endpoint_state,
         "planned_at": plane.wall(at) if last is not None else None,
         "summary": decided.summary,
-        "lines": lines(decided),
+        "lines": lines_of(decided),
         "explanation": asdict(explanation) if explanation is not None else None,
         "actions": [action.reason for action in decided.actions],
         "notes": list(decided.notes),
         "workergroups": [_group(plane, group) for group in plane.fleet.groups_of(endpoint_id)],
         "workers": [_worker(plane, worker, now) for worker in plane.fleet.of_endpoint(endpoint_id)],
     }
-
-
-def lines(decided: Plan) -> list[str]:
-    """A plan in lines for a person: need, capacity, what binds, then actions and notes."""
-    found = decided.explanation
-    if found is None:
-        told = [decided.summary] if decided.summary else []
-    else:
-        told = [
-            f"binds: {found.binds}: {found.why}",
-            f"needed: {found.needed:.1f}/s active, let go above {found.kept:.1f}/s; anticipated "
-            f"{found.anticipated:.1f}/s, target_util {found.target_util:.2f}",
-            f"capacity: {found.active:.1f}/s active, {found.coming:.1f}/s on its way, "
-            f"{found.stopped:.1f}/s stopped",
-            f"waiting: {found.held} requests held, {found.backlog:.1f} load waits or works",
-        ]
-        told += [f"{name}: {text}" for name, text in found.details]
-    told += [f"action: {action.reason}" for action in decided.actions] or ["action: none"]
-    return told + [f"note: {note}" for note in decided.notes]
 
 
 def _group(plane: Plane, group: WorkergroupRecord) -> dict[str, Any]:
