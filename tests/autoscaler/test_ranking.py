@@ -31,7 +31,7 @@ def has_slot(worker: WorkerBook) -> bool:
 def check(
     ranking: Ranking, workers: list[WorkerBook], cost: float, avoid: WorkerBook | None = None
 ) -> None:
-    """What is chosen, against every other worker."""
+    """What is chosen, against every other worker; a load of NOTHING counts as none."""
     chosen = ranking.best(cost, LIMIT, avoid)
     others = [w for w in workers if w.in_rotation and w is not avoid and w.takes(cost, LIMIT)]
     free = [worker for worker in others if has_slot(worker)]
@@ -47,10 +47,10 @@ def check(
     if free:
         assert has_slot(chosen), "a free slot comes first"
         least = min(worker.finish_after(cost) for worker in free)
-        assert chosen.finish_after(cost) <= least * PERF_STEP * ROUNDING + NOTHING
+        assert chosen.finish_after(cost) <= least * PERF_STEP * ROUNDING + NOTHING / chosen.perf
     else:
         least = min(worker.start_after() for worker in others)
-        assert chosen.start_after() <= least * (1 + 1 / 64) * ROUNDING + NOTHING
+        assert chosen.start_after() <= least * (1 + 1 / 64) * ROUNDING + NOTHING / chosen.perf
 
 
 @st.composite

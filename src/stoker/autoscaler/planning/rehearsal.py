@@ -76,8 +76,7 @@ class Surroundings:
 
     @property
     def coming_seconds(self) -> float:
-        """How long a worker takes to come. Nobody lets one go sooner than that: it would be paid
-        for, and never serve."""
+        """How long a worker takes to come, and is kept at least: else it would never serve."""
         return self.start_seconds if self.stoppable else self.create_seconds
 
 
