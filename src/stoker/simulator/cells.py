@@ -212,16 +212,21 @@ def run_cells(
     _start_fork_server()
     others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(count, context) as pool:
-        futures = {pool.submit(run_cell, cell): place for place, cell in enumerate(cells)}
         try:
+            # Ctrl-C waits until all processes are started, so that each is known and can be ended.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                futures = {pool.submit(run_cell, cell): n for n, cell in enumerate(cells)}
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             for future in as_completed(futures):
                 place = futures[future]
                 results[place] = future.result()
                 if on_done is not None:
                     on_done(place, results[place])
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            # A run may take minutes, and nobody waits for it any more.
+            # A run may take minutes, and nobody waits for it any more. Without its processes the
+            # pool is broken, and drops what is left.
             for child in set(multiprocessing.active_children()) - others:
                 child.terminate()
             raise
