@@ -15,6 +15,7 @@ from stoker.autoscaler.planning import (
     EndpointSnapshot,
     GroupSnapshot,
     OfferSnapshot,
+    Outlook,
     Plan,
     PlannerSettings,
     WorkerSnapshot,
@@ -85,6 +86,7 @@ def decide(
     scaling: EndpointParameters = BARE,
     groups: tuple[GroupSnapshot, ...] | None = None,
     settings: PlannerSettings | None = None,
+    outlook: Outlook | None = None,
 ) -> Plan:
     snapshot = EndpointSnapshot(
         endpoint_id=1,
@@ -93,6 +95,7 @@ def decide(
         demand=demand,
         workers=workers,
         groups=(group(),) if groups is None else groups,
+        outlook=outlook,
     )
     return plan(snapshot, NOW, settings or PlannerSettings())
 

@@ -14,7 +14,7 @@ from tests.autoscaler.planning.conftest import (
 )
 
 from stoker.autoscaler.arrivals import Demand
-from stoker.autoscaler.planning import ActionKind, OfferSnapshot
+from stoker.autoscaler.planning import ActionKind, Candidate, OfferSnapshot, Outlook
 from stoker.autoscaler.states import WorkerState
 
 # Up.
@@ -171,6 +171,44 @@ def test_a_stopped_worker_beyond_the_pool_is_destroyed_after_a_while() -> None:
     fresh = worker(2, WorkerState.STOPPED, state_since=NOW - 59)
     old = worker(3, WorkerState.STOPPED, state_since=NOW - 60)
     assert kinds(decide(lower, worker(1), fresh, old)) == [("destroy", 3)]
+
+
+def test_a_stopped_worker_is_kept_until_it_cost_as_much_as_a_new_one() -> None:
+    lower = Demand(
+        arrival_rate=1.0, recent_rate=1.0, peak_rate=1.0, booked_count=1, last_request_at=NOW
+    )
+    slow = group(create_seconds=30.0)
+    fresh = worker(2, WorkerState.STOPPED, state_since=NOW - 599)
+    old = worker(3, WorkerState.STOPPED, state_since=NOW - 600)
+    assert kinds(decide(lower, worker(1), fresh, old, groups=(slow,))) == [("destroy", 3)]
+
+
+def test_headroom_for_bursts_is_held_and_the_reserve_is_taken_of_the_load_alone() -> None:
+    outlook = Outlook(
+        needed=200.0,
+        load=36.0,
+        predicted=36.0,
+        anticipated=36.0,
+        floor=200.0,
+        clearing=0.0,
+        binds="headroom",
+        why="bursts are best met by 4 workers held ready: needs 200.0/s",
+        candidate=Candidate(predictor=2, margin=1.0, hold=60.0, floor=4),
+    )
+    decided = decide(
+        steady(36.0), worker(1), worker(2), scaling=parameters(cold_mult=6), outlook=outlook
+    )
+    reasons = [action.reason for action in decided.actions]
+    assert [reason.startswith(f"create worker: {outlook.why}") for reason in reasons] == [
+        True,
+        True,
+        False,
+    ]
+    # 6 x 36 / 0.9 is 240, and four workers of 50 are there or ordered.
+    assert "cold_mult: total capacity 200.0/s, needs 240.0/s" in reasons[2]
+    assert decided.explanation is not None
+    assert decided.explanation.binds == "headroom"
+    assert dict(decided.explanation.details)["headroom"].startswith("mean of 2 minutes x 1.00")
 
 
 # Zero.

@@ -6,6 +6,7 @@ from stoker.autoscaler.planning.forecast import Forecaster
 from stoker.autoscaler.planning.outlook import Horizon, Outlook
 from stoker.autoscaler.planning.plan import Action, ActionKind, Explanation, Plan
 from stoker.autoscaler.planning.planner import plan
+from stoker.autoscaler.planning.rehearsal import Candidate
 from stoker.autoscaler.planning.settings import PlannerSettings
 from stoker.autoscaler.planning.snapshot import (
     EndpointSnapshot,
@@ -17,6 +18,7 @@ from stoker.autoscaler.planning.snapshot import (
 __all__ = [
     "Action",
     "ActionKind",
+    "Candidate",
     "EndpointSnapshot",
     "Explanation",
     "Forecaster",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from stoker.autoscaler.planning.draft import Draft
 from stoker.autoscaler.planning.need import Needs
+from stoker.autoscaler.planning.outlook import PREDICTORS, Outlook
 from stoker.autoscaler.planning.plan import Explanation, Plan
 from stoker.autoscaler.states import ACTIVE, LOADING_STATES, WorkerState, wire_name
 
@@ -24,8 +25,9 @@ def explanation_of(draft: Draft, needs: Needs) -> Explanation:
     for state, found in draft.by_state.items():
         # Two states have the same name outside: draining and stopping.
         workers[wire_name(state)] = workers.get(wire_name(state), 0) + len(found)
+    outlook = draft.snapshot.outlook
     return Explanation(
-        anticipated=demand.arrival_rate,
+        anticipated=demand.arrival_rate if outlook is None else outlook.anticipated,
         target_util=parameters.target_util,
         needed=needs.now.sustained,
         kept=needs.kept.sustained,
@@ -70,10 +72,14 @@ def _need_binds(draft: Draft, needs: Needs) -> str:
     need, demand, parameters = needs.now, draft.snapshot.demand, draft.parameters
     if needs.zero:
         return "inactivity_timeout"
-    if need.burst > need.sustained:
+    outlook = draft.snapshot.outlook
+    if outlook is not None and outlook.candidate is not None:
+        if need.sustained > parameters.min_load:
+            return outlook.binds
+    elif need.burst > need.sustained:
         recent = demand.recent_rate / parameters.target_util
         return "target_util" if recent >= need.burst else "target_queue_time"
-    if need.sustained > parameters.min_load:
+    elif need.sustained > parameters.min_load:
         return "target_util"
     if parameters.min_load > 0:
         return "min_load"
@@ -85,6 +91,7 @@ def _need_binds(draft: Draft, needs: Needs) -> str:
 def _details(draft: Draft, needs: Needs) -> tuple[tuple[str, str], ...]:
     demand, parameters = draft.snapshot.demand, draft.parameters
     details = [
+        *_forecast(draft.snapshot.outlook),
         (
             "load",
             f"{demand.arrival_rate:.1f}/s over 60 s, {demand.recent_rate:.1f}/s over 5 s, "
@@ -114,6 +121,34 @@ def _details(draft: Draft, needs: Needs) -> tuple[tuple[str, str], ...]:
         for group_id, stage in draft.updates.stages.items()
     ]
     return tuple(details)
+
+
+def _forecast(outlook: Outlook | None) -> list[tuple[str, str]]:
+    """What is expected, and which way to scale is followed."""
+    if outlook is None or outlook.candidate is None:
+        return []
+    followed = outlook.candidate
+    ahead = ", ".join(
+        f"{_span(one.seconds)}: {one.expected:.1f}/s (95% below {one.upper:.1f}/s)"
+        for one in outlook.horizons
+    )
+    return [
+        ("forecast", ahead),
+        (
+            "headroom",
+            f"{PREDICTORS[followed.predictor]} x {followed.margin:.2f}, peaks held for "
+            f"{followed.hold:.0f} s, {followed.floor} workers held for bursts: of all ways "
+            "tried on this load, the one that would have cost least",
+        ),
+    ]
+
+
+def _span(seconds: float) -> str:
+    """A time in its largest whole unit: 90 s, 10 min, 1 h, 1 d."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size and seconds % size == 0:
+            return f"in {seconds / size:.0f} {unit}"
+    return f"in {seconds:.0f} s"
 
 
 def explain(plan: Plan) -> list[str]:

@@ -22,14 +22,13 @@ from dataclasses import dataclass
 
 from stoker.autoscaler.arrivals import Demand
 from stoker.autoscaler.planning.history import SECONDS, LoadHistory
-from stoker.autoscaler.planning.outlook import Horizon, Outlook
+from stoker.autoscaler.planning.outlook import PREDICTORS, Horizon, Outlook
 from stoker.autoscaler.planning.rehearsal import FULL, Rehearsal, Surroundings
 from stoker.autoscaler.planning.settings import PlannerSettings
 from stoker.autoscaler.planning.snapshot import EndpointSnapshot
 from stoker.autoscaler.states import ACTIVE, LOADING_STATES
 from stoker.wire import EndpointParameters
 
-PREDICTORS = ("mean of 10 s", "mean of 30 s", "mean of 2 minutes", "trend and time of day")
 _MEANS = (10, 30, 120)
 _TREND_BASE = 60
 
@@ -269,10 +268,12 @@ class Forecaster:
             why = f"load {mean:.1f}/s / target_util {util:.2f}"
             return Outlook(
                 needed=mean / util,
+                load=mean,
                 predicted=mean,
                 anticipated=mean,
                 floor=0.0,
                 clearing=0.0,
+                binds="target_util",
                 why=f"{why} needs {mean / util:.1f}/s",
             )
         candidate = self._rehearsal.leader
@@ -285,11 +286,14 @@ class Forecaster:
             self._peak, self._peak_at = need, now
         floor = candidate.floor * around.perf
         needed = max(self._peak, floor)
+        binds = "target_util"
         if floor >= self._peak:
+            binds = "headroom"
             why = (
                 f"bursts are best met by {candidate.floor} workers held ready: needs {floor:.1f}/s"
             )
         elif self._peak > need:
+            binds = "hold"
             ago = now - self._peak_at
             why = f"needed {self._peak:.1f}/s {ago:.0f} s ago, held for {hold:.0f} s"
         else:
@@ -298,14 +302,17 @@ class Forecaster:
                 f"x margin {candidate.margin:.2f} / target_util {util:.2f}"
             )
             if clearing > 0:
+                binds = "target_queue_time"
                 why += f" + {clearing:.1f}/s for what is over the workers' slots"
             why += f" needs {need:.1f}/s"
         return Outlook(
             needed=needed,
+            load=self.history.mean(_MEANS[-1]),
             predicted=predicted,
             anticipated=anticipated,
             floor=floor,
             clearing=clearing,
+            binds=binds,
             why=why,
             candidate=candidate,
             horizons=self._horizons(around, now),

@@ -68,6 +68,11 @@ class Needs:
     """The endpoint may have no active worker."""
     quiet_for: float
     """Seconds without a request."""
+    load: float = 0.0
+    """Capacity that the load asks for without what is held for bursts, load units per second: of
+    which `cold_mult` is taken when the pool is filled."""
+    kept_load: float = 0.0
+    """The same, when it is trimmed."""
 
 
 def needs_of(snapshot: EndpointSnapshot, now: float, settings: PlannerSettings) -> Needs:
@@ -97,7 +102,9 @@ def _foreseen(
     sustained = max(least, outlook.needed * (1 - _ROUNDING))
     why = outlook.why if outlook.needed > least else f"min_load needs {least:.1f}/s"
     now = Need(sustained, 0.0, 0, floor, why)
-    return Needs(now, Need(sustained, 0.0, outstanding, 1, why), False, quiet_for)
+    kept = Need(sustained, 0.0, outstanding, 1, why)
+    load = max(least, outlook.load / snapshot.parameters.target_util)
+    return Needs(now, kept, False, quiet_for, load, load)
 
 
 def _by_means(snapshot: EndpointSnapshot, floor: int, outstanding: int, quiet_for: float) -> Needs:
@@ -144,7 +151,7 @@ def _by_means(snapshot: EndpointSnapshot, floor: int, outstanding: int, quiet_fo
         if kept_rate > sustained
         else why,
     )
-    return Needs(now_need, kept_need, False, quiet_for)
+    return Needs(now_need, kept_need, False, quiet_for, now_need.sustained, kept_need.sustained)
 
 
 def _quiet_for(snapshot: EndpointSnapshot, now: float) -> float:

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from stoker.autoscaler.planning.rehearsal import Candidate
 
+PREDICTORS = ("mean of 10 s", "mean of 30 s", "mean of 2 minutes", "trend and time of day")
+"""Of the load per second; a `Candidate` names one by its place."""
+
 
 @dataclass(frozen=True, slots=True)
 class Horizon:
@@ -23,6 +26,8 @@ class Outlook:
 
     needed: float
     """Active capacity, `target_util` taken into account."""
+    load: float
+    """That came in the last two minutes, a second."""
     predicted: float
     """The load per second that is predicted for when a worker ordered now would be ready."""
     anticipated: float
@@ -31,6 +36,9 @@ class Outlook:
     """Capacity that is held for bursts, whatever the load."""
     clearing: float
     """Capacity that works off in `target_queue_time` what is over the slots of the workers."""
+    binds: str
+    """Which of these decides: ``target_util``, ``target_queue_time``, ``hold`` (a need that was
+    there a moment ago) or ``headroom`` (for bursts)."""
     why: str
     """The figure that decides, in words."""
     candidate: Candidate | None = None

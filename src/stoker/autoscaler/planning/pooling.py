@@ -36,7 +36,7 @@ def fill(draft: Draft, needs: Needs) -> None:
     if parameters.min_cold_load > 0:
         _fill_capacity(draft, pool, parameters.min_cold_load, None)
     if not needs.zero and parameters.cold_mult > 1:
-        floor = parameters.cold_mult * needs.now.sustained
+        floor = parameters.cold_mult * needs.load
         _fill_capacity(draft, pool, floor, None, spare=True)
 
 
@@ -85,8 +85,19 @@ def _spare(draft: Draft, needs: Needs) -> list[WorkerSnapshot]:
         # What still loads costs most: nobody waits for it any more.
         drained = [w for w in draft.worst_first(_DRAINING) if not w.requests]
         return draft.worst_first(COLD_LOADING) + drained + draft.worst_first(_STOPPED)
-    kept_for = draft.settings.cold_retention
-    return [w for w in draft.worst_first(_STOPPED) if draft.lasted(w) >= kept_for]
+    return [w for w in draft.worst_first(_STOPPED) if draft.lasted(w) >= _retention(draft, w)]
+
+
+def _retention(draft: Draft, worker: WorkerSnapshot) -> float:
+    """Seconds for which a stopped worker is kept that the pool does not need.
+
+    Until it has cost as much as it would to create it again. E.g. one that takes 30 s to create,
+    and costs a twentieth while it is stopped, is kept for 600 s.
+    """
+    settings = draft.settings
+    group = draft.groups.get(worker.workergroup_id or 0)
+    again = group.create_seconds / settings.stopped_price if group is not None else 0.0
+    return min(settings.cold_retention_limit, max(settings.cold_retention, again))
 
 
 def without(workers: list[WorkerSnapshot], worker: WorkerSnapshot) -> list[WorkerSnapshot]:
@@ -99,7 +110,7 @@ def is_enough(draft: Draft, needs: Needs, workers: list[WorkerSnapshot]) -> bool
     parameters = draft.parameters
     floor = parameters.min_cold_load
     if not needs.zero:
-        floor = max(floor, parameters.cold_mult * needs.kept.sustained)
+        floor = max(floor, parameters.cold_mult * needs.kept_load)
     return (
         len(workers) >= min(parameters.cold_workers, parameters.max_workers)
         and draft.known_perf(workers) >= floor
@@ -118,7 +129,7 @@ def _why_spare(draft: Draft, needs: Needs, others: list[WorkerSnapshot]) -> str:
     if parameters.min_cold_load > 0:
         wants.append(f"min_cold_load {parameters.min_cold_load:.1f}/s")
     if not needs.zero:
-        spare = parameters.cold_mult * needs.kept.sustained
+        spare = parameters.cold_mult * needs.kept_load
         wants.append(f"cold_mult {parameters.cold_mult:g} ({spare:.1f}/s)")
     enough = f"{' and '.join(wants)} met without it: "
     enough += f"leaves {len(others)} with {draft.known_perf(others):.1f}/s"

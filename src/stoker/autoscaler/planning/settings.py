@@ -12,8 +12,12 @@ class PlannerSettings:
     idle_wait: float = 60.0
     """Idle time before zero where `inactivity_timeout` is absent; as long as demand is remembered,
     so that the ordinary rule for scaling down decides."""
+    stopped_price: float = 0.05
+    """Of a stopped worker, as a share of that of an active one: what its disk costs."""
     cold_retention: float = 60.0
-    """A stopped worker that the pool does not need is kept for so long, in case load returns."""
+    """A stopped worker that the pool does not need is kept for at least so long, in case load
+    returns; for longer where it takes long to create one, up to `cold_retention_limit`."""
+    cold_retention_limit: float = 3600.0
     error_grace: float = 30.0
     """Time for a worker with an error to recover: its launcher restarts what crashed, and a large
     model takes a while to load again; to destroy its instance would lose the copy on its disk."""
