@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -159,3 +160,58 @@ def test_forecasts_that_wait_to_be_judged_are_bounded() -> None:
     for minute in range(4000):
         errors.step(history, minute * 60.0)
     assert max(len(pending) for pending in errors._pending) <= 1441
+
+
+def test_requests_without_load_do_not_spoil_what_was_learnt() -> None:
+    endpoint = Endpoint()
+    endpoint.run([50.0] * 100)
+    for _ in range(200):
+        endpoint.count += 1000
+        endpoint.second(0.0)
+    outlook = endpoint.run([300.0] * 700)
+    assert endpoint.forecaster._rehearsal is not None
+    assert not np.isnan(endpoint.forecaster._rehearsal._tightest).any()
+    assert 300.0 <= outlook.needed <= 600.0
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e300, 1e30, 1e-300, -1.0, 0.0])
+@pytest.mark.parametrize(
+    "name", ["perf", "create_seconds", "start_seconds", "arrived_load", "held_load", "booked_load"]
+)
+def test_a_figure_that_means_nothing_is_passed_over(name: str, bad: float) -> None:
+    endpoint = Endpoint()
+    endpoint.run([300.0] * 30)
+    good, demand = endpoint.snapshot, {}
+    if name == "perf":
+        endpoint.snapshot = replace(good, workers=(WORKER, replace(WORKER, id=2, perf=bad)))
+    elif name.endswith("seconds"):
+        endpoint.snapshot = replace(good, groups=(replace(good.groups[0], **{name: bad}),))
+    else:
+        demand = {name: bad}
+    outlooks = [endpoint.second(300.0, held_count=100, **demand) for _ in range(20)]
+    endpoint.snapshot = good
+    outlooks += [endpoint.second(300.0) for _ in range(900)]
+    for outlook in outlooks:
+        assert math.isfinite(outlook.needed)
+        assert "nan" not in outlook.why
+        assert "inf" not in outlook.why
+    assert 300.0 <= outlooks[-1].needed <= 500.0
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e300, -1.0, 0.0])
+@pytest.mark.parametrize("name", ["target_util", "target_queue_time", "max_queue_time", "min_load"])
+def test_a_parameter_that_means_nothing_breaks_nothing(name: str, bad: float) -> None:
+    endpoint = Endpoint(replace(ENDPOINT, parameters=EndpointParameters(**{name: bad})))
+    for _ in range(100):
+        outlook = endpoint.second(300.0, held_count=100, held_load=5000.0)
+        assert math.isfinite(outlook.needed)
+        assert outlook.needed >= 0
+
+
+def test_a_clock_that_was_set_back_by_a_day_is_not_waited_for() -> None:
+    endpoint = Endpoint()
+    endpoint.run([50.0] * 200)
+    endpoint.now -= 86400.0
+    assert endpoint.run([1500.0] * 60).predicted > 500.0

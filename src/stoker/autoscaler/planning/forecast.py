@@ -21,13 +21,14 @@ from collections import deque
 from dataclasses import dataclass
 
 from stoker.autoscaler.arrivals import Demand
+from stoker.autoscaler.planning.contradictions import clamped
 from stoker.autoscaler.planning.history import SECONDS, LoadHistory
 from stoker.autoscaler.planning.outlook import PREDICTORS, Horizon, Outlook
 from stoker.autoscaler.planning.rehearsal import FULL, Rehearsal, Surroundings
 from stoker.autoscaler.planning.settings import PlannerSettings
 from stoker.autoscaler.planning.snapshot import EndpointSnapshot
 from stoker.autoscaler.states import ACTIVE, LOADING_STATES
-from stoker.wire import EndpointParameters
+from stoker.wire import MAX_COST, EndpointParameters
 
 _MEANS = (10, 30, 120)
 _TREND_BASE = 60
@@ -40,6 +41,13 @@ UPPER = 1.645
 
 MAX_GAP = 3600.0
 """Seconds: a clock that jumps further ahead than this is taken to have jumped so far."""
+
+MAX_SET_BACK = 60.0
+"""Seconds: a clock that was set back further than this is believed, and not waited for."""
+
+LEAST = 1e-9
+"""Perf, load units per second, or load of a request: below this, or above `MAX_COST`, no figure
+means anything; it is taken as not known."""
 
 UNKNOWN_SLOTS_SHARE = 0.5
 """Where slots are not known, workers are taken to be full with as much load as they can do in this
@@ -72,7 +80,7 @@ class FleetFigures:
         perfs = slots = 0.0
         measured = told = coming = 0
         for worker in snapshot.workers:
-            if worker.perf > 0:
+            if LEAST <= worker.perf <= MAX_COST:
                 perfs, measured = perfs + worker.perf, measured + 1
             if worker.slots > 0:
                 slots, told = slots + worker.slots, told + 1
@@ -100,7 +108,7 @@ def _stoppable(snapshot: EndpointSnapshot) -> bool:
 
 def _mean(figures: list[float]) -> float:
     """Of those that are known."""
-    known = [figure for figure in figures if figure > 0]
+    known = [figure for figure in figures if LEAST <= figure <= MAX_COST]
     return sum(known) / len(known) if known else 0.0
 
 
@@ -128,10 +136,10 @@ class Forecaster:
         Args:
             snapshot: the endpoint as it is. Its demand's `arrived_load` and `arrived_count` count
                 up from any start; an `outlook` in it is not looked at.
-            now: seconds, on a clock that should not jump. One that was set back stands still for
-                us until it has caught up.
+            now: seconds, on a clock that should not jump. One that was set back a little stands
+                still for us until it has caught up.
         """
-        demand, parameters = snapshot.demand, snapshot.parameters
+        demand, parameters = snapshot.demand, clamped(snapshot.parameters)[0]
         fleet = FleetFigures.of(snapshot)
         self._pass(demand, self._surroundings(fleet, parameters), now)
         # Anew: the first request that ever came has told its load by now.
@@ -151,6 +159,9 @@ class Forecaster:
             self._seen = (demand.arrived_load, demand.arrived_count)
         if second - self._second > MAX_GAP:
             self._second = math.floor(second - MAX_GAP)
+        if self._second - second > MAX_SET_BACK:
+            self._end_second(around)
+            self._second = second
         if second > self._second:
             # What came since the last call is put into the second of that call: with a call a
             # second it is where it belongs, and after a pause nobody knows.
@@ -160,8 +171,12 @@ class Forecaster:
         load, count = self._seen
         self._seen = (demand.arrived_load, demand.arrived_count)
         # Load that was given up again is taken back by the router: then it counts down.
-        self._load += max(0.0, demand.arrived_load - load)
-        self._requests += max(0, demand.arrived_count - count)
+        requests = max(0, demand.arrived_count - count)
+        self._requests += requests
+        # No request has more than MAX_COST.
+        arrived = demand.arrived_load - load
+        if 0 < arrived < math.inf:
+            self._load += min(arrived, requests * MAX_COST)
 
     def _end_second(self, around: Surroundings | None) -> None:
         assert self._second is not None
@@ -193,7 +208,7 @@ class Forecaster:
     def _surroundings(
         self, fleet: FleetFigures, parameters: EndpointParameters
     ) -> Surroundings | None:
-        if fleet.perf <= 0 or self._mean_load <= 0:
+        if fleet.perf <= 0 or self._mean_load < LEAST:
             return None
         settings = self._settings
         slots = float(fleet.slots)
@@ -201,6 +216,8 @@ class Forecaster:
             share = UNKNOWN_SLOTS_SHARE * parameters.target_queue_time
             slots = max(1.0, share * fleet.perf / self._mean_load)
         create = fleet.create_seconds or settings.unknown_create_seconds
+        # One that takes longer is given up.
+        create = min(create, settings.loading_limit)
         return Surroundings(
             perf=fleet.perf,
             slots=slots,
@@ -325,8 +342,10 @@ class Forecaster:
         over = count - FULL * around.slots * max(1, fleet.coming)
         if over <= 0:
             return 0.0
-        load = over * (demand.held_load + demand.booked_load) / count
-        return load / max(1.0, around.patience)
+        load = demand.held_load + demand.booked_load
+        if not 0 < load < math.inf:
+            return 0.0
+        return over * min(load / count, MAX_COST) / max(1.0, around.patience)
 
     def _horizons(self, around: Surroundings, now: float) -> tuple[Horizon, ...]:
         level = self.history.mean(_TREND_BASE)
