@@ -10,7 +10,8 @@ Rules:
   the margin, for how long a peak is held, and a floor are those that would have cost least so far
   (see `rehearsal`).
 * What is over the slots of the workers is worked off within `target_queue_time`, whatever is
-  predicted: it is there already.
+  predicted: it is there already. Where requests are so large that the router fills fewer slots
+  (`max_queue_time`), only those count.
 * Until perf is known, nothing can be rehearsed; what arrived meanwhile is made up for then.
 """
 
@@ -215,6 +216,8 @@ class Forecaster:
         if slots <= 0:
             share = UNKNOWN_SLOTS_SHARE * parameters.target_queue_time
             slots = max(1.0, share * fleet.perf / self._mean_load)
+        # The router leaves slots free where what is there takes longer: others wait, held.
+        slots = min(slots, max(1.0, parameters.max_queue_time * fleet.perf / self._mean_load))
         create = fleet.create_seconds or settings.unknown_create_seconds
         # One that takes longer is given up.
         create = min(create, settings.loading_limit)
