@@ -218,7 +218,7 @@ class Forecaster:
             slots = max(1.0, share * fleet.perf / self._mean_load)
         # The router leaves slots free where what is there takes longer: others wait, held.
         slots = min(slots, max(1.0, parameters.max_queue_time * fleet.perf / self._mean_load))
-        create = fleet.create_seconds or settings.unknown_create_seconds
+        create = fleet.create_seconds or settings.rehearsed_create_seconds
         # One that takes longer is given up.
         create = min(create, settings.loading_limit)
         return Surroundings(

@@ -50,6 +50,10 @@ suspected; one that came to its limit is taken to have had one incident more tha
 arrives while a worker comes is late), because a candidate's first incident is not seen before it
 happens."""
 
+SETTLING = 120.0
+"""Seconds at the start that are not judged; twice as many as a worker takes to come, if that is
+more."""
+
 STEPS = 32
 """Steps into which the time that a worker takes to come is divided."""
 
@@ -155,7 +159,7 @@ class Rehearsal:
         self._tightest = np.zeros(size, np.float32)
         self._time = 0.0
         self._came = 0.0
-        self._settled = -math.inf
+        self._rehearsed = 0.0
         self._leader = int(np.argmin(self._spent))
 
     @property
@@ -233,11 +237,9 @@ class Rehearsal:
         cost = cost + np.maximum(wanted - after, 0.0) * np.float32(self._release_cost)
         self._wanted = after
 
-        if self._settled < 0:
+        if self._rehearsed < max(SETTLING, 2 * around.create_seconds):
             # Whoever begins with one worker is late at first; that says nothing about later.
-            if math.isinf(self._settled) and requests > 0:
-                self._settled = -max(60.0, 2 * around.create_seconds)
-            self._settled += seconds
+            self._rehearsed += seconds
             self._tightest[:] = 0.0
             return
         fade = math.exp(-seconds / self._memory)

@@ -68,5 +68,7 @@ class PlannerSettings:
     """Seconds in which what was seen of the load loses 63% of its weight in that judgement."""
     release_cost: float = 5.0
     """Seconds of a worker's time that it takes to let one go: it runs empty first."""
+    rehearsed_create_seconds: float = 60.0
+    """How long a new worker is taken to need in rehearsals until one was created."""
     unknown_start_seconds: float = 15.0
     """How long a stopped worker is taken to need until one was started."""
