@@ -129,7 +129,9 @@ def _forecast(outlook: Outlook | None) -> list[tuple[str, str]]:
         return []
     followed = outlook.candidate
     ahead = ", ".join(
-        f"{_span(one.seconds)}: {one.expected:.1f}/s (95% below {one.upper:.1f}/s)"
+        f"{_span(one.seconds)}: {one.expected:.1f}/s"
+        # Until a forecast was judged, nothing is known of its errors.
+        + (f" (95% below {one.upper:.1f}/s)" if one.upper > one.expected else "")
         for one in outlook.horizons
     )
     return [
