@@ -5,8 +5,10 @@ import pytest
 from msgspec.structs import replace
 
 from stoker.autoscaler.acting import DRAIN_LIMIT, REPEAT_AFTER
+from stoker.autoscaler.calls import Calls
 from stoker.autoscaler.planning import Plan
 from stoker.autoscaler.reconciler import GONE_AFTER
+from stoker.autoscaler.rows import KEEP_EVERY
 from stoker.autoscaler.states import WorkerState
 from stoker.errors import ProviderError
 from stoker.providers import Instance
@@ -318,3 +320,47 @@ async def test_failures_that_used_up_the_budget_are_remembered_over_a_restart(ho
     await house.route()
     await house.settle()
     assert creations(house) == []
+
+
+async def test_a_status_that_nobody_knows_hides_no_instance(house, worker):
+    """Not even the others of that list: their errors and their strays are seen all the same."""
+    (real,) = house.shelf.instances.values()
+    stray = Instance(id="i77", provider="local", worker_id=77, status="running")
+    twice = replace(stray, status="rebuilding")
+    house.shelf.instances = {
+        "a": replace(real, status="rebuilding"),
+        "b": stray,
+        "c": twice,
+        real.id: replace(real, status="rebuilding"),
+    }
+    for _ in range(4):
+        house.clock.seconds += GONE_AFTER / 2
+        await house.report(worker)
+        await house.settle(rounds=1)
+    assert worker.available
+    assert ("destroy", "i77") in house.shelf.asked
+
+
+async def test_a_second_order_about_a_worker_waits_for_the_first(house, worker):
+    calls, ran = Calls(house.plane), []
+    go = asyncio.Event()
+
+    async def order(name):
+        await go.wait()
+        ran.append(name)
+
+    calls.about(worker, "start", order("first"))
+    calls.about(worker, "start", order("second"))
+    go.set()
+    await calls.idle()
+    assert (ran, calls.busy(worker.id)) == (["first"], False)
+
+
+async def test_nothing_is_learnt_of_a_workergroup_that_is_gone(house, worker):
+    group = worker.record.workergroup_id
+    await house.store.delete_workergroup(group)
+    await house.plane.changed()
+    await house.report(worker, max_perf=123.0)
+    house.clock.seconds += KEEP_EVERY
+    await house.settle(rounds=2)
+    assert group not in house.plane.experience._groups

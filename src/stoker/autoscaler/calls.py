@@ -67,7 +67,7 @@ class Calls:
         work: Coroutine[Any, Any, Any],
         done: Callable[[Any], None] | None = None,
     ) -> None:
-        """Call the provider about a worker.
+        """Call the provider about a worker; nothing if a call about it is under way.
 
         Args:
             worker: which.
@@ -76,6 +76,9 @@ class Calls:
             done: gets its answer; raises `UncertainError` where that makes no sense.
         """
         plane = self._plane
+        if self.busy(worker.id):
+            work.close()  # asked again when that one has ended, if it is still wanted
+            return
 
         async def run() -> None:
             began, answer = plane.now(), "done"

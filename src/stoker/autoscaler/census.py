@@ -62,7 +62,7 @@ def match(instances: Iterable[Instance], workers: Iterable[Worker]) -> Census:
     by_id: dict[str, Instance] = {}
     for instance in instances:
         former = by_id.get(instance.id)
-        if former is None or _COSTLY[instance.status] > _COSTLY[former.status]:
+        if former is None or _cost(instance) > _cost(former):
             by_id[instance.id] = instance
     owners: dict[str, int] = {}
     waiting: set[int] = set()
@@ -83,6 +83,10 @@ def match(instances: Iterable[Instance], workers: Iterable[Worker]) -> Census:
         else:
             census.strays.append(instance)
     return census
+
+
+def _cost(instance: Instance) -> int:
+    return _COSTLY.get(instance.status, -1)  # of a status that nobody knows nothing follows
 
 
 def believed(worker: Worker, status: InstanceStatus) -> bool:

@@ -222,7 +222,10 @@ class Reconciler:
         worker.lost = instance.status == "failed"
         if instance.error:
             worker.error = instance.error
-        plane.changed_state(worker, PROVIDER_EVENTS[instance.status], now)
+        event = PROVIDER_EVENTS.get(instance.status)
+        if event is None:
+            return  # a status that nobody knows: it is there, and no more is known
+        plane.changed_state(worker, event, now)
         self._actor.remind(worker, instance.status, now)
 
     async def _absent(self, worker: Worker, now: float) -> None:

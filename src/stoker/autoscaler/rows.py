@@ -80,6 +80,8 @@ class Rows:
             return
         self._kept_at = now
         groups = [plane.fleet.groups[i] for i in experience.dirty if i in plane.fleet.groups]
+        for group_id in experience.dirty - plane.fleet.groups.keys():
+            experience.forget(group_id)  # its last workers taught something when it was gone
         taken = set(experience.dirty)
         await plane.store.keep_experience({g.id: experience.written(g, plane.wall) for g in groups})
         experience.dirty -= taken
