@@ -1,5 +1,6 @@
 import asyncio
 
+from stoker.autoscaler.ledger import MAX_LATE
 from stoker.autoscaler.reconciler import GONE_AFTER
 from stoker.autoscaler.states import WorkerState
 from stoker.wire import EndpointParameters
@@ -317,3 +318,27 @@ async def test_stopping_the_server_destroys_every_instance(house):
     await house.plane.stop_instances(hurry)
     assert house.shelf.instances == {}
     assert await house.store.list_workers() == []
+
+
+async def test_a_late_report_of_a_former_boot_takes_nothing_from_the_present_one(house):
+    await house.endpoint()
+    worker = await house.ready_worker()
+    await house.report(worker, boot_id="second")
+    await house.report(worker, boot_id="second")
+    promised = await house.route()
+    requests = house.plane.router.worker(worker.id).requests
+    await house.report(worker, boot_id="boot", loadtime=0.0, max_perf=0.0, error_msg="the end")
+    assert (worker.boot_id, worker.available, worker.error) == ("second", True, "")
+    assert house.plane.router.worker(worker.id).requests == requests
+    assert (await house.route())["url"] == promised["url"]
+
+
+async def test_a_boot_that_goes_on_reporting_is_believed_though_it_was_called_former(house):
+    await house.endpoint()
+    worker = await house.ready_worker()
+    await house.report(worker, boot_id="second")
+    for _ in range(MAX_LATE):
+        await house.report(worker)
+        assert worker.boot_id == "second"
+    await house.report(worker)
+    assert worker.boot_id == "boot"

@@ -208,6 +208,8 @@ class ControlPlane(Asked):
         """A worker reported; its token was checked."""
         now = self.now()
         worker = self.fleet.workers[report.id]
+        if self.router.is_outdated(worker.id, report):
+            return
         known, had_reported = worker.boot_id, worker.report is not None
         perf = worker.perf
         event = self.fleet.take_report(worker, report, now)
