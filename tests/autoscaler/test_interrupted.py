@@ -1,6 +1,10 @@
 """A control plane that ends between two lines, or a word that arrives late, loses no worker."""
 
-from stoker.autoscaler.states import WorkerState
+import pytest
+
+from stoker.autoscaler.planning import Action, ActionKind, Plan
+from stoker.autoscaler.reconciler import REPORT_DEADLINE
+from stoker.autoscaler.states import Event, WorkerState
 from stoker.wire import EndpointParameters
 
 KEPT = EndpointParameters(
@@ -92,3 +96,46 @@ async def test_a_clock_that_is_set_while_we_run_moves_no_tickets_expiry(house):
     before = (await house.route())["ticket"].split(".")[1]
     house.clock.jumped -= 3_600.0
     assert (await house.route())["ticket"].split(".")[1] == before
+
+
+@pytest.mark.parametrize("kind", ["stop", "destroy", "update"])
+async def test_what_a_worker_still_has_is_not_cut_by_a_restart_while_it_drains(house, kind):
+    await house.endpoint(parameters=KEPT)
+    worker = await house.ready_worker()
+    await house.settle(rounds=2)
+    house.planner = lambda _snapshot, _now: Plan()
+    busy = {"num_requests_working": 1, "working_request_idxs": house.routed, "cur_load": 10.0}
+    await house.report(worker, **busy)
+    if kind == "update":
+        group = worker.record.workergroup_id
+        await house.store.update_workergroup(group, options={"parallel": 2}, updating=True)
+        house.plane.changed_state(worker, Event.PLAN_DRAIN, house.plane.now())
+    else:
+        house.plane.reconciler.release(worker, kind, house.plane.now(), "by hand")
+    await house.settle(rounds=1)
+    assert worker.state is WorkerState.DRAINING
+    await house.reopen()
+    house.shelf.asked.clear()
+    again = house.plane.fleet.workers[worker.id]
+    if kind == "update":
+        action = Action(ActionKind.REBOOT, "by hand", worker_id=worker.id)
+        house.planner = lambda _snapshot, _now: Plan((action,))
+    await house.settle(rounds=3)
+    await house.report(again, **busy)
+    await house.settle(rounds=3)
+    assert (again.state, house.shelf.asked) == (WorkerState.DRAINING, [])
+    await house.report(again)
+    await house.settle(rounds=3)
+    assert (kind, again.instance_id) in [entry[:2] for entry in house.shelf.asked]
+
+
+async def test_a_worker_that_drained_and_is_not_heard_of_after_a_restart_is_not_waited_for(house):
+    await house.endpoint()
+    worker = await house.ready_worker()
+    await house.settle(rounds=2)
+    house.plane.reconciler.release(worker, "destroy", house.plane.now(), "by hand")
+    await house.settle(rounds=1)
+    await house.reopen()
+    house.clock.seconds += REPORT_DEADLINE + 1.0
+    await house.settle(rounds=2)
+    assert ("destroy", worker.instance_id) in house.shelf.asked

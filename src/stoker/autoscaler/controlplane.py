@@ -366,8 +366,11 @@ class ControlPlane(Asked):
         if self.router.in_flight(worker.id, now) > 0:
             return False
         report = worker.report
-        silent = worker.reported_at is None or now - worker.reported_at > REPORT_DEADLINE
-        return silent or report is None or report.num_requests_working == 0
+        # After a restart of ours it has not reported yet, and may have what we do not know of.
+        last = worker.state_since if worker.reported_at is None else worker.reported_at
+        if now - last > REPORT_DEADLINE:
+            return True
+        return report is not None and report.num_requests_working == 0
 
     async def stop_instances(self, hurry: asyncio.Event) -> None:
         """Drain and destroy every instance, for the end of this control plane.
