@@ -400,3 +400,35 @@ async def test_a_conversation_stays_with_its_worker(house):
     others = [(await house.route(cost=5.0))["url"] for _ in range(5)]
     assert len(set(said)) == 1
     assert set(others) != set(said), "the other worker had nothing to do"
+
+
+async def test_a_ticket_lives_no_longer_than_its_booking(house):
+    await house.endpoint()
+    held = await house.route()
+    await house.settle()
+    (worker,) = house.plane.fleet.workers.values()
+    booked_at = house.plane.ticket_time()
+    await house.report(worker)  # the request is booked here, and its client does not know yet
+    house.clock.seconds += 10.0
+    answer = await house.route(request_idx=held["request_idx"])
+    expires_ms = int(answer["ticket"].split(".")[1])
+    assert expires_ms == int((booked_at + house.plane.ticket_lifetime) * 1000)
+
+
+@pytest.mark.parametrize("perf", [1e-320, 1e-9])
+async def test_a_perf_that_nothing_can_be_reckoned_with_is_refused(house, perf):
+    await house.endpoint()
+    worker = await house.ready_worker()
+    status, body = await house.report(worker, max_perf=perf, cur_load=1e6)
+    assert (status, "max_perf" in body["fields"]) == (400, True)
+    assert (await house.route())["url"] == worker.url
+    await house.settle()
+
+
+async def test_an_endpoints_own_key_starts_no_update(house):
+    record = await house.endpoint()
+    (group,) = house.plane.fleet.groups
+    key = house.plane.endpoint_key(record)
+    status, _ = await house.post("/update_workers/", {"id": group}, key=key)
+    assert status == 400
+    assert (await house.post("/update_workers/", {"id": group}))[0] == 200

@@ -115,9 +115,13 @@ class ControlPlane(Asked):
         endpoint = self.fleet.endpoints.get(endpoint_id)
         return endpoint.name if endpoint else str(endpoint_id)
 
-    def ticket_time(self) -> float:
-        """Unix seconds for tickets, and for what workers are told of our clock: it never jumps."""
-        return self._anchor + self._clock()
+    def ticket_time(self, at: float | None = None) -> float:
+        """Unix seconds for tickets, and for what workers are told of our clock: it never jumps.
+
+        Args:
+            at: a moment of `now`; None: now.
+        """
+        return self._anchor + (self._clock() if at is None else at)
 
     def _new_router(self) -> Router:
         return Router(

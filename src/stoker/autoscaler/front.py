@@ -38,6 +38,9 @@ CLIENT_LEFT = 499
 MAX_WORKING = 100_000
 """Requests that one worker may say it works on."""
 
+MIN_PERF = 1e-6
+"""Load units per second that a worker may say it does at least; less makes times endless."""
+
 MAX_BOOT_ID = 64
 """Characters."""
 
@@ -190,6 +193,8 @@ class FrontDoor:
 
     def _answer(self, exchange: Exchange, answer: Assigned, endpoint: str) -> None:
         worker = self._plane.fleet.workers[answer.worker_id]
+        # Of one that was promised a worker before its client asked: no later than its booking.
+        expires = self._plane.ticket_time(answer.assigned_at) + self._plane.ticket_lifetime
         claims = Claims(
             worker_id=worker.id,
             boot_id=worker.boot_id,
@@ -197,7 +202,7 @@ class FrontDoor:
             request_idx=answer.request_idx,
             reqnum=answer.reqnum,
             cost=answer.cost,
-            expires_ms=int((self._plane.ticket_time() + self._plane.ticket_lifetime) * 1000),
+            expires_ms=int(expires * 1000),
         )
         reply = wire.RouteReply(
             endpoint=endpoint,
@@ -263,6 +268,8 @@ class FrontDoor:
         }
         if not -wire.MAX_COST * 1e3 <= report.new_load <= wire.MAX_COST * 1e3:
             problems["new_load"] = "must be a finite number"
+        if 0.0 < report.max_perf < MIN_PERF:
+            problems["max_perf"] = f"must be 0 (not known yet) or at least {MIN_PERF:g} load/s"
         if report.num_requests_working > MAX_WORKING:
             problems["num_requests_working"] = f"must be at most {MAX_WORKING}"
         if not 0 <= report.slots <= MAX_WORKING:
@@ -319,7 +326,7 @@ class FrontDoor:
     def _on_update(self, exchange: Exchange) -> None:
         """Begin a rolling update of a workergroup, or cancel it."""
         request = wire.decode(_by_id, exchange.body)
-        _, group_id, _ = self._group_of(exchange)
+        _, group_id, _ = self._group_of(exchange, account=True)
         self._later(
             exchange, lambda: self._plane.update_workers(group_id, cancel=request.cancel_update)
         )
@@ -333,14 +340,16 @@ class FrontDoor:
             raise NotFoundError(f"there is no endpoint {request.id} for this key")
         return request.id, _tail(request.tail)
 
-    def _group_of(self, exchange: Exchange) -> tuple[int, int, int]:
+    def _group_of(self, exchange: Exchange, *, account: bool = False) -> tuple[int, int, int]:
+        """Its endpoint, its id, and how many lines; `account`: for the owner's keys alone."""
         request = wire.decode(_by_id, exchange.body)
         principal = self._authenticate(exchange, request.api_key)
         group_id = request.workergroup_id if request.id is None else request.id
         if group_id is None:
             raise InvalidMessageError({"id": "is required"})
         group = self._plane.fleet.groups.get(group_id)
-        if group is None or not principal.may_use(group.endpoint_id):
+        refused = account and principal.kind != "account"
+        if group is None or refused or not principal.may_use(group.endpoint_id):
             raise NotFoundError(f"there is no workergroup {group_id} for this key")
         return group.endpoint_id, group_id, _tail(request.tail)
 
@@ -348,6 +357,8 @@ class FrontDoor:
         async def answer() -> None:
             try:
                 exchange.respond(200, wire.encode(await make()))
+            except NotFoundError as error:  # it was deleted just now
+                exchange.respond(400, wire.error_body(str(error)))
             except Exception:
                 log.exception("a query failed", path=exchange.path)
                 if not exchange.started:
