@@ -98,7 +98,7 @@ async def test_a_clock_that_is_set_while_we_run_moves_no_tickets_expiry(house):
     assert (await house.route())["ticket"].split(".")[1] == before
 
 
-@pytest.mark.parametrize("kind", ["stop", "destroy", "update"])
+@pytest.mark.parametrize("kind", ["stop", "destroy", "update", "plan"])
 async def test_what_a_worker_still_has_is_not_cut_by_a_restart_while_it_drains(house, kind):
     await house.endpoint(parameters=KEPT)
     worker = await house.ready_worker()
@@ -110,6 +110,8 @@ async def test_what_a_worker_still_has_is_not_cut_by_a_restart_while_it_drains(h
         group = worker.record.workergroup_id
         await house.store.update_workergroup(group, options={"parallel": 2}, updating=True)
         house.plane.changed_state(worker, Event.PLAN_DRAIN, house.plane.now())
+    elif kind == "plan":
+        house.plane.changed_state(worker, Event.PLAN_DRAIN, house.plane.now())
     else:
         house.plane.reconciler.release(worker, kind, house.plane.now(), "by hand")
     await house.settle(rounds=1)
@@ -117,8 +119,9 @@ async def test_what_a_worker_still_has_is_not_cut_by_a_restart_while_it_drains(h
     await house.reopen()
     house.shelf.asked.clear()
     again = house.plane.fleet.workers[worker.id]
-    if kind == "update":
-        action = Action(ActionKind.REBOOT, "by hand", worker_id=worker.id)
+    if kind in ("update", "plan"):
+        what = ActionKind.REBOOT if kind == "update" else ActionKind.STOP
+        action = Action(what, "by hand", worker_id=worker.id)
         house.planner = lambda _snapshot, _now: Plan((action,))
     await house.settle(rounds=3)
     await house.report(again, **busy)
@@ -126,7 +129,8 @@ async def test_what_a_worker_still_has_is_not_cut_by_a_restart_while_it_drains(h
     assert (again.state, house.shelf.asked) == (WorkerState.DRAINING, [])
     await house.report(again)
     await house.settle(rounds=3)
-    assert (kind, again.instance_id) in [entry[:2] for entry in house.shelf.asked]
+    verb = "stop" if kind == "plan" else kind
+    assert (verb, again.instance_id) in [entry[:2] for entry in house.shelf.asked]
 
 
 async def test_a_worker_that_drained_and_is_not_heard_of_after_a_restart_is_not_waited_for(house):

@@ -79,6 +79,9 @@ class Actor:
             return
         if kind is ActionKind.REBOOT and not self._may_reboot(worker, now):
             return
+        draining = worker.state is WorkerState.DRAINING
+        if kind is ActionKind.STOP and draining and not self._drained(worker, now):
+            return  # the plan knows our books alone, and we may have just started
         self._tell(worker, action.reason)
         if kind is ActionKind.START:
             await self._start(worker, now)
