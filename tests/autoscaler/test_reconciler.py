@@ -6,8 +6,9 @@ from msgspec.structs import replace
 
 from stoker.autoscaler.acting import DRAIN_LIMIT, REPEAT_AFTER
 from stoker.autoscaler.calls import Calls
+from stoker.autoscaler.fleet import MAX_ERROR
 from stoker.autoscaler.planning import Plan
-from stoker.autoscaler.reconciler import GONE_AFTER
+from stoker.autoscaler.reconciler import GONE_AFTER, REPORT_DEADLINE
 from stoker.autoscaler.rows import KEEP_EVERY
 from stoker.autoscaler.states import WorkerState
 from stoker.errors import ProviderError
@@ -364,3 +365,48 @@ async def test_nothing_is_learnt_of_a_workergroup_that_is_gone(house, worker):
     house.clock.seconds += KEEP_EVERY
     await house.settle(rounds=2)
     assert group not in house.plane.experience._groups
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_a_worker_that_said_it_drains_and_fell_silent_is_not_paid_for_ever(
+    house, worker, restart
+):
+    await house.report(worker, draining=True)
+    await house.settle(rounds=1)
+    assert worker.state is WorkerState.STOPPING
+    if restart:
+        await house.reopen()
+        worker = house.plane.fleet.workers[worker.id]
+    house.shelf.asked.clear()
+    for _ in range(4):
+        house.clock.seconds += REPORT_DEADLINE / 2
+        await house.settle(rounds=1)
+    assert ("stop", worker.instance_id) in house.shelf.asked
+
+
+async def test_a_worker_that_drains_on_its_own_is_let_be_while_it_reports(house, worker):
+    for _ in range(4):
+        await house.report(worker, draining=True)
+        house.clock.seconds += REPORT_DEADLINE / 2
+        await house.settle(rounds=1)
+    assert ("stop", worker.instance_id) not in house.shelf.asked
+
+
+@pytest.mark.parametrize("where", ["refused", "listed"])
+async def test_a_providers_words_are_kept_short_and_without_secrets(house, worker, where):
+    text = "refused: api_key=hf_abcdefghijklmnopqrstuvwxyz0123456789 \x1b[31m" + "x" * 10_000
+    if where == "listed":
+        (real,) = house.shelf.instances.values()
+        house.shelf.instances = {real.id: replace(real, status="failed", error=text)}
+        await house.settle(rounds=2)
+    else:
+        house.plane.reconciler.release(worker, "stop", house.plane.now(), "by hand")
+
+        async def refuse(_instance_id):
+            raise ProviderError(text)
+
+        house.shelf.stop = refuse
+        await house.settle(rounds=2)
+    assert 0 < len(worker.error) <= MAX_ERROR
+    assert "hf_abc" not in worker.error
+    assert "\x1b" not in worker.error

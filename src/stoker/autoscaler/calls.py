@@ -18,7 +18,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Hashable
 from typing import Any
 
-from stoker.autoscaler.fleet import Worker
+from stoker.autoscaler.fleet import Worker, words
 from stoker.autoscaler.plane import Plane
 from stoker.autoscaler.states import Event
 from stoker.errors import StokerError
@@ -131,7 +131,7 @@ class Calls:
     def _refused(self, worker: Worker, verb: str, error: StokerError) -> None:
         plane = self._plane
         worker.refused += 1
-        worker.error = str(error)
+        worker.error = words(str(error))
         if verb == "create" or worker.refused >= MAX_REFUSED:
             worker.refused = 0
             if plane.fleet.workers.get(worker.id) is worker:

@@ -374,7 +374,7 @@ class ControlPlane(Asked):
         last = worker.state_since if worker.reported_at is None else worker.reported_at
         if now - last > REPORT_DEADLINE:
             return True
-        return report is not None and report.num_requests_working == 0
+        return report is not None and report.num_requests_working <= 0
 
     async def stop_instances(self, hurry: asyncio.Event) -> None:
         """Drain and destroy every instance, for the end of this control plane.

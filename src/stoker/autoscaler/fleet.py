@@ -15,14 +15,14 @@ import msgspec
 
 from stoker import wire
 from stoker.autoscaler.states import ACTIVE, Event, WorkerState, next_state, wire_name
-from stoker.logs import printable
+from stoker.logs import printable, redact
 from stoker.store import EndpointRecord, WorkergroupRecord, WorkerRecord
 
 Goal = Literal["run", "stop", "destroy"]
 """What shall become of a worker: kept running, stopped with its model on disk, or destroyed."""
 
 MAX_ERROR = 2000
-"""Characters kept of what a worker says is wrong."""
+"""Characters kept of what a worker, or its provider, says is wrong."""
 
 LOAD_WINDOW = 60
 """Reports over which `cur_load_rolling_avg` is taken."""
@@ -210,7 +210,7 @@ class Fleet:
         if report.boot_id and report.boot_id != worker.boot_id:
             worker.boot_id = report.boot_id
             self.dirty.add(worker.id)
-        worker.error = printable((report.error_msg or "")[:MAX_ERROR], keep="\n")
+        worker.error = words(report.error_msg or "")
         worker.loads.append(report.cur_load)
         if report.slots > 0:
             worker.slots = report.slots
@@ -241,6 +241,11 @@ class Fleet:
     def infos(self, endpoint_id: int, now: float) -> list[wire.WorkerInfo]:
         """The answer to ``/get_endpoint_workers/``."""
         return [_info(w, now) for w in self.of_endpoint(endpoint_id)]
+
+
+def words(text: str) -> str:
+    """What a worker or a provider says is wrong, fit to be kept and shown."""
+    return printable(redact(text[: 2 * MAX_ERROR])[:MAX_ERROR], keep="\n")
 
 
 def _info(worker: Worker, now: float) -> wire.WorkerInfo:

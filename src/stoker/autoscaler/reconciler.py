@@ -20,7 +20,7 @@ from typing import Any
 
 from stoker.autoscaler.acting import Actor
 from stoker.autoscaler.census import believed, match
-from stoker.autoscaler.fleet import Endpoint, Goal, Worker
+from stoker.autoscaler.fleet import Endpoint, Goal, Worker, words
 from stoker.autoscaler.hearing import Hearing
 from stoker.autoscaler.observe import snapshot
 from stoker.autoscaler.plane import Plane
@@ -105,6 +105,7 @@ class Reconciler:
         self._account(now)
         for worker in list(plane.fleet.workers.values()):
             self._check_report(worker, now)
+            self._check_stopping(worker, now)
             self._check_group(worker, now)
             if worker.goal != "run" or worker.state in self._actor.UNFINISHED:
                 pursuit = self._actor.pursue(worker, now, cut=cut_drains)
@@ -221,7 +222,7 @@ class Reconciler:
             return
         worker.lost = instance.status == "failed"
         if instance.error:
-            worker.error = instance.error
+            worker.error = words(instance.error)
         event = PROVIDER_EVENTS.get(instance.status)
         if event is None:
             return  # a status that nobody knows: it is there, and no more is known
@@ -283,6 +284,16 @@ class Reconciler:
         self._plane.changed_state(worker, Event.REPORT_OVERDUE, now)
         if worker.state is before:
             worker.error = "" if worker.error.startswith("no report") else worker.error
+
+    def _check_stopping(self, worker: Worker, now: float) -> None:
+        """One that said it ends, and then nothing: its machine may run for ever at our cost."""
+        if worker.state is not WorkerState.STOPPING or worker.goal != "run":
+            return
+        last = worker.state_since if worker.reported_at is None else worker.reported_at
+        silent = self.hearing.silence(last, now)
+        if silent > REPORT_DEADLINE and not worker.record.attached:
+            reason = f"stop worker {worker.id}: it drained, and no report for {silent:.0f} s"
+            self.release(worker, "stop", now, reason)
 
     def _check_group(self, worker: Worker, now: float) -> None:
         """A worker whose workergroup was deleted has no reason to be."""
