@@ -6,6 +6,9 @@ from stoker.autoscaler.acting import REPEAT_AFTER
 from stoker.autoscaler.calls import MAX_REFUSED
 from stoker.autoscaler.planning import Action, ActionKind, Plan, plan
 from stoker.autoscaler.states import WorkerState
+from stoker.wire import EndpointParameters
+
+ONE = EndpointParameters(min_load=1.0, cold_workers=1, max_workers=1)
 
 
 @pytest.fixture
@@ -209,3 +212,30 @@ async def test_new_workers_get_the_new_settings_at_once(house):
     house.planner = plan
     worker = await house.ready_worker()
     assert (specs[0].options, specs[0].revision, worker.revision) == ({"parallel": 3}, 1, 1)
+
+
+async def test_an_instance_of_a_creation_asked_again_after_a_change_runs_the_new_settings(house):
+    """The provider made it by the first order, whose answer was lost, and with those settings."""
+    record = await house.endpoint(parameters=ONE)
+    listed, made = house.shelf.list, house.shelf.create
+
+    async def nothing():
+        return []
+
+    async def lose(offer_id, spec):
+        await made(offer_id, spec)
+        raise RuntimeError("the line broke")
+
+    house.shelf.list, house.shelf.create = nothing, lose
+    await house.settle(rounds=1)
+    (group,) = house.plane.fleet.groups_of(record.id)
+    await house.store.update_workergroup(group.id, options={"parallel": 2})
+    await house.plane.changed()
+    house.shelf.create = made
+    house.clock.seconds += REPEAT_AFTER
+    await house.settle(rounds=1)
+    house.shelf.list = listed
+    await house.settle()
+    (worker,) = house.plane.fleet.workers.values()
+    assert [verb for verb, *_ in house.shelf.asked] == ["create", "create", "update"]
+    assert (worker.revision, asked(house)) == (1, [("update", worker.instance_id, 1)])

@@ -151,8 +151,15 @@ class Actor:
             worker.revision = spec.revision
             plane.fleet.dirty.add(worker.id)
 
-        work = self._provider(worker).create(worker.record.offer_id, spec)
-        self.calls.about(worker, "create", work, created)
+        self.calls.about(worker, "create", self._made(worker, spec), created)
+
+    async def _made(self, worker: Worker, spec: InstanceSpec) -> Instance:
+        provider = self._provider(worker)
+        instance = await provider.create(worker.record.offer_id, spec)
+        if worker.revision != spec.revision and instance.worker_id == worker.id:
+            # It was asked for with other settings before, and may have been made by that order.
+            await provider.update(instance.id, spec)
+        return instance
 
     def _spec(self, worker: Worker, group: WorkergroupRecord) -> InstanceSpec | None:
         plane = self._plane
