@@ -1,6 +1,7 @@
 """A control plane that ends between two lines, or a word that arrives late, loses no worker."""
 
 import pytest
+from msgspec.structs import replace
 
 from stoker.autoscaler.planning import Action, ActionKind, Plan
 from stoker.autoscaler.reconciler import REPORT_DEADLINE
@@ -10,6 +11,7 @@ from stoker.wire import EndpointParameters
 KEPT = EndpointParameters(
     min_load=0.0, cold_workers=1, max_workers=1, inactivity_timeout=5.0, cold_mult=1.0
 )
+ONE = EndpointParameters(min_load=1.0, cold_workers=1, max_workers=2)
 
 
 async def stopped_worker(house):
@@ -143,3 +145,53 @@ async def test_a_worker_that_drained_and_is_not_heard_of_after_a_restart_is_not_
     house.clock.seconds += REPORT_DEADLINE + 1.0
     await house.settle(rounds=2)
     assert ("destroy", worker.instance_id) in house.shelf.asked
+
+
+async def test_a_worker_that_died_while_we_were_away_is_made_up_for(house):
+    """Its provider says that it runs; it is no capacity to come for as long as a model may load."""
+    await house.endpoint(parameters=ONE)
+    await house.settle(rounds=2)
+    (worker,) = house.plane.fleet.workers.values()
+    await house.report(worker)
+    await house.settle(rounds=2)
+    await house.reopen()
+    for _ in range(8):
+        await house.settle(rounds=1)
+        house.clock.seconds += 10.0
+    assert ("destroy", worker.instance_id) in house.shelf.asked
+    assert [verb for verb, _ in house.shelf.asked].count("create") == 2
+
+
+async def test_a_worker_that_drained_on_its_own_while_we_were_away_is_not_cut(house):
+    await house.endpoint(parameters=ONE)
+    await house.settle(rounds=2)
+    (worker,) = house.plane.fleet.workers.values()
+    await house.report(worker)
+    await house.settle(rounds=2)
+    await house.reopen()
+    again = house.plane.fleet.workers[worker.id]
+    for _ in range(8):
+        await house.report(again, draining=True, num_requests_working=1)
+        await house.settle(rounds=1)
+        house.clock.seconds += 10.0
+    assert again.state is WorkerState.STOPPING
+    assert ("destroy", worker.instance_id) not in house.shelf.asked
+
+
+async def test_a_worker_whose_machine_starts_anew_with_us_has_the_time_to_load(house):
+    """After a power cut nobody reports until the model is there, and the provider says so."""
+    await house.endpoint(parameters=ONE)
+    await house.settle(rounds=2)
+    (worker,) = house.plane.fleet.workers.values()
+    await house.report(worker)
+    await house.settle(rounds=2)
+    (real,) = house.shelf.instances.values()
+    house.shelf.instances[real.id] = replace(real, status="creating")
+    await house.reopen()
+    for status in ("creating", "running"):
+        house.shelf.instances[real.id] = replace(real, status=status)
+        for _ in range(8):
+            await house.settle(rounds=2)
+            house.clock.seconds += 10.0
+    assert house.plane.fleet.workers[worker.id].state is WorkerState.LOADING
+    assert ("destroy", real.id) not in house.shelf.asked

@@ -305,7 +305,7 @@ class ControlPlane(Asked):
             worker.goal = "stop" if record.desired == "stop" else "destroy"
         if restored and state in ACTIVE:
             # Ready when the row was written: it is believed again at its next report.
-            worker.state = WorkerState.PENDING if record.attached else WorkerState.LOADING
+            worker.state = WorkerState.PENDING
         self.fleet.add(worker)
         self.router.add_worker(
             record.id, record.endpoint_id, reqnum_base=self._numbers.at(self.now()), url=record.url

@@ -223,6 +223,8 @@ class Reconciler:
         worker.lost = instance.status == "failed"
         if instance.error:
             worker.error = words(instance.error)
+        if worker.record.attached and worker.state is WorkerState.PENDING:
+            return  # its own word alone tells what it does
         event = PROVIDER_EVENTS.get(instance.status)
         if event is None:
             return  # a status that nobody knows: it is there, and no more is known

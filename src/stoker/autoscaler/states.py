@@ -137,7 +137,13 @@ _SERVING = {
 _TABLE: dict[WorkerState, dict[Event, WorkerState]] = {
     _S.PENDING: _COMING_UP
     | _GONE
-    | {_E.PROVIDER_STOPPING: _S.STOPPING, _E.PROVIDER_STOPPED: _S.STOPPED},
+    | {
+        _E.REPORT_DRAINING: _S.STOPPING,
+        # It starts anew, as after a power cut, and may take as long as any other to load.
+        _E.PROVIDER_CREATED: _S.CREATED,
+        _E.PROVIDER_STOPPING: _S.STOPPING,
+        _E.PROVIDER_STOPPED: _S.STOPPED,
+    },
     # Not _GONE: the provider's list may have been made before it took our order.
     _S.CREATING: _COMING_UP | {_E.PROVIDER_CREATED: _S.CREATED, _E.PROVIDER_RUNNING: _S.LOADING},
     _S.CREATED: _COMING_UP | _GONE | {_E.PROVIDER_RUNNING: _S.LOADING},
