@@ -90,6 +90,7 @@ class World:
         self.death = death
         self.instances = {}
         self.boots = {}
+        self.revisions = {}
         self.numbers = itertools.count()
         self.fault = {"list": [], "create": [], "order": []}
         self.offered = True
@@ -132,6 +133,7 @@ class World:
         name = f"i{spec.worker_id}{suffix}"
         if name not in self.instances:
             self.instances[name] = Instance(name, "world", spec.worker_id, "running")
+            self.revisions[name] = spec.revision
             self.boot(name)
         return self.instances[name]
 
@@ -182,8 +184,11 @@ class World:
 
     async def update(self, instance_id, spec):
         def do(one):
-            self._set(one, "running")
-            self.boot(one.id)
+            same = self.revisions.get(one.id) == spec.revision
+            self.revisions[one.id] = spec.revision
+            if not same or one.status != "running":  # a second call with the same spec is for nothing
+                self._set(one, "running")
+                self.boot(one.id)
 
         await self.death.around(self._order("update", instance_id, do))
 
@@ -454,6 +459,8 @@ class Machine(RuleBasedStateMachine):
         if UPDATES:
             (group,) = self.plane.fleet.groups.values()
             assert not group.updating
+            for worker in ready:
+                assert worker.revision == self.world.revisions[worker.instance_id]
         rows = {worker.record.id for worker in self.workers.values()}
         assert rows == set(self.workers)
 
