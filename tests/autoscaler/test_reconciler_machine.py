@@ -186,7 +186,9 @@ class World:
         def do(one):
             same = self.revisions.get(one.id) == spec.revision
             self.revisions[one.id] = spec.revision
-            if not same or one.status != "running":  # a second call with the same spec is for nothing
+            if (
+                not same or one.status != "running"
+            ):  # a second call with the same spec is for nothing
                 self._set(one, "running")
                 self.boot(one.id)
 

@@ -5,6 +5,7 @@ import pytest
 from stoker.autoscaler.acting import REPEAT_AFTER
 from stoker.autoscaler.calls import MAX_REFUSED
 from stoker.autoscaler.planning import Action, ActionKind, Plan, plan
+from stoker.autoscaler.reconciler import REBOOT_LIMIT
 from stoker.autoscaler.states import WorkerState
 from stoker.wire import EndpointParameters
 
@@ -239,3 +240,26 @@ async def test_an_instance_of_a_creation_asked_again_after_a_change_runs_the_new
     (worker,) = house.plane.fleet.workers.values()
     assert [verb for verb, *_ in house.shelf.asked] == ["create", "create", "update"]
     assert (worker.revision, asked(house)) == (1, [("update", worker.instance_id, 1)])
+
+
+async def test_a_worker_that_its_provider_does_not_start_anew_is_replaced(house, worker):
+    """It said "done"; or it had done it before, for an order whose answer we did not live to see."""
+    await change(house, worker)
+    await do(house, worker, *UPDATE)
+    for _ in range(5):
+        house.clock.seconds += REBOOT_LIMIT / 4
+        await house.report(worker)
+        await house.settle(rounds=2)
+    assert ("destroy", worker.instance_id) in house.shelf.asked
+    log = await house.log(worker.endpoint_id)
+    assert "was not started anew" in log["info0"]
+
+
+async def test_a_worker_that_is_long_in_coming_after_its_update_is_waited_for(house, worker):
+    await change(house, worker)
+    await do(house, worker, *UPDATE)
+    await house.report(worker, draining=True)
+    for _ in range(8):
+        house.clock.seconds += REBOOT_LIMIT / 4
+        await house.settle(rounds=2)
+    assert worker.state is WorkerState.UPDATE_REBOOTING

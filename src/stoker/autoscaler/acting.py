@@ -95,6 +95,7 @@ class Actor:
         elif kind is ActionKind.REBOOT:
             plane.changed_state(worker, Event.PLAN_REBOOT, now)
             worker.reported_at = None  # its new boot owes us nothing until it is heard of
+            worker.former_at = None
             await self._save(worker)
             self._ask_update(worker, now)
 

@@ -219,6 +219,7 @@ class ControlPlane(Asked):
         event = self.fleet.take_report(worker, report, now)
         if worker.state is WorkerState.UPDATE_REBOOTING and _of_former_boot(report, known, event):
             worker.reported_at = None  # the new one owes us nothing until it is heard of
+            worker.former_at = now if event is Event.REPORT_READY else None
             return
         if report.boot_id:
             first = not (had_reported or known) and worker.state is not WorkerState.UPDATE_REBOOTING

@@ -76,6 +76,8 @@ class Worker:
     """When the provider was last asked to do something with it."""
     coming_since: float | None = None
     """Since when it is being created or started; None: it is not."""
+    former_at: float | None = None
+    """When its former boot last said that it is ready, while it was to start anew."""
     was_ready: bool = False
     lost: bool = False
     """Its provider says that its instance failed."""

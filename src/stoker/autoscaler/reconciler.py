@@ -40,6 +40,9 @@ REPORT_DEADLINE = 13.0
 """Seconds without a report after which a worker leaves the rotation: it reports at least every
 10 s, and 3 s are for a report that is late."""
 
+REBOOT_LIMIT = 60.0
+"""Seconds after its order for which the former boot of a worker may go on as if it was not told."""
+
 LIST_LIMIT = 120.0
 """Seconds that a provider may take to list what it has."""
 
@@ -106,6 +109,7 @@ class Reconciler:
         for worker in list(plane.fleet.workers.values()):
             self._check_report(worker, now)
             self._check_stopping(worker, now)
+            self._check_reboot(worker, now)
             self._check_group(worker, now)
             if worker.goal != "run" or worker.state in self._actor.UNFINISHED:
                 pursuit = self._actor.pursue(worker, now, cut=cut_drains)
@@ -296,6 +300,19 @@ class Reconciler:
         if silent > REPORT_DEADLINE and not worker.record.attached:
             reason = f"stop worker {worker.id}: it drained, and no report for {silent:.0f} s"
             self.release(worker, "stop", now, reason)
+
+    def _check_reboot(self, worker: Worker, now: float) -> None:
+        """One that was to start anew and goes on as before would wait for its new boot for ever."""
+        former = worker.former_at
+        if worker.state is not WorkerState.UPDATE_REBOOTING or former is None:
+            return
+        since = max(worker.state_since, worker.asked_at)
+        late = former - since >= REBOOT_LIMIT and not self._actor.calls.busy(worker.id)
+        if late and self.hearing.silence(former, now) <= REPORT_DEADLINE:
+            reason = (
+                f"destroy worker {worker.id}: it was not started anew in {former - since:.0f} s"
+            )
+            self.release(worker, "destroy", now, reason)
 
     def _check_group(self, worker: Worker, now: float) -> None:
         """A worker whose workergroup was deleted has no reason to be."""
