@@ -180,3 +180,26 @@ async def test_what_was_learnt_of_other_settings_or_is_damaged_is_left_out(worke
         again = Experience()
         again.read(record, kept, float)
         assert again.of(group.id).perf == 0.0
+
+
+@pytest.mark.parametrize("after", [WorkerState.ERROR, WorkerState.STOPPED])
+async def test_a_worker_whose_last_word_is_that_it_drains_has_failed_to_come_up(worker, after):
+    """It depends on the moment whether a worker that cannot start gets to say so."""
+    learnt = Experience()
+    group = worker.record.workergroup_id
+    worker.state, worker.coming_since = after, 1.0
+    learnt.note(worker, WorkerState.STOPPING, 2.0)
+    assert learnt.of(group).failures == 1
+    worker.state = WorkerState.STOPPING
+    learnt.vanished(worker, 3.0)
+    assert learnt.of(group).failures == 2
+
+
+@pytest.mark.parametrize(("goal", "coming"), [("stop", 1.0), ("run", None)])
+async def test_a_worker_that_was_told_to_stop_or_was_ready_has_not_failed(worker, goal, coming):
+    learnt = Experience()
+    worker.goal, worker.coming_since, worker.state = goal, coming, WorkerState.STOPPED
+    learnt.note(worker, WorkerState.STOPPING, 2.0)
+    worker.state = WorkerState.STOPPING
+    learnt.vanished(worker, 3.0)
+    assert learnt.of(worker.record.workergroup_id).failures == 0

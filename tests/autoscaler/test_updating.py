@@ -243,7 +243,7 @@ async def test_an_instance_of_a_creation_asked_again_after_a_change_runs_the_new
 
 
 async def test_a_worker_that_its_provider_does_not_start_anew_is_replaced(house, worker):
-    """It said "done"; or it had done it before, for an order whose answer we did not live to see."""
+    """It said "done"; or did it before, by an order whose answer we did not live to see."""
     await change(house, worker)
     await do(house, worker, *UPDATE)
     for _ in range(5):

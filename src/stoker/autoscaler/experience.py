@@ -186,17 +186,21 @@ class Experience:
             self.dirty.add(group)
         elif worker.state is WorkerState.STARTING:
             worker.coming_since = now
-        elif before in LOADING_STATES and worker.state is WorkerState.ERROR:
+        elif worker.state is WorkerState.ERROR and _was_coming(worker, before):
             self._failed(group, worker, before, now)
+        elif before is WorkerState.STOPPING and worker.state is WorkerState.STOPPED:
+            if _was_coming(worker, before):
+                self._failed(group, worker, before, now)
         elif before in LOADING_STATES and worker.state is WorkerState.DESTROYING:
             since = worker.coming_since
             if since is not None and now - since >= LOADING_LIMIT:
                 self._failed(group, worker, before, now)
 
     def vanished(self, worker: Worker, now: float) -> None:
-        """The instance of a worker is gone, and nobody asked for that."""
+        """The instance of a worker is gone, or as good as gone, and nobody asked for that."""
         group = worker.record.workergroup_id
-        if group is not None and worker.state in LOADING_STATES and worker.leaves_at is None:
+        coming = _was_coming(worker, worker.state)
+        if group is not None and coming and worker.leaves_at is None:
             self._failed(group, worker, worker.state, now)
 
     def _came_up(self, learnt: Learnt, worker: Worker, before: WorkerState, now: float) -> None:
@@ -279,6 +283,15 @@ def upper(seconds: deque[float]) -> float:
     if not seconds:
         return 0.0
     return sorted(seconds)[math.ceil(QUANTILE * len(seconds)) - 1]
+
+
+def _was_coming(worker: Worker, before: WorkerState) -> bool:
+    """Whether a worker in state `before` was still to become ready.
+
+    One that ends before that may say that it drains, as any worker that ends does.
+    """
+    unasked = before is WorkerState.STOPPING and worker.goal == "run"
+    return before in LOADING_STATES or (unasked and worker.coming_since is not None)
 
 
 def _offer(worker: Worker) -> OfferKey:

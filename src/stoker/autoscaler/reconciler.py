@@ -298,6 +298,7 @@ class Reconciler:
         last = worker.state_since if worker.reported_at is None else worker.reported_at
         silent = self.hearing.silence(last, now)
         if silent > REPORT_DEADLINE and not worker.record.attached:
+            self._plane.experience.vanished(worker, now)  # where it was never ready
             reason = f"stop worker {worker.id}: it drained, and no report for {silent:.0f} s"
             self.release(worker, "stop", now, reason)
 

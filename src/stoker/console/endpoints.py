@@ -91,7 +91,7 @@ async def show_trace(call: Call) -> Response:
     given = fields.get("seconds")
     try:
         seconds = None if given is None else float(given)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         seconds = math.nan
     if seconds is not None and not 0 < seconds < math.inf:
         raise InvalidMessageError({"seconds": "must be a number above 0"})
