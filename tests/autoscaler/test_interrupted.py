@@ -3,13 +3,17 @@
 import pytest
 from msgspec.structs import replace
 
+from stoker.autoscaler.acting import SETTLING
 from stoker.autoscaler.planning import Action, ActionKind, Plan
 from stoker.autoscaler.reconciler import REPORT_DEADLINE
-from stoker.autoscaler.states import Event, WorkerState
+from stoker.autoscaler.states import ACTIVE, Event, WorkerState
 from stoker.wire import EndpointParameters
 
 KEPT = EndpointParameters(
     min_load=0.0, cold_workers=1, max_workers=1, inactivity_timeout=5.0, cold_mult=1.0
+)
+THREE = EndpointParameters(
+    min_load=250.0, cold_workers=0, max_workers=3, inactivity_timeout=-1.0, cold_mult=1.0
 )
 ONE = EndpointParameters(min_load=1.0, cold_workers=1, max_workers=2)
 
@@ -195,3 +199,29 @@ async def test_a_worker_whose_machine_starts_anew_with_us_has_the_time_to_load(h
             house.clock.seconds += 10.0
     assert house.plane.fleet.workers[worker.id].state is WorkerState.LOADING
     assert ("destroy", real.id) not in house.shelf.asked
+
+
+@pytest.mark.parametrize(("state", "drained"), [("active", []), ("stopped", [1, 2, 3])])
+async def test_workers_that_a_load_needs_are_kept_over_a_restart(house, state, drained):
+    """How much comes is known a minute later; until then it looks as if next to nothing did."""
+    record = await house.endpoint(parameters=THREE)
+    await house.settle()
+    for worker in list(house.plane.fleet.workers.values()):
+        await house.report(worker)
+    await house.settle(rounds=2)
+    parameters = replace(THREE, min_load=1.0, endpoint_state=state)
+    await house.store.update_endpoint(record.id, parameters=parameters)
+    await house.reopen()
+    workers = list(house.plane.fleet.workers.values())
+    for _ in range(int(SETTLING / 5)):
+        for worker in workers:
+            await house.report(worker)
+        await house.settle(rounds=1)
+        house.clock.seconds += 5.0
+    assert [one.id for one in workers if one.state not in ACTIVE] == drained
+    for _ in range(4):
+        for worker in workers:
+            await house.report(worker)
+        await house.settle(rounds=1)
+        house.clock.seconds += 5.0
+    assert len([one for one in workers if one.state in ACTIVE]) == (0 if drained else 1)

@@ -26,6 +26,10 @@ log = get_logger("reconciler")
 DRAIN_LIMIT = 600.0
 """Seconds for which a worker may finish what it has before it is stopped all the same."""
 
+SETTLING = 60.0
+"""Seconds after a start of ours for which no worker that we found is drained for want of load: what
+came before is forgotten, and a minute (`stoker.autoscaler.arrivals`) is to be seen first."""
+
 REPEAT_AFTER = 5.0
 """Seconds after which a provider is asked again for what it has not done yet."""
 
@@ -65,11 +69,21 @@ class Actor:
         worker = plane.fleet.workers.get(action.worker_id)
         if worker is None or self.calls.busy(worker.id):
             return  # the next round decides anew, on what has become of it
+        if action.kind is ActionKind.DRAIN and self._is_early(worker, now):
+            return
         self.actions[key] = self.actions.get(key, 0) + 1
         try:
             await self._act_on(worker, action, now)
         except ImpossibleEventError as error:
             log.debug("a decision is out of date", worker=worker.id, error=str(error))
+
+    def _is_early(self, worker: Worker, now: float) -> bool:
+        """Whether it cannot be known yet that a worker is too many."""
+        plane = self._plane
+        if not worker.restored or now - plane.loaded_at >= SETTLING:
+            return False
+        stopped = plane.fleet.endpoints[worker.endpoint_id].parameters.endpoint_state == "stopped"
+        return not stopped and worker.leaves_at is None
 
     async def _act_on(self, worker: Worker, action: Action, now: float) -> None:
         plane, kind = self._plane, action.kind

@@ -294,6 +294,7 @@ class ControlPlane(Asked):
             boot_id=record.boot_id,
             revision=record.revision,
             state_seconds=dict(record.state_seconds),
+            restored=restored,
         )
         if restored and record.state_since > 0:
             spent = max(0.0, self.wall() - record.state_since)

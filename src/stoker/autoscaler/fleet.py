@@ -76,6 +76,8 @@ class Worker:
     """When the provider was last asked to do something with it."""
     coming_since: float | None = None
     """Since when it is being created or started; None: it is not."""
+    restored: bool = False
+    """It was there when this control plane started."""
     former_at: float | None = None
     """When its former boot last said that it is ready, while it was to start anew."""
     was_ready: bool = False
