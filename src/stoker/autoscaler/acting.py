@@ -17,6 +17,7 @@ from stoker.autoscaler.fleet import Goal, Worker
 from stoker.autoscaler.plane import Plane
 from stoker.autoscaler.planning import Action, ActionKind
 from stoker.autoscaler.states import ACTIVE, Event, ImpossibleEventError, WorkerState
+from stoker.errors import StokerError
 from stoker.logs import get_logger
 from stoker.providers import Instance, InstanceSpec, Offer, Provider
 from stoker.store import WorkergroupRecord
@@ -173,7 +174,10 @@ class Actor:
         instance = await provider.create(worker.record.offer_id, spec)
         if worker.revision != spec.revision and instance.worker_id == worker.id:
             # It was asked for with other settings before, and may have been made by that order.
-            await provider.update(instance.id, spec)
+            try:
+                await provider.update(instance.id, spec)
+            except StokerError as error:  # the instance is there all the same
+                raise UncertainError(f"made, and not updated: {error}") from None
         return instance
 
     def _spec(self, worker: Worker, group: WorkergroupRecord) -> InstanceSpec | None:
