@@ -64,6 +64,8 @@ class FleetFigures:
 
     perf: float
     """Of one worker, load units per second; 0: not known."""
+    largest: float
+    """The highest perf of one."""
     slots: int
     """Requests that one works on at once; 0: not known."""
     create_seconds: float
@@ -78,19 +80,22 @@ class FleetFigures:
     @classmethod
     def of(cls, snapshot: EndpointSnapshot) -> FleetFigures:
         """From what the planner sees."""
-        perfs = slots = 0.0
+        perfs = slots = largest = 0.0
         measured = told = coming = 0
         for worker in snapshot.workers:
             if LEAST <= worker.perf <= MAX_COST:
                 perfs, measured = perfs + worker.perf, measured + 1
+                largest = max(largest, worker.perf)
             if worker.slots > 0:
                 slots, told = slots + worker.slots, told + 1
             state = worker.state
             if state in ACTIVE or state in LOADING_STATES:
                 coming += 1
         groups = snapshot.groups
+        perf = perfs / measured if measured else _mean([group.perf for group in groups])
         return cls(
-            perf=perfs / measured if measured else _mean([group.perf for group in groups]),
+            perf=perf,
+            largest=max(largest, perf),
             slots=round(slots / told) if told else 0,
             create_seconds=_mean([group.create_seconds for group in groups]),
             start_seconds=_mean([group.start_seconds for group in groups]),
@@ -111,6 +116,15 @@ def _mean(figures: list[float]) -> float:
     """Of those that are known."""
     known = [figure for figure in figures if LEAST <= figure <= MAX_COST]
     return sum(known) / len(known) if known else 0.0
+
+
+def _waiting(demand: Demand, around: Surroundings) -> tuple[int, float]:
+    """Requests that wait or work, and the capacity that each asks for that is over the slots."""
+    count = demand.held_count + demand.booked_count
+    load = demand.held_load + demand.booked_load
+    if count <= 0 or not 0 < load < math.inf:
+        return 0, 0.0
+    return count, min(load / count, MAX_COST) / max(1.0, around.patience)
 
 
 class Forecaster:
@@ -301,6 +315,7 @@ class Forecaster:
         anticipated = predicted * candidate.margin
         clearing = self._clearing(demand, fleet, around)
         need = anticipated / util + clearing
+        at_rest = self._at_rest(anticipated / util, demand, fleet, around)
         hold = max(candidate.hold, around.coming_seconds)
         if need >= self._peak or now - self._peak_at >= hold or now < self._peak_at:
             self._peak, self._peak_at = need, now
@@ -327,6 +342,7 @@ class Forecaster:
             why += f" needs {need:.1f}/s"
         return Outlook(
             needed=needed,
+            kept=max(needed, at_rest),
             load=self.history.mean(_MEANS[-1]),
             predicted=predicted,
             anticipated=anticipated,
@@ -339,16 +355,22 @@ class Forecaster:
         )
 
     def _clearing(self, demand: Demand, fleet: FleetFigures, around: Surroundings) -> float:
-        count = demand.held_count + demand.booked_count
-        if count <= 0:
-            return 0.0
+        count, urgency = _waiting(demand, around)
         over = count - FULL * around.slots * max(1, fleet.coming)
-        if over <= 0:
-            return 0.0
-        load = demand.held_load + demand.booked_load
-        if not 0 < load < math.inf:
-            return 0.0
-        return over * min(load / count, MAX_COST) / max(1.0, around.patience)
+        return max(0.0, over * urgency)
+
+    def _at_rest(
+        self, sustained: float, demand: Demand, fleet: FleetFigures, around: Surroundings
+    ) -> float:
+        """The least capacity that has slots enough to ask for no more than itself.
+
+        Each worker that goes takes its slots along, so it would be called back for what is over
+        the slots of the others: C = sustained + (count - FULL x slots x C / perf) x urgency, with
+        the perf of the largest, as it may be them that stay.
+        """
+        count, urgency = _waiting(demand, around)
+        room = FULL * around.slots / fleet.largest * urgency
+        return (sustained + count * urgency) / (1 + room)
 
     def _horizons(self, around: Surroundings, now: float) -> tuple[Horizon, ...]:
         level = self.history.mean(_TREND_BASE)

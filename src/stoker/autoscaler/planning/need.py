@@ -97,12 +97,15 @@ def needs_of(snapshot: EndpointSnapshot, now: float, settings: PlannerSettings) 
 def _foreseen(
     snapshot: EndpointSnapshot, outlook: Outlook, floor: int, outstanding: int, quiet_for: float
 ) -> Needs:
-    """By the forecast: it has what is needed now and what is kept in one figure."""
+    """By the forecast: for how long a need is kept is in its figures."""
     least = snapshot.parameters.min_load
     sustained = max(least, outlook.needed * (1 - _ROUNDING))
     why = outlook.why if outlook.needed > least else f"min_load needs {least:.1f}/s"
     now = Need(sustained, 0.0, 0, floor, why)
-    kept = Need(sustained, 0.0, outstanding, 1, why)
+    kept_rate = outlook.kept * (1 - _ROUNDING)
+    if kept_rate > sustained:
+        why += f"; {outstanding} requests keep {outlook.kept:.1f}/s"
+    kept = Need(max(sustained, kept_rate), 0.0, outstanding, 1, why)
     load = max(least, outlook.load / snapshot.parameters.target_util)
     return Needs(now, kept, False, quiet_for, load, load)
 

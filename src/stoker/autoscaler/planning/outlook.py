@@ -41,6 +41,9 @@ class Outlook:
     there a moment ago) or ``headroom`` (for bursts)."""
     why: str
     """The figure that decides, in words."""
+    kept: float = 0.0
+    """Active capacity down to which workers are let go, if that is more than `needed`: with less,
+    what is there would be over the slots of the workers, and one be called back."""
     candidate: Candidate | None = None
     """The way to scale that would have cost least so far; None: nothing rehearsed yet."""
     horizons: tuple[Horizon, ...] = ()
