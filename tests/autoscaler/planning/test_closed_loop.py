@@ -181,3 +181,11 @@ def test_a_worker_is_not_let_go_for_whose_slots_it_is_called_back(
 ) -> None:
     loop = Loop(Machine(available=2, slots=4), other, create_seconds=create_seconds)
     assert len(calm_after_a_flash(loop, 350.0)) <= 1
+
+
+@pytest.mark.parametrize("stoppable", [True, False])
+def test_headroom_is_a_number_of_workers_whatever_their_perf(stoppable: bool) -> None:
+    """Small ones that come lower the mean, and raise it when they go."""
+    machines = (Machine(available=2), Machine("b", 50.0, 16, 0.2))
+    loop = Loop(*[replace(one, stoppable=stoppable) for one in machines])
+    assert calm_after_a_flash(loop, 350.0) == []

@@ -342,7 +342,8 @@ class Forecaster:
             why += f" needs {need:.1f}/s"
         return Outlook(
             needed=needed,
-            kept=max(needed, at_rest),
+            for_load=self._peak,
+            kept=at_rest,
             load=self.history.mean(_MEANS[-1]),
             predicted=predicted,
             anticipated=anticipated,

@@ -48,9 +48,16 @@ class Need:
     """However little the load."""
     why: str
     """The figure that decides, in words."""
+    ready: int = 0
+    """Workers held for bursts, of whatever perf: their number decides, not their capacity. That
+    would change with each that comes or goes, and ask for another."""
+    for_load: float = 0.0
+    """Where some are held ready: what the load alone asks for of `sustained`."""
 
     def met_by(self, capacity: float, workers: int) -> bool:
         """Whether so much capacity in so many workers is enough."""
+        if self.ready > 0:
+            return workers >= max(self.workers, self.ready) and capacity >= self.for_load
         return (
             workers >= self.workers
             and capacity >= self.sustained
@@ -101,11 +108,15 @@ def _foreseen(
     least = snapshot.parameters.min_load
     sustained = max(least, outlook.needed * (1 - _ROUNDING))
     why = outlook.why if outlook.needed > least else f"min_load needs {least:.1f}/s"
-    now = Need(sustained, 0.0, 0, floor, why)
+    ready = outlook.candidate.floor if outlook.candidate is not None else 0
+    for_load = max(least, outlook.for_load * (1 - _ROUNDING))
+    now = Need(sustained, 0.0, 0, floor, why, ready, for_load)
     kept_rate = outlook.kept * (1 - _ROUNDING)
     if kept_rate > sustained:
         why += f"; {outstanding} requests keep {outlook.kept:.1f}/s"
-    kept = Need(max(sustained, kept_rate), 0.0, outstanding, 1, why)
+    kept = Need(
+        max(sustained, kept_rate), 0.0, outstanding, 1, why, ready, max(for_load, kept_rate)
+    )
     load = max(least, outlook.load / snapshot.parameters.target_util)
     return Needs(now, kept, False, quiet_for, load, load)
 

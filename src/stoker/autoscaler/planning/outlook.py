@@ -33,7 +33,8 @@ class Outlook:
     anticipated: float
     """The same with its margin; of which `target_util` is taken."""
     floor: float
-    """Capacity that is held for bursts, whatever the load."""
+    """Capacity that is held for bursts, whatever the load: that of so many workers, as in
+    `candidate`, of the mean perf of those that are there."""
     clearing: float
     """Capacity that works off in `target_queue_time` what is over the slots of the workers."""
     binds: str
@@ -41,9 +42,11 @@ class Outlook:
     there a moment ago) or ``headroom`` (for bursts)."""
     why: str
     """The figure that decides, in words."""
+    for_load: float = 0.0
+    """Active capacity for what is predicted and what waits, without what is held for bursts."""
     kept: float = 0.0
-    """Active capacity down to which workers are let go, if that is more than `needed`: with less,
-    what is there would be over the slots of the workers, and one be called back."""
+    """The same, down to which workers are let go, if that is more: with less, what is there would
+    be over the slots of the workers, and one be called back."""
     candidate: Candidate | None = None
     """The way to scale that would have cost least so far; None: nothing rehearsed yet."""
     horizons: tuple[Horizon, ...] = ()
