@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import msgspec
 import pytest
 from tests.autoscaler.planning.conftest import EVENTS
 
@@ -189,3 +190,43 @@ def test_headroom_is_a_number_of_workers_whatever_their_perf(stoppable: bool) ->
     machines = (Machine(available=2), Machine("b", 50.0, 16, 0.2))
     loop = Loop(*[replace(one, stoppable=stoppable) for one in machines])
     assert calm_after_a_flash(loop, 350.0) == []
+
+
+def bursts(number: int, load: float) -> list[float]:
+    """Ten seconds of `load`, then 190 of silence."""
+    return ([load] * 10 + [0.0] * 190) * number
+
+
+def to_zero(timeout: float | None) -> EndpointParameters:
+    return msgspec.structs.replace(BARE, min_load=0, inactivity_timeout=timeout, max_workers=16)
+
+
+def test_bursts_between_silences_do_not_create_the_same_workers_each_time() -> None:
+    """No `inactivity_timeout`: that is to destroy nothing, the forecast and the pool decide."""
+    loop = Loop(parameters=to_zero(None))
+    loop.run(bursts(6, 3000.0))
+    learnt = loop.now
+    loop.run(bursts(6, 3000.0))
+    assert loop.ups_since(learnt) == []
+
+
+@pytest.mark.parametrize("timeout", [None, 0.0, 5.0, 300.0])
+def test_headroom_keeps_no_endpoint_from_zero(timeout: float | None) -> None:
+    loop = Loop(parameters=to_zero(timeout))
+    loop.run(bursts(6, 3000.0))
+    left = timeout
+    if timeout is None:
+        left = 10_000.0  # until the bursts are forgotten, and a stopped worker costs more than new
+    elif timeout == 300.0:
+        assert loop.capacity() > 0
+    loop.run([0.0] * int(10 + (left or 0.0)))
+    assert not loop.workers
+    before = len(loop.ups)
+    loop.second(REQUEST)
+    assert len(loop.ups) > before
+
+
+def test_an_endpoint_that_is_never_to_be_at_zero_is_not() -> None:
+    loop = Loop(parameters=to_zero(-1.0))
+    loop.run([REQUEST] * 100 + [0.0] * 1000)
+    assert loop.capacity() > 0

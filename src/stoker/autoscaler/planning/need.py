@@ -11,7 +11,9 @@ up at once; and what is **kept**, so that we scale down only below it. The secon
   most as many workers as there are requests. E.g. one request of 1,000 tokens on a worker of
   80 tokens/s waits 12.5 s; a second worker would not make it faster, and is not created for it.
 * Zero: when nothing is held or works and the endpoint has been quiet for its `inactivity_timeout`,
-  nothing is needed beyond `min_load`, and what arrived in the last minute no longer counts.
+  nothing is needed beyond `min_load`, and what arrived in the last minute no longer counts. Where
+  `inactivity_timeout` is absent and there is a forecast, that decides: the last worker may go after
+  `idle_wait` if nothing is held for bursts, and is kept, stopped, as the pool keeps others.
 """
 
 from __future__ import annotations
@@ -90,19 +92,28 @@ def needs_of(snapshot: EndpointSnapshot, now: float, settings: PlannerSettings) 
     quiet_for = 0.0 if outstanding else _quiet_for(snapshot, now)
     timeout = parameters.inactivity_timeout
     gate = settings.idle_wait if timeout is None else timeout
-    zero = parameters.min_load <= 0 and gate >= 0 and not outstanding and quiet_for >= gate
+    idle = parameters.min_load <= 0 and gate >= 0 and not outstanding and quiet_for >= gate
+    outlook = snapshot.outlook
+    foreseen = outlook is not None and outlook.candidate is not None
+    zero = idle and not (foreseen and timeout is None)
     if zero:
         nothing = Need(0.0, 0.0, 0, 0, f"quiet for {quiet_for:.0f} s, inactivity_timeout {gate:g}")
         return Needs(nothing, nothing, zero, quiet_for)
 
     floor = 1 if parameters.min_load > 0 or gate < 0 or outstanding else 0
-    if snapshot.outlook is not None and snapshot.outlook.candidate is not None:
-        return _foreseen(snapshot, snapshot.outlook, floor, outstanding, quiet_for)
+    if outlook is not None and foreseen:
+        last = 0 if idle else 1
+        return _foreseen(snapshot, outlook, floor, last, outstanding, quiet_for)
     return _by_means(snapshot, floor, outstanding, quiet_for)
 
 
 def _foreseen(
-    snapshot: EndpointSnapshot, outlook: Outlook, floor: int, outstanding: int, quiet_for: float
+    snapshot: EndpointSnapshot,
+    outlook: Outlook,
+    floor: int,
+    last: int,
+    outstanding: int,
+    quiet_for: float,
 ) -> Needs:
     """By the forecast: for how long a need is kept is in its figures."""
     least = snapshot.parameters.min_load
@@ -115,7 +126,7 @@ def _foreseen(
     if kept_rate > sustained:
         why += f"; {outstanding} requests keep {outlook.kept:.1f}/s"
     kept = Need(
-        max(sustained, kept_rate), 0.0, outstanding, 1, why, ready, max(for_load, kept_rate)
+        max(sustained, kept_rate), 0.0, outstanding, last, why, ready, max(for_load, kept_rate)
     )
     load = max(least, outlook.load / snapshot.parameters.target_util)
     return Needs(now, kept, False, quiet_for, load, load)

@@ -11,7 +11,7 @@ class PlannerSettings:
 
     idle_wait: float = 60.0
     """Idle time before zero where `inactivity_timeout` is absent; as long as demand is remembered,
-    so that the ordinary rule for scaling down decides."""
+    so that the ordinary rule for scaling down decides, and after it the forecast."""
     stopped_price: float = 0.05
     """Of a stopped worker, as a share of that of an active one: what its disk costs."""
     cold_retention: float = 60.0
