@@ -20,8 +20,10 @@ from stoker.autoscaler.arrivals import Demand
 from stoker.autoscaler.planning import (
     ActionKind,
     EndpointSnapshot,
+    Forecaster,
     GroupSnapshot,
     OfferSnapshot,
+    Outlook,
     Plan,
     PlannerSettings,
     WorkerSnapshot,
@@ -66,6 +68,9 @@ class Touched:
 
 
 class Fleet(RuleBasedStateMachine):
+    plenty = 30
+    """Workers that are allowed and to be had in the end."""
+
     def __init__(self) -> None:
         super().__init__()
         self.now = 10_000.0
@@ -80,6 +85,7 @@ class Fleet(RuleBasedStateMachine):
         self.touched: dict[int, Touched] = {}
         self.changed_at = self.now
         """When anything last happened that the planner did not do."""
+        self.arrived = 0.0
 
     # -- what is there ---------------------------------------------------------------------
 
@@ -101,6 +107,15 @@ class Fleet(RuleBasedStateMachine):
         if two:
             self.groups[2] = GroupSnapshot(id=2, create_seconds=40.0, weight=0.2)
 
+    def outlook(self, seen: EndpointSnapshot) -> Outlook | None:
+        return None
+
+    def tick(self, seconds: float) -> None:
+        self.now += seconds
+
+    def restart(self) -> None:
+        """Forget what is only in memory."""
+
     def snapshot(self) -> EndpointSnapshot:
         used: dict[str, int] = {}
         for worker in self.workers.values():
@@ -119,8 +134,10 @@ class Fleet(RuleBasedStateMachine):
             booked_load=10.0 * working,
             booked_count=working,
             last_request_at=self.now if self.rate or self.held else self.last_request,
+            arrived_load=self.arrived,
+            arrived_count=round(self.arrived / 10.0),
         )
-        return EndpointSnapshot(
+        seen = EndpointSnapshot(
             endpoint_id=1,
             name="e",
             parameters=self.parameters,
@@ -128,6 +145,7 @@ class Fleet(RuleBasedStateMachine):
             workers=tuple(self.workers.values()),
             groups=tuple(replace(group, offers=offers) for group in self.groups.values()),
         )
+        return replace(seen, outlook=self.outlook(seen))
 
     def pick(
         self, number: int, *states: WorkerState, attached: bool = False
@@ -381,7 +399,7 @@ class Fleet(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([1.0, 5.0, 11.0, 31.0, 61.0, 301.0]))
     def time_passes(self, seconds: float) -> None:
-        self.now += seconds
+        self.tick(seconds)
         for worker in list(self.workers.values()):
             if worker.leaves_at is not None and self.now >= worker.leaves_at + 30:
                 del self.workers[worker.id]
@@ -396,6 +414,7 @@ class Fleet(RuleBasedStateMachine):
     @rule()
     def control_plane_restarts(self) -> None:
         """It knows its workers again, but not yet what they do."""
+        self.restart()
         for worker in list(self.workers.values()):
             if worker.state in ACTIVE | LOADING_STATES | {WorkerState.DRAINING}:
                 self.workers[worker.id] = replace(
@@ -495,14 +514,15 @@ class Fleet(RuleBasedStateMachine):
     def settle(self) -> None:
         """From now on everything works: the fleet comes to rest, with enough capacity."""
         self.offers = {
-            name: replace(offer, available=20, failures=0) for name, offer in self.offers.items()
+            name: replace(offer, available=self.plenty, failures=0)
+            for name, offer in self.offers.items()
         }
         self.groups = {
             n: replace(group, failures=0, max_workers=None, weight=group.weight or 1.0)
             for n, group in self.groups.items()
         }
         self.parameters = msgspec.structs.replace(
-            self.parameters, max_workers=30, endpoint_state="active"
+            self.parameters, max_workers=self.plenty, endpoint_state="active"
         )
         self.held = 0
         self.workers = {
@@ -531,3 +551,37 @@ class Fleet(RuleBasedStateMachine):
 
 TestFleet = Fleet.TestCase
 TestFleet.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+
+
+class ForeseenFleet(Fleet):
+    """The same, with a forecaster that is told of each second."""
+
+    plenty = 100  # headroom, and one more for an update
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forecaster = Forecaster(SETTINGS)
+        self.foreseen: tuple[Any, ...] = ()
+
+    def outlook(self, seen: EndpointSnapshot) -> Outlook | None:
+        outlook = self.forecaster.observe(seen, self.now)
+        assert 0 <= outlook.needed < 1e9
+        assert 0 <= outlook.kept < 1e9
+        foreseen = (outlook.for_load, outlook.kept, outlook.candidate)
+        if foreseen != self.foreseen:
+            self.foreseen = foreseen
+            self.changed()  # another need is no swing
+        return outlook
+
+    def tick(self, seconds: float) -> None:
+        for _ in range(round(seconds)):
+            self.now += 1.0
+            self.arrived += self.rate
+            self.snapshot()
+
+    def restart(self) -> None:
+        self.forecaster = Forecaster(SETTINGS)
+
+
+TestForeseenFleet = ForeseenFleet.TestCase
+TestForeseenFleet.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
