@@ -40,8 +40,11 @@ HORIZONS = (60.0, 600.0, 3600.0, 86400.0)
 UPPER = 1.645
 """Standard deviations above the expected load: 95% of a normal distribution lie below."""
 
-MAX_GAP = 3600.0
+MAX_GAP = 600.0
 """Seconds: a clock that jumps further ahead than this is taken to have jumped so far."""
+
+_PAUSE = 60.0
+"""Seconds."""
 
 MAX_SET_BACK = 60.0
 """Seconds: a clock that was set back further than this is believed, and not waited for."""
@@ -212,7 +215,9 @@ class Forecaster:
         """Seconds in which nothing came: one by one while that matters, then in one go."""
         assert self._second is not None
         while seconds > 0:
-            step = 1.0 if self._idle < SECONDS else float(min(seconds, 10))
+            # After a pause of ours nobody knows what came when, and a thousand endpoints wait.
+            fine = self._idle < SECONDS and seconds <= _PAUSE
+            step = 1.0 if fine else float(min(seconds, 10))
             self._idle += step
             self.history.add(0.0, 0, float(self._second), seconds=step)
             self._second += int(step)

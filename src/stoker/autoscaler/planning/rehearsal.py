@@ -242,7 +242,7 @@ class Rehearsal:
             self._rehearsed += seconds
             self._tightest[:] = 0.0
             return
-        fade = math.exp(-seconds / self._memory)
+        fade = math.exp(-seconds / self._memory) if self._memory > 0 else 0.0
         self._spent *= fade
         self._spent += cost
         self._late *= fade
