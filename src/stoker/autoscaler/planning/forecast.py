@@ -240,15 +240,18 @@ class Forecaster:
         create = fleet.create_seconds or settings.rehearsed_create_seconds
         # One that takes longer is given up.
         create = min(create, settings.loading_limit)
+        start = min(create, fleet.start_seconds or settings.unknown_start_seconds)
+        comes = start if fleet.stoppable else create
         return Surroundings(
             perf=fleet.perf,
             slots=slots,
             create_seconds=create,
-            start_seconds=min(create, fleet.start_seconds or settings.unknown_start_seconds),
+            start_seconds=start,
             stoppable=fleet.stoppable,
             target_util=parameters.target_util,
-            # Above max_queue_time nothing is routed, so it would be no use to wait for longer.
-            patience=min(parameters.target_queue_time, parameters.max_queue_time),
+            # Above max_queue_time nothing is routed, so it would be no use to wait for longer. And
+            # what a worker is to help with must still be there when it comes.
+            patience=max(min(parameters.target_queue_time, parameters.max_queue_time), comes / 2),
             max_workers=max(1, parameters.max_workers),
         )
 
