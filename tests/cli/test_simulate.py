@@ -223,3 +223,15 @@ def _group(leader):
         except (ProcessLookupError, psutil.NoSuchProcess):
             continue
     return found
+
+
+def test_without_the_extra_it_says_what_to_install():
+    program = (
+        "import sys; sys.modules['numpy'] = None; sys.argv = ['stoker', 'simulate', '-g', 'flash']"
+        "; from stoker.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode != 0
+    assert done.stderr.strip() == "error: numpy is missing: pip install 'stoker[server]'"

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from stoker.cli import output
 from stoker.cli.endpoints import AsJson
 
 
@@ -91,8 +92,10 @@ def simulate(
     fluid bound (all load / perf: a fleet that is always exactly large enough),
     and how long requests waited until their service began.
     """
-    from stoker.cli.simulation import Ask, run
-
+    try:
+        from stoker.cli.simulation import Ask, run
+    except ModuleNotFoundError as error:
+        output.fail(f"{error.name} is missing: pip install 'stoker[server]'")
     ask = Ask(
         trace=trace,
         config=config,
