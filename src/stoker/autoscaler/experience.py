@@ -39,6 +39,9 @@ REMEMBERED = 10
 
 QUANTILE = 0.8
 
+LEAST_SECONDS = 0.1
+"""A worker takes at least so long to come: 0 would say that it is not known."""
+
 MAX_OFFERS = 256
 """Failing offers remembered per workergroup; the oldest are forgotten."""
 
@@ -209,7 +212,7 @@ class Experience:
             learnt.came_up(_offer(worker))
         if worker.coming_since is not None:
             times = learnt.started_in if worker.was_ready else learnt.created_in
-            times.append(max(0.0, now - worker.coming_since))
+            times.append(max(LEAST_SECONDS, now - worker.coming_since))
         worker.coming_since, worker.was_ready = None, True
 
     def _failed(self, group: int, worker: Worker, before: WorkerState, now: float) -> None:

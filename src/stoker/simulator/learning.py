@@ -72,7 +72,8 @@ class Learnt:
             self.failed = Trouble()
             self.offers.pop(kind, None)
         if took is not None:
-            (self._started_in if started else self._created_in).append(took)
+            # At least a moment: 0 would say that it is not known.
+            (self._started_in if started else self._created_in).append(max(0.1, took))
 
     def left(self, before: WorkerState, after: WorkerState, kind: str, now: float) -> None:
         """A worker left a state; it is a failure if that was on its way up."""
