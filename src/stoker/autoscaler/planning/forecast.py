@@ -44,7 +44,7 @@ MAX_GAP = 600.0
 """Seconds: a clock that jumps further ahead than this is taken to have jumped so far."""
 
 _PAUSE = 60.0
-"""Seconds."""
+"""Seconds without a call above which silence is passed in steps of ten."""
 
 MAX_SET_BACK = 60.0
 """Seconds: a clock that was set back further than this is believed, and not waited for."""
@@ -142,6 +142,7 @@ class Forecaster:
         self._load = self._requests = 0.0
         self._seen = (0.0, 0)
         self._mean_load = 0.0
+        """Load units of a request, the latest counting most; 0: none came yet."""
         self._peak = 0.0
         self._peak_at = -math.inf
         self._idle = 0.0
@@ -162,11 +163,6 @@ class Forecaster:
         self._pass(demand, self._surroundings(fleet, parameters), now)
         # Anew: the first request that ever came has told its load by now.
         return self._outlook(demand, fleet, parameters, self._surroundings(fleet, parameters), now)
-
-    @property
-    def mean_load(self) -> float:
-        """Load units of a request, the latest counting most; 0: none came yet."""
-        return self._mean_load
 
     # Time passes.
 
@@ -321,9 +317,16 @@ class Forecaster:
         candidate = self._rehearsal.leader
         predicted = self._predictions(around)[candidate.predictor]
         anticipated = predicted * candidate.margin
-        clearing = self._clearing(demand, fleet, around)
+        count, urgency = _waiting(demand, around)
+        over = count - FULL * around.slots * max(1, fleet.coming)
+        clearing = max(0.0, over * urgency)
         need = anticipated / util + clearing
-        at_rest = self._at_rest(anticipated / util, demand, fleet, around)
+        # Each worker that goes takes its slots along, and would be called back for what is over the
+        # slots of the others. So let none go below the capacity that asks for no more than itself:
+        # C = anticipated / util + (count - FULL x slots x C / perf) x urgency, with the perf of the
+        # largest, as it may be them that stay.
+        room = FULL * around.slots / fleet.largest * urgency
+        at_rest = (anticipated / util + count * urgency) / (1 + room)
         hold = max(candidate.hold, around.coming_seconds)
         if need >= self._peak or now - self._peak_at >= hold or now < self._peak_at:
             self._peak, self._peak_at = need, now
@@ -362,24 +365,6 @@ class Forecaster:
             candidate=candidate,
             horizons=self._horizons(around, now),
         )
-
-    def _clearing(self, demand: Demand, fleet: FleetFigures, around: Surroundings) -> float:
-        count, urgency = _waiting(demand, around)
-        over = count - FULL * around.slots * max(1, fleet.coming)
-        return max(0.0, over * urgency)
-
-    def _at_rest(
-        self, sustained: float, demand: Demand, fleet: FleetFigures, around: Surroundings
-    ) -> float:
-        """The least capacity that has slots enough to ask for no more than itself.
-
-        Each worker that goes takes its slots along, so it would be called back for what is over
-        the slots of the others: C = sustained + (count - FULL x slots x C / perf) x urgency, with
-        the perf of the largest, as it may be them that stay.
-        """
-        count, urgency = _waiting(demand, around)
-        room = FULL * around.slots / fleet.largest * urgency
-        return (sustained + count * urgency) / (1 + room)
 
     def _horizons(self, around: Surroundings, now: float) -> tuple[Horizon, ...]:
         level = self.history.mean(_TREND_BASE)

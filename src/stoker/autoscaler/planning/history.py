@@ -101,27 +101,20 @@ class LoadHistory:
         """(load units, requests) of each second that is remembered, the oldest first."""
         return list(zip(self._load, self._requests, strict=True))
 
-    @property
-    def days(self) -> float:
-        """For how many days the profile has been fed."""
-        return self._day.days
-
 
 class DayProfile:
     """Mean load per second by time of day, in slots of five minutes, the latest days most."""
 
-    __slots__ = ("_known", "_mean", "_slot", "_slot_load", "_slot_seconds", "days")
+    __slots__ = ("_known", "_mean", "_slot", "_slot_load", "_slot_seconds")
 
     def __init__(self) -> None:
         self._mean = [0.0] * SLOTS
         self._known = [False] * SLOTS
         self._slot: int | None = None
         self._slot_load = self._slot_seconds = 0.0
-        self.days = 0.0
 
     def add(self, load: float, second: float, seconds: float = 1.0) -> None:
         """Count load of `seconds` seconds, of which the first began at `second`."""
-        self.days += seconds / DAY
         # A long silence may reach over many slots, though never over more than a day.
         left, at = min(seconds, DAY), second
         while left > 0:
