@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from tests.autoscaler.planning.conftest import (
     NOW,
     decide,
@@ -173,13 +174,24 @@ def test_a_stopped_worker_beyond_the_pool_is_destroyed_after_a_while() -> None:
     assert kinds(decide(lower, worker(1), fresh, old)) == [("destroy", 3)]
 
 
-def test_a_stopped_worker_is_kept_until_it_cost_as_much_as_a_new_one() -> None:
+@pytest.mark.parametrize(
+    ("create", "start", "kept"),
+    [
+        (30.0, 30.0, 600.0),  # 30 / 0.05: no sooner back than a new one
+        (30.0, 28.0, 1400.0),  # (30 + 20 x 2) / 0.05
+        (30.0, 5.0, 3600.0),
+        (30.0, 0.0, 3600.0),  # not known: 15 s
+    ],
+)
+def test_a_stopped_worker_is_kept_until_it_cost_as_much_as_to_be_without_it(
+    create: float, start: float, kept: float
+) -> None:
     lower = Demand(
         arrival_rate=1.0, recent_rate=1.0, peak_rate=1.0, booked_count=1, last_request_at=NOW
     )
-    slow = group(create_seconds=30.0)
-    fresh = worker(2, WorkerState.STOPPED, state_since=NOW - 599)
-    old = worker(3, WorkerState.STOPPED, state_since=NOW - 600)
+    slow = group(create_seconds=create, start_seconds=start)
+    fresh = worker(2, WorkerState.STOPPED, state_since=NOW - kept + 1)
+    old = worker(3, WorkerState.STOPPED, state_since=NOW - kept)
     assert kinds(decide(lower, worker(1), fresh, old, groups=(slow,))) == [("destroy", 3)]
 
 

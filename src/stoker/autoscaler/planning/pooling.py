@@ -91,12 +91,19 @@ def _spare(draft: Draft, needs: Needs) -> list[WorkerSnapshot]:
 def _retention(draft: Draft, worker: WorkerSnapshot) -> float:
     """Seconds for which a stopped worker is kept that the pool does not need.
 
-    Until it has cost as much as it would to create it again. E.g. one that takes 30 s to create,
-    and costs a twentieth while it is stopped, is kept for 600 s.
+    Until it has cost as much as it would to be without it when load returns (ski rental): a new one
+    is to be created, and what it is too late for is priced as requests that are late. E.g. where
+    creating takes 30 s and starting 5 s, that is 30 + 20 x 25 = 530 s of a worker, which one that
+    costs a twentieth has cost after 10,600 s: it is kept for as long as any is,
+    `cold_retention_limit`.
     """
     settings = draft.settings
+    again = 0.0
     group = draft.groups.get(worker.workergroup_id or 0)
-    again = group.create_seconds / settings.stopped_price if group is not None else 0.0
+    if group is not None:
+        start = group.start_seconds or settings.unknown_start_seconds
+        later = max(0.0, group.create_seconds - start)
+        again = (group.create_seconds + settings.late_price * later) / settings.stopped_price
     return min(settings.cold_retention_limit, max(settings.cold_retention, again))
 
 

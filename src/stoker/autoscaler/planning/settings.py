@@ -16,7 +16,8 @@ class PlannerSettings:
     """Of a stopped worker, as a share of that of an active one: what its disk costs."""
     cold_retention: float = 60.0
     """A stopped worker that the pool does not need is kept for at least so long, in case load
-    returns; for longer where it takes long to create one, up to `cold_retention_limit`."""
+    returns; for longer where it takes longer to create one than to start it, up to
+    `cold_retention_limit`."""
     cold_retention_limit: float = 3600.0
     error_grace: float = 30.0
     """Time for a worker with an error to recover: its launcher restarts what crashed, and a large
