@@ -20,6 +20,7 @@ from stoker.autoscaler.planning import (
 )
 from stoker.autoscaler.planning.forecast import ForecastErrors
 from stoker.autoscaler.planning.history import LoadHistory
+from stoker.autoscaler.planning.season import DAY, SLOT, SLOTS
 from stoker.autoscaler.states import WorkerState
 from stoker.wire import EndpointParameters
 
@@ -72,6 +73,37 @@ def test_what_is_over_the_slots_is_worked_off_in_target_queue_time() -> None:
     assert after.clearing == pytest.approx((100 - 0.6 * 4) * 50 / 10)
     assert after.needed >= before.needed + after.clearing - 1e-3
     assert "over the workers' slots" in after.why
+
+
+def after_two_nights() -> Endpoint:
+    """450 load/s each night from 2:00 to 2:30, and it is 1:50 now."""
+    endpoint = Endpoint()
+    for day in range(2):
+        for slot in range(SLOTS):
+            load = 450.0 if 24 <= slot < 30 else 0.0
+            endpoint.forecaster.history.add(load, 1, day * DAY + slot * SLOT, seconds=SLOT)
+    endpoint.forecaster.history.add(0.0, 0, 2 * DAY, seconds=6600.0)
+    endpoint.now = 2 * DAY + 6600.0
+    return endpoint
+
+
+def test_what_comes_each_night_is_prepared_for_as_long_before_as_a_worker_takes_to_come() -> None:
+    endpoint = after_two_nights()
+    quiet = endpoint.run([1.0] * (600 - 39))
+    assert quiet.binds != "season"
+    assert quiet.needed < 100.0
+    # 1.25 x 30 s before.
+    ready = endpoint.run([1.0] * 2)
+    assert ready.binds == "season"
+    assert ready.needed == pytest.approx(450.0 / 0.9)
+    assert ready.for_load == ready.needed
+    assert ready.why == "both of the last two days had load at this time that needs 500.0/s"
+
+
+def test_what_comes_each_night_is_let_go_where_it_does_not_come() -> None:
+    endpoint = after_two_nights()
+    endpoint.run([1.0] * 650)
+    assert endpoint.run([1.0] * 300).needed < 100.0
 
 
 def test_without_a_known_perf_the_mean_is_all_there_is() -> None:

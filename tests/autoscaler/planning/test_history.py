@@ -1,4 +1,4 @@
-"""What is remembered of the load: by the second, and by the time of day."""
+"""What is remembered of the load by the second."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stoker.autoscaler.planning.history import DAY, SECONDS, SLOT, DayProfile, LoadHistory
+from stoker.autoscaler.planning.history import SECONDS, LoadHistory
 
 
 def feed(history: LoadHistory, loads: list[float], start: float = 0.0) -> float:
@@ -45,21 +45,3 @@ def test_a_trend_is_not_believed_beyond_twice_the_level_nor_below_zero() -> None
     falling = LoadHistory()
     now = feed(falling, [float(400 - second) for second in range(400)])
     assert falling.ahead(now, 3600.0, 5.0) == 0.0
-
-
-def test_what_comes_each_day_at_the_same_time_is_expected() -> None:
-    history = LoadHistory()
-    second = 0.0
-    for _ in range(2 * int(DAY / SLOT)):
-        busy = 7200 <= second % DAY < 9000
-        history.add(50.0 if busy else 0.0, 1, second, seconds=SLOT)
-        second += SLOT
-    before = 2 * DAY + 6900.0
-    assert history.ahead(before, 1200.0, 0.0) == pytest.approx(50.0)
-    assert history.ahead(before + 1800.0, 1800.0, 50.0) == pytest.approx(0.0)
-
-
-def test_the_day_is_not_known_before_it_was_seen() -> None:
-    profile = DayProfile()
-    profile.add(5.0, 0.0, 3 * SLOT)
-    assert profile.change(SLOT, SLOT + 7200) is None

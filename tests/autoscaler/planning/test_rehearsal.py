@@ -25,13 +25,15 @@ def rehearsal(**settings: float) -> Rehearsal:
     return Rehearsal(2, 16, **(figures | settings))
 
 
-def run(tried: Rehearsal, loads: list[float], around: Surroundings = AROUND) -> None:
+def run(
+    tried: Rehearsal, loads: list[float], around: Surroundings = AROUND, least: int = 0
+) -> None:
     """A request has 100 load units; the predictions are the mean of a minute, and of 10 s."""
     for place, load in enumerate(loads):
         past = loads[: place + 1]
         minute, recent = past[-60:], past[-10:]
         predictions = [sum(minute) / len(minute), sum(recent) / len(recent)]
-        tried.step(load, load / 100, 100.0, predictions, around)
+        tried.step(load, load / 100, 100.0, predictions, around, least=least)
 
 
 def bursts(
@@ -81,6 +83,24 @@ def test_no_candidate_has_more_than_the_cap() -> None:
     run(tried, bursts(8, load=10_000.0), replace(AROUND, max_workers=3))
     assert tried.leader.floor <= 16
     assert float(tried._wanted.max()) <= 3
+
+
+def test_headroom_that_the_season_brings_is_not_held_twice() -> None:
+    alone, helped = rehearsal(), rehearsal()
+    run(alone, bursts(8))
+    run(helped, bursts(8), least=10)
+    assert alone.leader.floor >= 4
+    assert helped.leader.floor == 0
+
+
+def test_a_way_to_scale_that_was_late_keeps_what_that_cost_then() -> None:
+    tried = rehearsal()
+    run(tried, bursts(2))
+    before = float(tried._late.max())
+    assert before > 0
+    # The requests that come now are ten times smaller.
+    tried.step(1.0, 0.1, 10.0, [1.0, 1.0], AROUND)
+    assert float(tried._late.max()) == pytest.approx(before, rel=1e-3)
 
 
 def test_the_wait_for_the_first_workers_is_held_against_nobody() -> None:

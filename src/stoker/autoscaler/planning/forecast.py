@@ -53,6 +53,9 @@ LEAST = 1e-9
 """Perf, load units per second, or load of a request: below this, or above `MAX_COST`, no figure
 means anything; it is taken as not known."""
 
+SEASON_LEAD = 1.25
+"""What recurs each day is prepared for so many times sooner than a worker takes to be created."""
+
 UNKNOWN_SLOTS_SHARE = 0.5
 """Where slots are not known, workers are taken to be full with as much load as they can do in this
 share of `target_queue_time`."""
@@ -266,9 +269,21 @@ class Forecaster:
         rehearsal = self._rehearsal
         if rehearsal is None or rehearsal.max_workers != around.max_workers:
             rehearsal = self._rehearsal = self._begin(around)
+        least = math.ceil(self._season(around, float(self._second or 0)) / around.perf - 1e-6)
         rehearsal.step(
-            load, requests, self._mean_load, self._predictions(around), around, seconds=seconds
+            load,
+            requests,
+            self._mean_load,
+            self._predictions(around),
+            around,
+            least=min(least, around.max_workers),
+            seconds=seconds,
         )
+
+    def _season(self, around: Surroundings, now: float) -> float:
+        """Active capacity for what comes each day from now until a worker ordered now is there."""
+        ahead = SEASON_LEAD * around.create_seconds
+        return self.history.recurring(now, now + ahead) / around.target_util
 
     def _begin(self, around: Surroundings) -> Rehearsal:
         """Rehearse anew, on the seconds that are remembered."""
@@ -331,9 +346,13 @@ class Forecaster:
         if need >= self._peak or now - self._peak_at >= hold or now < self._peak_at:
             self._peak, self._peak_at = need, now
         floor = candidate.floor * around.perf
-        needed = max(self._peak, floor)
+        season = self._season(around, now)
+        needed = max(self._peak, floor, season)
         binds = "target_util"
-        if floor >= self._peak:
+        if season > max(floor, self._peak):
+            binds = "season"
+            why = f"both of the last two days had load at this time that needs {season:.1f}/s"
+        elif floor >= self._peak:
             binds = "headroom"
             why = (
                 f"bursts are best met by {candidate.floor} workers held ready: needs {floor:.1f}/s"
@@ -353,7 +372,7 @@ class Forecaster:
             why += f" needs {need:.1f}/s"
         return Outlook(
             needed=needed,
-            for_load=self._peak,
+            for_load=max(self._peak, season),
             kept=at_rest,
             load=self.history.mean(_MEANS[-1]),
             predicted=predicted,

@@ -7,19 +7,10 @@ from __future__ import annotations
 
 from collections import deque
 
-DAY = 86400.0
-"""Seconds."""
-
-SLOT = 300.0
-"""Seconds in one slot of the day's profile."""
-
-SLOTS = int(DAY / SLOT)
+from stoker.autoscaler.planning.season import DayProfile
 
 SECONDS = 600
 """Seconds that are remembered one by one."""
-
-NEW_DAY = 0.4
-"""Share of the latest day in the profile: the last three days make up four fifths of it."""
 
 TREND = 300
 """Seconds over which a trend is taken."""
@@ -97,56 +88,10 @@ class LoadHistory:
             change = min(level, change)
         return max(0.0, level + change)
 
+    def recurring(self, start: float, end: float) -> float:
+        """Load units per second that come each day at that time; see `DayProfile.recurring`."""
+        return self._day.recurring(start, end)
+
     def seconds(self) -> list[tuple[float, float]]:
         """(load units, requests) of each second that is remembered, the oldest first."""
         return list(zip(self._load, self._requests, strict=True))
-
-
-class DayProfile:
-    """Mean load per second by time of day, in slots of five minutes, the latest days most."""
-
-    __slots__ = ("_known", "_mean", "_slot", "_slot_load", "_slot_seconds")
-
-    def __init__(self) -> None:
-        self._mean = [0.0] * SLOTS
-        self._known = [False] * SLOTS
-        self._slot: int | None = None
-        self._slot_load = self._slot_seconds = 0.0
-
-    def add(self, load: float, second: float, seconds: float = 1.0) -> None:
-        """Count load of `seconds` seconds, of which the first began at `second`."""
-        # A long silence may reach over many slots, though never over more than a day.
-        left, at = min(seconds, DAY), second
-        while left > 0:
-            slot = int(at % DAY / SLOT)
-            if slot != self._slot:
-                self._close()
-                self._slot = slot
-            here = min(left, SLOT - at % SLOT)
-            self._slot_load += load * here
-            self._slot_seconds += here
-            left, at = left - here, at + here
-
-    def _close(self) -> None:
-        if self._slot is None or self._slot_seconds <= 0:
-            return
-        mean = self._slot_load / self._slot_seconds
-        if self._known[self._slot]:
-            mean = NEW_DAY * mean + (1 - NEW_DAY) * self._mean[self._slot]
-        self._mean[self._slot], self._known[self._slot] = mean, True
-        self._slot_load = self._slot_seconds = 0.0
-
-    def change(self, start: float, end: float) -> float | None:
-        """By how much the load differs at `end` from `start`; None: not known for both."""
-        first, last = self._at(start), self._at(end)
-        return None if first is None or last is None else last - first
-
-    def _at(self, moment: float) -> float | None:
-        """Between the middles of two slots, in proportion."""
-        place = moment % DAY / SLOT - 0.5
-        left = int(place // 1) % SLOTS
-        right = (left + 1) % SLOTS
-        if not (self._known[left] and self._known[right]):
-            return None
-        share = place % 1
-        return (1 - share) * self._mean[left] + share * self._mean[right]

@@ -39,7 +39,7 @@ class Outlook:
     """Capacity that works off in `target_queue_time` what is over the slots of the workers."""
     binds: str
     """Which of these decides: ``target_util``, ``target_queue_time``, ``hold`` (a need that was
-    there a moment ago) or ``headroom`` (for bursts)."""
+    there a moment ago), ``headroom`` (for bursts) or ``season`` (what comes each day)."""
     why: str
     """The figure that decides, in words."""
     for_load: float = 0.0

@@ -181,6 +181,7 @@ class Rehearsal:
         predictions: list[float],
         around: Surroundings,
         *,
+        least: int = 0,
         seconds: float = 1.0,
     ) -> None:
         """Rehearse the next second.
@@ -191,6 +192,7 @@ class Rehearsal:
             mean_load: of a request, load units; above 0.
             predictions: load units per second, one of each predictor.
             around: what the workers are like.
+            least: workers that all of them have, whatever they would do: those of the season.
             seconds: more than 1 only where nothing arrived and nothing waits.
         """
         wanted = self._wanted
@@ -233,7 +235,7 @@ class Rehearsal:
         self._peak = np.where(new, need, self._peak)
         self._peak_age[new] = 0.0
         after = np.maximum(self._floor, np.ceil(self._peak - np.float32(1e-4)))
-        np.clip(after, 1.0, max(1, around.max_workers), out=after)
+        np.clip(after, max(1, least), max(1, least, around.max_workers), out=after)
         cost = cost + np.maximum(wanted - after, 0.0) * np.float32(self._release_cost)
         self._wanted = after
 
@@ -250,17 +252,18 @@ class Rehearsal:
         self._time = self._time * fade + seconds
         self._tightest *= np.float32(fade)
         if late is not None:
-            self._late += late * requests
-            self._came += requests
-        self._follow(around, mean_load)
+            # At the price of the moment: what is past does not change with the sizes that follow.
+            value = requests * self._late_price * mean_load / around.perf
+            self._late += late * value
+            self._came += value
+        self._follow(around)
 
-    def _follow(self, around: Surroundings, mean_load: float) -> None:
+    def _follow(self, around: Surroundings) -> None:
         """Follow the one that would have cost least."""
-        price = self._late_price * mean_load / around.perf
         # The first incident is not seen before it comes.
         incident = around.create_seconds * self._came / self._time
         risk = np.clip((self._tightest - NEAR) / (1 - NEAR), 0.0, 1.0)
-        self._leader = int(np.argmin(self._spent + price * (self._late + incident * risk)))
+        self._leader = int(np.argmin(self._spent + self._late + incident * risk))
 
     def _ready(self, wanted: Floats, around: Surroundings, seconds: float) -> Floats:
         """Workers that were wanted for as long as one takes to come."""
