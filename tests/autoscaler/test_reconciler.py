@@ -9,7 +9,7 @@ from stoker.autoscaler.calls import Calls
 from stoker.autoscaler.fleet import MAX_ERROR
 from stoker.autoscaler.planning import Plan
 from stoker.autoscaler.reconciler import GONE_AFTER, REPORT_DEADLINE
-from stoker.autoscaler.rows import KEEP_EVERY
+from stoker.autoscaler.rows import FORECASTS_EVERY, KEEP_EVERY
 from stoker.autoscaler.states import WorkerState
 from stoker.errors import ProviderError
 from stoker.providers import Instance
@@ -305,6 +305,42 @@ async def test_what_was_learnt_is_there_after_a_restart(house, worker):
     group = worker.record.workergroup_id
     await house.reopen()
     assert house.plane.experience.of(group).perfs == {"test": 100.0}
+
+
+def two_nights(forecaster):
+    """Load in the first five minutes of each."""
+    for day in range(2):
+        forecaster.history.add(70.0, 1, day * 86_400.0, seconds=300.0)
+        forecaster.history.add(0.0, 0, day * 86_400.0 + 300.0, seconds=86_100.0)
+
+
+async def test_what_comes_each_day_is_known_after_a_restart(house, worker):
+    two_nights(house.plane.forecasters[worker.endpoint_id])
+    await house.reopen()
+    forecaster = house.plane.forecasters[worker.endpoint_id]
+    assert forecaster.history.recurring(10 * 86_400.0, 10 * 86_400.0) == pytest.approx(70.0)
+
+
+async def test_what_was_learnt_of_a_load_is_written_every_ten_minutes(house, worker):
+    assert await house.store.read_forecasts() == {}
+    house.clock.seconds += FORECASTS_EVERY
+    await house.settle(rounds=1)
+    first = await house.store.read_forecasts()
+    assert set(first) == {worker.endpoint_id}
+    house.clock.seconds += FORECASTS_EVERY / 2
+    await house.settle(rounds=1)
+    assert await house.store.read_forecasts() == first
+    house.clock.seconds += FORECASTS_EVERY / 2
+    await house.settle(rounds=1)
+    assert await house.store.read_forecasts() != first
+
+
+async def test_a_broken_forecast_in_the_store_is_no_harm(house, worker):
+    house.plane.forecasters[worker.endpoint_id].written = lambda _now: "{"
+    await house.reopen()
+    await house.report(house.plane.fleet.workers[worker.id])
+    await house.settle(rounds=1)
+    assert house.plane.forecasters[worker.endpoint_id].history.mean(10) == 0.0
 
 
 async def test_failures_that_used_up_the_budget_are_remembered_over_a_restart(house):

@@ -227,6 +227,16 @@ async def test_what_workers_taught_is_kept_for_as_long_as_their_workergroup(stor
     assert await store.read_experience() == {}
 
 
+async def test_what_was_learnt_of_a_load_is_kept_for_as_long_as_its_endpoint(store: Store) -> None:
+    one, other = await store.create_endpoint("llm"), await store.create_endpoint("images")
+    await store.keep_forecasts({one.id: "1", other.id: "3", 99: "of none"})
+    await store.keep_forecasts({one.id: "2"})
+    assert await store.read_forecasts() == {one.id: "2", other.id: "3"}
+    await store.delete_endpoint(one.id)
+    await store.purge_endpoint(one.id)
+    assert await store.read_forecasts() == {other.id: "3"}
+
+
 async def test_a_mark_is_nought_until_it_is_kept(store: Store) -> None:
     assert await store.read_mark("numbers") == 0
     await store.keep_mark("numbers", 2**52)

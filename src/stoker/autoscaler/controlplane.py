@@ -144,6 +144,10 @@ class ControlPlane(Asked):
         for group_id, text in (await self.store.read_experience()).items():
             if group_id in self.fleet.groups:
                 self.experience.read(self.fleet.groups[group_id], text, self.moment)
+        for endpoint_id, text in (await self.store.read_forecasts()).items():
+            if endpoint_id in self.fleet.endpoints:
+                forecaster = self.forecasters[endpoint_id] = Forecaster()
+                forecaster.read(text, self.ticket_time())
 
     async def start(self) -> None:
         """Load, and begin to reconcile."""

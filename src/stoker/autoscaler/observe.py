@@ -58,7 +58,8 @@ def snapshot(
     forecaster = plane.forecasters.get(endpoint.id)
     if forecaster is None:
         forecaster = plane.forecasters[endpoint.id] = Forecaster()
-    return replace(seen, outlook=forecaster.observe(seen, now))
+    # Its days are to begin at the same time whenever we were started.
+    return replace(seen, outlook=forecaster.observe(seen, plane.ticket_time(now)))
 
 
 def _offers(learnt: Learnt, offers: Mapping[str, Sequence[Offer]]) -> tuple[OfferSnapshot, ...]:

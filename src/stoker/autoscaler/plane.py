@@ -38,6 +38,10 @@ class Plane(Protocol):
         """Unix seconds, now or at a moment of `now`."""
         ...
 
+    def ticket_time(self, at: float | None = None) -> float:
+        """Unix seconds that never jump, now or at a moment of `now`."""
+        ...
+
     def wake(self) -> None:
         """Have the next round come soon."""
         ...

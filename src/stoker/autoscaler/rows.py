@@ -12,7 +12,11 @@ from stoker.logs import get_logger
 log = get_logger("reconciler")
 
 KEEP_EVERY = 10.0
-"""Seconds between two writings of what was learnt."""
+"""Seconds between two writings of what workers taught."""
+
+FORECASTS_EVERY = 600.0
+"""Seconds between two writings of what was learnt of an endpoint's load: some 20 KB, and endpoints
+take turns."""
 
 
 class Rows:
@@ -21,6 +25,8 @@ class Rows:
     def __init__(self, plane: Plane) -> None:
         self._plane = plane
         self._kept_at: float | None = None
+        self._forecast_due: dict[int, float] = {}
+        """When each endpoint's is to be written."""
 
     async def write(self) -> None:
         """Write the rows of all workers that changed.
@@ -71,6 +77,7 @@ class Rows:
         """
         await self.write()
         await self._keep_experience(now, at_once)
+        await self._keep_forecasts(now, at_once)
 
     async def _keep_experience(self, now: float, at_once: bool) -> None:
         plane = self._plane
@@ -85,3 +92,16 @@ class Rows:
         taken = set(experience.dirty)
         await plane.store.keep_experience({g.id: experience.written(g, plane.wall) for g in groups})
         experience.dirty -= taken
+
+    async def _keep_forecasts(self, now: float, at_once: bool) -> None:
+        plane, due = self._plane, self._forecast_due
+        for gone in due.keys() - plane.forecasters.keys():
+            del due[gone]
+        figures = {}
+        for endpoint_id, forecaster in plane.forecasters.items():
+            # Spread over the time, by chance of their numbers.
+            turn = due.setdefault(endpoint_id, now + FORECASTS_EVERY * (endpoint_id % 64 + 1) / 64)
+            if turn <= now or at_once:
+                figures[endpoint_id] = forecaster.written(plane.ticket_time(now))
+                due[endpoint_id] = now + FORECASTS_EVERY
+        await plane.store.keep_forecasts(figures)

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from stoker.errors import AlreadyExistsError, NotFoundError, StokerError
 from stoker.store.database import Database
 from stoker.store.records import RUNS, EndpointRecord, WorkergroupRecord
-from stoker.store.tables import endpoints, experience, marks, workergroups, workers
+from stoker.store.tables import endpoints, experience, forecasts, marks, workergroups, workers
 from stoker.wire import EndpointParameters
 
 _parameters = msgspec.json.Decoder(EndpointParameters)
@@ -263,9 +263,7 @@ class EndpointRows(Database):
 
     async def read_experience(self) -> dict[int, str]:
         """What was kept of each workergroup by `keep_experience`."""
-        query = sa.select(experience.c.workergroup_id, experience.c.figures)
-        async with self._reading() as connection:
-            return {row[0]: row[1] for row in await connection.execute(query)}
+        return await self._read_figures(experience.c.workergroup_id)
 
     async def keep_experience(self, figures: Mapping[int, str]) -> None:
         """Keep what workergroups' workers taught, in place of what was kept before.
@@ -273,16 +271,37 @@ class EndpointRows(Database):
         Args:
             figures: JSON by workergroup; one that is gone is left out.
         """
+        await self._keep_figures(experience.c.workergroup_id, workergroups.c.id, figures)
+
+    async def read_forecasts(self) -> dict[int, str]:
+        """What was kept of each endpoint by `keep_forecasts`."""
+        return await self._read_figures(forecasts.c.endpoint_id)
+
+    async def keep_forecasts(self, figures: Mapping[int, str]) -> None:
+        """Keep what was learnt of endpoints' load, in place of what was kept before.
+
+        Args:
+            figures: JSON by endpoint; one that is gone is left out.
+        """
+        await self._keep_figures(forecasts.c.endpoint_id, endpoints.c.id, figures)
+
+    async def _read_figures(self, owner: sa.Column[int]) -> dict[int, str]:
+        async with self._reading() as connection:
+            rows = await connection.execute(sa.select(owner, owner.table.c.figures))
+            return {row[0]: row[1] for row in rows}
+
+    async def _keep_figures(
+        self, owner: sa.Column[int], owners: sa.Column[int], figures: Mapping[int, str]
+    ) -> None:
         if not figures:
             return
-        table, ids = experience, list(figures)
+        table, ids = owner.table, list(figures)
         async with self._writing() as connection:
-            there = sa.select(workergroups.c.id).where(workergroups.c.id.in_(ids))
-            known = set(await connection.scalars(there))
-            await connection.execute(table.delete().where(table.c.workergroup_id.in_(ids)))
-            rows = [{"workergroup_id": i, "figures": figures[i]} for i in ids if i in known]
+            known = set(await connection.scalars(sa.select(owners).where(owners.in_(ids))))
+            await connection.execute(sa.delete(table).where(owner.in_(ids)))
+            rows = [{owner.name: i, "figures": figures[i]} for i in ids if i in known]
             if rows:
-                await connection.execute(table.insert(), rows)
+                await connection.execute(sa.insert(table), rows)
 
 
 def _new_id(result: sa.CursorResult[Any]) -> int:

@@ -99,6 +99,21 @@ experience = sa.Table(
     sqlite_autoincrement=True,
 )
 
+forecasts = sa.Table(
+    "forecasts",
+    metadata,
+    _id(),
+    sa.Column(
+        "endpoint_id",
+        sa.Integer,
+        sa.ForeignKey("endpoints.id", ondelete="CASCADE"),
+        nullable=False,
+        unique=True,
+    ),
+    sa.Column("figures", sa.Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
 workers = sa.Table(
     "workers",
     metadata,

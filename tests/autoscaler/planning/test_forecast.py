@@ -18,7 +18,7 @@ from stoker.autoscaler.planning import (
     Outlook,
     WorkerSnapshot,
 )
-from stoker.autoscaler.planning.forecast import ForecastErrors
+from stoker.autoscaler.planning.errors import ForecastErrors
 from stoker.autoscaler.planning.history import LoadHistory
 from stoker.autoscaler.planning.season import DAY, SLOT, SLOTS
 from stoker.autoscaler.states import WorkerState

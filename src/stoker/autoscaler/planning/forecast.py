@@ -18,14 +18,18 @@ Rules:
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass
+
+import msgspec
 
 from stoker.autoscaler.arrivals import Demand
 from stoker.autoscaler.planning.contradictions import clamped
+from stoker.autoscaler.planning.errors import HORIZONS, ForecastErrors
 from stoker.autoscaler.planning.history import SECONDS, LoadHistory
+from stoker.autoscaler.planning.keeping import KeptForecast, KeptRehearsal, decode, encode
 from stoker.autoscaler.planning.outlook import PREDICTORS, Horizon, Outlook
 from stoker.autoscaler.planning.rehearsal import FULL, Rehearsal, Surroundings
+from stoker.autoscaler.planning.season import DAY
 from stoker.autoscaler.planning.settings import PlannerSettings
 from stoker.autoscaler.planning.snapshot import EndpointSnapshot
 from stoker.autoscaler.states import ACTIVE, LOADING_STATES
@@ -33,9 +37,6 @@ from stoker.wire import MAX_COST, EndpointParameters
 
 _MEANS = (10, 30, 120)
 _TREND_BASE = 60
-
-HORIZONS = (60.0, 600.0, 3600.0, 86400.0)
-"""Seconds ahead for which the forecast is told, beside the time that a worker takes to come."""
 
 UPPER = 1.645
 """Standard deviations above the expected load: 95% of a normal distribution lie below."""
@@ -140,6 +141,8 @@ class Forecaster:
         self._settings = settings or PlannerSettings()
         self.history = LoadHistory()
         self._rehearsal: Rehearsal | None = None
+        self._kept: tuple[KeptRehearsal, float] | None = None
+        """What an earlier process rehearsed, and when it was written; until it is taken up."""
         self._errors = ForecastErrors()
         self._second: int | None = None
         self._load = self._requests = 0.0
@@ -166,6 +169,41 @@ class Forecaster:
         self._pass(demand, self._surroundings(fleet, parameters), now)
         # Anew: the first request that ever came has told its load by now.
         return self._outlook(demand, fleet, parameters, self._surroundings(fleet, parameters), now)
+
+    # What outlives the process.
+
+    def written(self, now: float) -> str:
+        """What takes hours to learn, as JSON (some 20 KB).
+
+        Args:
+            now: as `observe` is given it.
+        """
+        rehearsal = self._rehearsal.kept() if self._rehearsal is not None else None
+        kept = KeptForecast(now, self._mean_load, self.history.day.kept(), rehearsal)
+        return encode(kept).decode()
+
+    def read(self, text: str, now: float) -> bool:
+        """Take up what an earlier process had learnt; to be called before `observe`.
+
+        Args:
+            text: what `written` gave.
+            now: on the same clock as then, of which midnight is to be at the same time of day.
+
+        Returns:
+            Whether it was of use; what is broken, older than two days or of the future is not.
+        """
+        try:
+            kept = decode(text)
+            fresh = -MAX_SET_BACK <= now - kept.at <= 2 * DAY
+            if not (fresh and 0 <= kept.mean_load <= MAX_COST):
+                return False
+            self.history.day.resume(kept.day)
+        except (msgspec.MsgspecError, ValueError):
+            return False
+        self._mean_load = kept.mean_load
+        if kept.rehearsal is not None:
+            self._kept = kept.rehearsal, kept.at
+        return True
 
     # Time passes.
 
@@ -302,6 +340,10 @@ class Forecaster:
             predictions = [past.mean(seconds) for seconds in _MEANS]
             predictions.append(past.mean(_TREND_BASE))
             rehearsal.step(load, requests, self._mean_load, predictions, around)
+        if self._kept is not None:
+            kept, at = self._kept
+            rehearsal.resume(kept, float(self._second or 0) - at)
+            self._kept = None
         return rehearsal
 
     # What is needed.
@@ -393,39 +435,3 @@ class Forecaster:
             expected = self.history.ahead(now, ahead, level)
             found.append(Horizon(ahead, expected, expected + UPPER * self._errors.of(ahead)))
         return tuple(found)
-
-
-class ForecastErrors:
-    """How far the forecasts of `HORIZONS` were off: one is made each minute, and judged later."""
-
-    def __init__(self) -> None:
-        self._pending: list[deque[tuple[float, float]]] = [deque() for _ in HORIZONS]
-        self._variance = [0.0] * len(HORIZONS)
-        self._next = 0.0
-
-    def of(self, seconds: float) -> float:
-        """Standard deviation of the error that far ahead, load units per second."""
-        for horizon, variance in zip(HORIZONS, self._variance, strict=True):
-            if seconds <= horizon:
-                return math.sqrt(variance)
-        return math.sqrt(self._variance[-1])
-
-    def step(self, history: LoadHistory, now: float) -> None:
-        """Judge what was forecast for now, and forecast anew; does nothing within a minute."""
-        if now < self._next:
-            if self._next - now > HORIZONS[0]:
-                self._next = now  # the clock was set back
-            return
-        self._next = now + HORIZONS[0]
-        level = history.mean(int(HORIZONS[0]))
-        for place, horizon in enumerate(HORIZONS):
-            pending = self._pending[place]
-            while pending and pending[0][0] <= now:
-                _, expected = pending.popleft()
-                square = (level - expected) ** 2
-                former = self._variance[place]
-                self._variance[place] = square if former <= 0 else 0.95 * former + 0.05 * square
-            pending.append((now + horizon, history.ahead(now, horizon, level)))
-            # A minute apart, so a day's worth at most; a clock that jumps must not add to it.
-            while len(pending) > horizon / HORIZONS[0] + 1:
-                pending.popleft()

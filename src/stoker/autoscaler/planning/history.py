@@ -19,12 +19,12 @@ TREND = 300
 class LoadHistory:
     """Load units and requests that arrived in each second, the oldest first."""
 
-    __slots__ = ("_day", "_load", "_requests", "_sums")
+    __slots__ = ("_load", "_requests", "_sums", "day")
 
     def __init__(self) -> None:
         self._load: deque[float] = deque(maxlen=SECONDS)
         self._requests: deque[float] = deque(maxlen=SECONDS)
-        self._day = DayProfile()
+        self.day = DayProfile()
         self._sums: dict[int, float] = {}
 
     def __len__(self) -> int:
@@ -44,7 +44,7 @@ class LoadHistory:
             self._load.append(load)
             self._requests.append(requests)
         self._sums.clear()
-        self._day.add(load, second, seconds)
+        self.day.add(load, second, seconds)
 
     def mean(self, seconds: int) -> float:
         """Load units per second over the last `seconds`, or over as many as are known."""
@@ -82,7 +82,7 @@ class LoadHistory:
             seconds: how far ahead.
             level: load units per second now.
         """
-        change = self._day.change(now, now + seconds)
+        change = self.day.change(now, now + seconds)
         if change is None:
             change = self.trend() * min(seconds, TREND)
             change = min(level, change)
@@ -90,7 +90,7 @@ class LoadHistory:
 
     def recurring(self, start: float, end: float) -> float:
         """Load units per second that come each day at that time; see `DayProfile.recurring`."""
-        return self._day.recurring(start, end)
+        return self.day.recurring(start, end)
 
     def seconds(self) -> list[tuple[float, float]]:
         """(load units, requests) of each second that is remembered, the oldest first."""

@@ -32,6 +32,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from stoker.autoscaler.planning.keeping import KeptRehearsal, packed, unpacked
+
 Floats = NDArray[np.float32]
 
 MARGINS = (0.95, 1.0, 1.1, 1.25, 1.5)
@@ -134,6 +136,7 @@ class Rehearsal:
         self._memory = memory
         self._release_cost = release_cost
         self._floors = floors(max_workers)
+        self._predictors = predictors
         shape = (predictors, len(MARGINS), len(HOLDS), len(self._floors))
         grid = np.indices(shape).reshape(4, -1)
         self._predictor = grid[0]
@@ -195,6 +198,8 @@ class Rehearsal:
             least: workers that all of them have, whatever they would do: those of the season.
             seconds: more than 1 only where nothing arrived and nothing waits.
         """
+        # Whoever begins with one worker is late at first; that says nothing about later.
+        settling = self._rehearsed < max(SETTLING, 2 * around.create_seconds)
         wanted = self._wanted
         ready = self._ready(wanted, around, seconds)
         capacity = ready * np.float32(around.perf)
@@ -212,7 +217,7 @@ class Rehearsal:
         # What it costs.
         cost = wanted * np.float32(seconds)
         late = None
-        if requests > 0:
+        if requests > 0 and not settling:
             # Served before it is late: what the slots hold, and what they do until then.
             begun = around.perf * self._late_after / mean_load
             full_share = count / np.maximum(ready * np.float32(around.slots + begun), 1e-6)
@@ -239,10 +244,8 @@ class Rehearsal:
         cost = cost + np.maximum(wanted - after, 0.0) * np.float32(self._release_cost)
         self._wanted = after
 
-        if self._rehearsed < max(SETTLING, 2 * around.create_seconds):
-            # Whoever begins with one worker is late at first; that says nothing about later.
+        if settling:
             self._rehearsed += seconds
-            self._tightest[:] = 0.0
             return
         fade = math.exp(-seconds / self._memory) if self._memory > 0 else 0.0
         self._spent *= fade
@@ -257,6 +260,45 @@ class Rehearsal:
             self._late += late * value
             self._came += value
         self._follow(around)
+
+    def kept(self) -> KeptRehearsal:
+        """What is to outlive the process; not what the candidates have at the moment."""
+        return KeptRehearsal(
+            self._predictors,
+            list(MARGINS),
+            list(HOLDS),
+            self._floors,
+            packed(self._spent),
+            packed(self._late),
+            packed(self._tightest),
+            self._time,
+            self._came,
+        )
+
+    def resume(self, kept: KeptRehearsal, ago: float) -> bool:
+        """Take up what was kept `ago` seconds ago, and follow who led then.
+
+        Returns:
+            Whether it was of these candidates, and whole; else nothing has changed.
+        """
+        ours = (self._predictors, list(MARGINS), list(HOLDS), self._floors)
+        if ours != (kept.predictors, kept.margins, kept.holds, kept.floors):
+            return False
+        size = len(self._spent)
+        try:
+            found = [unpacked(one, size) for one in (kept.spent, kept.late, kept.tightest)]
+        except ValueError:
+            return False
+        sums = (kept.time, kept.came, *(float(one.sum()) for one in found))
+        if not all(math.isfinite(one) and one >= 0 for one in sums):
+            return False
+        fade = math.exp(-max(0.0, ago) / self._memory) if self._memory > 0 else 0.0
+        self._spent = found[0].astype(np.float64) * fade
+        self._late = found[1].astype(np.float64) * fade
+        self._tightest = found[2] * np.float32(fade)
+        self._time, self._came = kept.time * fade, kept.came * fade
+        self._leader = int(np.argmin(self._spent + self._late))
+        return True
 
     def _follow(self, around: Surroundings) -> None:
         """Follow the one that would have cost least."""

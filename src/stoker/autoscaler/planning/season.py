@@ -8,6 +8,10 @@ what Thursday and Friday had, a third of it is expected within the half hour.
 
 from __future__ import annotations
 
+import math
+
+from stoker.autoscaler.planning.keeping import KeptDay, packed, unpacked
+
 DAY = 86400.0
 """Seconds."""
 
@@ -73,6 +77,21 @@ class DayProfile:
             self._asked = (first, last, most * min(1.0, belief))
         return self._asked[2]
 
+    def kept(self) -> KeptDay:
+        """What is to outlive the process; a slot that is not over is not in it."""
+        return KeptDay(*(packed(_known_or_nan(one)) for one in (self._latest, self._former)))
+
+    def resume(self, kept: KeptDay) -> None:
+        """Take up what was kept.
+
+        Raises:
+            ValueError: it is none of ours.
+        """
+        days = [unpacked(one, SLOTS).tolist() for one in (kept.latest, kept.former)]
+        self._latest, self._former = (
+            [None if math.isnan(mean) else mean for mean in day] for day in days
+        )
+
     def _close(self) -> None:
         slot = self._slot
         if slot is None or self._seconds <= 0:
@@ -102,3 +121,7 @@ class DayProfile:
             return None
         share = place % 1
         return (1 - share) * before + share * after
+
+
+def _known_or_nan(day: list[float | None]) -> list[float]:
+    return [math.nan if mean is None else mean for mean in day]

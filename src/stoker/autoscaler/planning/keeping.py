@@ -1,0 +1,69 @@
+"""What a `Forecaster` has learnt, in a form that outlives its process.
+
+Kept are what came at each time of the last two days, and what each way to scale has cost so far:
+both take hours and days to learn. What is known of the last minutes is not: it is gone by the time
+that it is read again.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Values = NDArray[np.float32]
+
+
+class KeptDay(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """A `DayProfile`: load units per second by slot, as `packed`; NaN where it is not known."""
+
+    latest: bytes
+    former: bytes
+
+
+class KeptRehearsal(msgspec.Struct, forbid_unknown_fields=True):
+    """A `Rehearsal`: of each candidate, what it spent and what its late requests cost."""
+
+    predictors: int
+    margins: list[float]
+    holds: list[float]
+    floors: list[int]
+    """What the candidates are made of: the figures are of use to the same ones alone."""
+    spent: bytes
+    late: bytes
+    tightest: bytes
+    time: float
+    came: float
+
+
+class KeptForecast(msgspec.Struct, forbid_unknown_fields=True):
+    """A `Forecaster`."""
+
+    at: float
+    """When it was written, on its own clock."""
+    mean_load: float
+    day: KeptDay
+    rehearsal: KeptRehearsal | None = None
+
+
+encode = msgspec.json.Encoder().encode
+decode = msgspec.json.Decoder(KeptForecast).decode
+
+
+def packed(values: NDArray[np.generic] | list[float]) -> bytes:
+    """As 32-bit floats, little-endian."""
+    return np.asarray(values, "<f4").tobytes()
+
+
+def unpacked(data: bytes, size: int) -> Values:
+    """What was `packed`.
+
+    Raises:
+        ValueError: these are not so many finite numbers from 0 on, or NaN.
+    """
+    if len(data) != 4 * size:
+        raise ValueError(f"{len(data)} bytes are not {size} numbers")
+    values = np.frombuffer(data, "<f4").astype(np.float32)
+    if np.any(values < 0) or np.any(np.isinf(values)):
+        raise ValueError("a figure below 0, or infinite")
+    return values

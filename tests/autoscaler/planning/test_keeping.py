@@ -1,0 +1,121 @@
+"""What was learnt of a load outlives the process."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.autoscaler.planning.test_forecast import ENDPOINT, Endpoint, after_two_nights
+
+from stoker.autoscaler.planning import Forecaster, Outlook
+from stoker.autoscaler.planning.keeping import packed, unpacked
+from stoker.wire import EndpointParameters
+
+BURSTS = ([0.0] * 110 + [1000.0] * 10) * 6
+
+
+def learnt() -> Endpoint:
+    """Bursts shorter than a boot have taught it to hold workers."""
+    endpoint = Endpoint()
+    endpoint.run(BURSTS)
+    return endpoint
+
+
+def restart(endpoint: Endpoint, after: float = 30.0) -> bool:
+    """Another process takes over; whether what was kept is of use to it."""
+    text = endpoint.forecaster.written(endpoint.now)
+    endpoint.now += after
+    endpoint.forecaster = Forecaster()
+    return endpoint.forecaster.read(text, endpoint.now)
+
+
+def first_outlook(endpoint: Endpoint) -> Outlook:
+    return endpoint.run([0.0] * 3)
+
+
+def test_headroom_for_bursts_is_held_at_once_after_a_restart() -> None:
+    endpoint = learnt()
+    before = endpoint.run([0.0])
+    assert before.candidate is not None
+    assert before.candidate.floor >= 4
+    assert restart(endpoint)
+    assert first_outlook(endpoint).candidate == before.candidate
+
+
+def test_what_was_learnt_fades_while_nobody_runs() -> None:
+    soon, late = learnt(), learnt()
+    restart(soon, after=0.0)
+    restart(late, after=3600.0)
+    first_outlook(soon)
+    first_outlook(late)
+    sums = [one.forecaster._rehearsal._late.max() for one in (soon, late)]  # type: ignore[union-attr]
+    assert sums[1] == pytest.approx(sums[0] * math.exp(-1), rel=0.02)
+
+
+def test_the_season_is_known_after_a_restart() -> None:
+    endpoint = after_two_nights()
+    endpoint.run([1.0] * 500)
+    assert restart(endpoint)
+    ready = endpoint.run([1.0] * 60)
+    assert ready.binds == "season"
+    assert ready.needed == pytest.approx(450.0 / 0.9)
+
+
+def test_the_rehearsal_of_another_cap_is_of_no_use_but_the_season_is() -> None:
+    endpoint = learnt()
+    text = endpoint.forecaster.written(endpoint.now)
+    endpoint.snapshot = replace(ENDPOINT, parameters=EndpointParameters(max_workers=5))
+    endpoint.forecaster = Forecaster()
+    assert endpoint.forecaster.read(text, endpoint.now)
+    outlook = first_outlook(endpoint)
+    assert outlook.candidate is not None
+    assert outlook.candidate.floor == 0
+
+
+@pytest.mark.parametrize("after", [-3600.0, 3 * 86400.0])
+def test_what_is_too_old_or_of_the_future_is_left(after: float) -> None:
+    endpoint = learnt()
+    assert not restart(endpoint, after=after)
+    outlook = first_outlook(endpoint)
+    assert outlook.candidate is None
+
+
+def test_a_forecaster_that_knows_nothing_can_be_kept() -> None:
+    assert Forecaster().read(Forecaster().written(5.0), 6.0)
+
+
+@given(st.text(max_size=60))
+def test_no_text_makes_it_fail(text: str) -> None:
+    forecaster = Forecaster()
+    assert not forecaster.read(text, 100.0)
+    assert forecaster.observe(ENDPOINT, 100.0).candidate is None
+
+
+@given(st.data())
+def test_no_figure_makes_it_fail(data: st.DataObject) -> None:
+    endpoint = Endpoint()
+    endpoint.run([100.0] * 5)
+    kept = json.loads(endpoint.forecaster.written(endpoint.now))
+    part = data.draw(st.sampled_from([kept, kept["rehearsal"]]))
+    name = data.draw(st.sampled_from(sorted(part)))
+    numbers = st.one_of(st.floats(), st.integers(-(10**20), 10**20), st.none(), st.just("AAAA"))
+    part[name] = data.draw(st.one_of(numbers, st.lists(numbers, max_size=3)))
+    endpoint.forecaster = Forecaster()
+    endpoint.forecaster.read(json.dumps(kept), endpoint.now)
+    outlook = endpoint.run([100.0] * 3)
+    assert 0.0 <= outlook.needed < math.inf
+
+
+@given(st.lists(st.floats(0, 2.0**100, width=32)))
+def test_packed_numbers_come_back(values: list[float]) -> None:
+    assert unpacked(packed(values), len(values)).tolist() == values
+
+
+@pytest.mark.parametrize("values", [[1.0], [1.0, -1.0], [1.0, math.inf]])
+def test_numbers_that_cannot_be_a_cost_are_refused(values: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"numbers|below 0"):
+        unpacked(packed(values), 2)
