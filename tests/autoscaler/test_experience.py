@@ -1,7 +1,8 @@
 import pytest
 from msgspec.structs import replace as altered
 
-from stoker.autoscaler.experience import MAX_REFUSALS, REMEMBERED, Experience, upper
+from stoker.autoscaler.experience import Experience
+from stoker.autoscaler.learnt import MAX_REFUSALS, REMEMBERED
 from stoker.autoscaler.states import WorkerState
 from stoker.store import WorkergroupRecord
 
@@ -96,14 +97,6 @@ async def test_perf_is_learnt_by_class_of_machine(worker):
     known = learnt.of(worker.record.workergroup_id)
     assert known.perfs == {"test": 100.0, "other": 300.0}
     assert known.perf == pytest.approx(160.0)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "figure"),
-    [([], 0.0), ([10.0], 10.0), ([10.0, 20.0], 20.0), ([10.0, 11.0, 12.0, 60.0, 10.0], 12.0)],
-)
-def test_a_time_to_come_up_is_an_upper_quantile_that_one_slow_start_does_not_spoil(seconds, figure):
-    assert upper(seconds) == figure
 
 
 async def test_old_times_to_come_up_are_forgotten(worker):

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from stoker.autoscaler.reconciler import REPORT_DEADLINE
+from stoker.autoscaler.pace import REPORT_DEADLINE
 from stoker.autoscaler.router import Assigned, Held, Router
 from stoker.autoscaler.states import WorkerState
 from stoker.wire import FinishedRequest, WorkerStatus

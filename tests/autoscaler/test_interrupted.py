@@ -4,8 +4,8 @@ import pytest
 from msgspec.structs import replace
 
 from stoker.autoscaler.acting import SETTLING
+from stoker.autoscaler.pace import REPORT_DEADLINE
 from stoker.autoscaler.planning import Action, ActionKind, Plan
-from stoker.autoscaler.reconciler import REPORT_DEADLINE
 from stoker.autoscaler.states import ACTIVE, Event, WorkerState
 from stoker.wire import EndpointParameters
 

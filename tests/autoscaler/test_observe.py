@@ -40,7 +40,7 @@ async def test_what_is_learnt_of_an_offer_and_its_class_of_machine_is_with_it(ho
     await house.endpoint()
     worker = await house.ready_worker()
     group = worker.record.workergroup_id
-    house.plane.experience.of(group).offer_failed(("local", "spot"), 7.0)
+    house.plane.experience.of(group).did_not_come(("local", "spot"), 7.0)
     spot = Offer(
         id="spot",
         provider="local",

@@ -7,8 +7,9 @@ from msgspec.structs import replace
 from stoker.autoscaler.acting import DRAIN_LIMIT, REPEAT_AFTER
 from stoker.autoscaler.calls import Calls
 from stoker.autoscaler.fleet import MAX_ERROR
+from stoker.autoscaler.pace import REPORT_DEADLINE
 from stoker.autoscaler.planning import Plan
-from stoker.autoscaler.reconciler import GONE_AFTER, REPORT_DEADLINE
+from stoker.autoscaler.reconciler import GONE_AFTER
 from stoker.autoscaler.rows import FORECASTS_EVERY, KEEP_EVERY
 from stoker.autoscaler.states import WorkerState
 from stoker.errors import ProviderError

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from stoker.autoscaler.experience import Experience
 from stoker.autoscaler.fleet import Worker
 from stoker.autoscaler.states import Event, WorkerState, next_state
 from stoker.simulator.fleet import GROUP, SimFleet, category
-from stoker.simulator.learning import Learnt
 from stoker.simulator.settings import Hardware, SimulatorSettings
 from stoker.store import WorkerRecord
 
@@ -32,7 +32,6 @@ STORY = [
 
 
 def test_it_learns_from_the_same_story_what_the_control_plane_does() -> None:
-    module = pytest.importorskip("stoker.autoscaler.experience")
     settings = SimulatorSettings()
     fleet = SimFleet(settings, (0.0, 100.0))
     simulated = fleet.add(settings, WorkerState.CREATING, 0.0)
@@ -49,7 +48,7 @@ def test_it_learns_from_the_same_story_what_the_control_plane_does() -> None:
     )
     real = Worker(record, "token", WorkerState.CREATING, 0.0, coming_since=0.0)
     real.perf, real.instance_id = 400.0, "i"
-    experience = module.Experience()
+    experience = Experience()
     for event, now in STORY:
         before = real.state
         real.state = next_state(before, event)
@@ -68,17 +67,6 @@ def test_it_learns_from_the_same_story_what_the_control_plane_does() -> None:
         trouble = learnt.offers.get(("local", settings.name))
         assert group.offers[0].failures == (trouble.failures if trouble else 0)
     assert fleet.group().start_seconds > 0
-
-
-def test_times_to_come_up_are_an_upper_quantile_of_the_last_ten() -> None:
-    learnt = Learnt()
-    for took in (99.0, 10.0, 11.0, 12.0, 60.0, 10.0):
-        learnt.ready("a", 400.0, took, started=False)
-    assert learnt.create_seconds == 60.0
-    for _ in range(8):
-        learnt.ready("a", 400.0, 10.0, started=False)
-    assert learnt.create_seconds == 10.0
-    assert learnt.start_seconds == 0.0
 
 
 def test_every_state_has_its_price() -> None:

@@ -19,8 +19,9 @@ from stoker.autoscaler.identity import Identity, Keyring
 from stoker.autoscaler.journal import Journal
 from stoker.autoscaler.metrics import render
 from stoker.autoscaler.numbering import Numbers
+from stoker.autoscaler.pace import MIN_TICK, REPORT_DEADLINE, TICK
 from stoker.autoscaler.planning import Forecaster, plan
-from stoker.autoscaler.reconciler import REPORT_DEADLINE, Planner, Reconciler
+from stoker.autoscaler.reconciler import Planner, Reconciler
 from stoker.autoscaler.recording import Recordings
 from stoker.autoscaler.router import Assigned, Router
 from stoker.autoscaler.states import ACTIVE, Event, WorkerState, wire_name
@@ -30,12 +31,6 @@ from stoker.providers import AttachedProvider, Provider
 from stoker.store import Store, WorkerRecord
 
 log = get_logger("control")
-
-TICK = 1.0
-"""Seconds between two rounds of reconciliation when nothing hurries."""
-
-MIN_TICK = 0.1
-"""Seconds between two rounds when something does (a held request, a report of readiness)."""
 
 TICKET_LIFETIME = 60.0
 """Seconds for which a client may show its ticket."""

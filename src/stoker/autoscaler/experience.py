@@ -1,12 +1,8 @@
-"""What workers teach about their workergroup: how fast they are, how long they take, what fails.
+"""Learns from what workers do, per workergroup: how fast they are, how long they take, what fails.
 
 Rules:
 
-* Perf is learnt by class of machine, as an average that forgets: the last three observations make
-  up two thirds.
-* Times to come up are an upper quantile (`QUANTILE`) of the last `REMEMBERED`: capacity that is
-  planned to be there before it is costs waits, and one slow start must not spoil the figure for
-  ever. E.g. of 10, 11, 12, 60 and 10 s it is 12 s.
+* Perf and times to come up are learnt as `stoker.autoscaler.learnt` says.
 * A worker that does not come up is a failure of its workergroup and of the offer it is on; one that
   comes up ends both rows of failures.
 * An order that the provider refuses (the offer is gone, the account is empty) is no fault of the
@@ -19,109 +15,18 @@ Times here are on the control plane's own clock; what is kept in the store has U
 
 from __future__ import annotations
 
-import math
-from collections import OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import msgspec
 
 from stoker.autoscaler.fleet import Worker
+from stoker.autoscaler.learnt import Learnt, OfferKey, Trouble
 from stoker.autoscaler.planning import PlannerSettings
 from stoker.autoscaler.states import LOADING_STATES, WorkerState
 from stoker.store import WorkergroupRecord
 
-KEEP = 0.7
-"""Share of the former figure in a learnt one: the last three observations make up two thirds."""
-
-REMEMBERED = 10
-"""Times to come up that are remembered, of each kind."""
-
-QUANTILE = 0.8
-
-LEAST_SECONDS = 0.1
-"""A worker takes at least so long to come: 0 would say that it is not known."""
-
-MAX_OFFERS = 256
-"""Failing offers remembered per workergroup; the oldest are forgotten."""
-
-MAX_REFUSALS = 8
-"""Refusals in a row that count: 128 s of back-off, and less than any budget of failures."""
-
 LOADING_LIMIT = PlannerSettings().loading_limit
 """A worker that is destroyed after loading for so long has failed, though nobody said so."""
-
-
-@dataclass(slots=True)
-class Trouble:
-    """Failures in a row."""
-
-    failures: int = 0
-    last_at: float = 0.0
-
-    def again(self, now: float) -> None:
-        """One more."""
-        self.failures, self.last_at = self.failures + 1, now
-
-
-OfferKey = tuple[str, str]
-"""(provider, offer)."""
-
-
-@dataclass(slots=True)
-class Learnt:
-    """What the workers of a group have taught us."""
-
-    perf: float = 0.0
-    """Load units per second, of all its machines; 0: not known yet."""
-    perfs: dict[str, float] = field(default_factory=dict)
-    """The same by class of machine."""
-    created_in: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
-    """Seconds from the order of a worker until it was ready."""
-    started_in: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
-    """Seconds from the start of a stopped worker until it was ready."""
-    failed: Trouble = field(default_factory=Trouble)
-    refused: Trouble = field(default_factory=Trouble)
-    offers: OrderedDict[OfferKey, Trouble] = field(default_factory=OrderedDict)
-
-    @property
-    def create_seconds(self) -> float:
-        """How long a created worker takes until it is ready; 0: not known."""
-        return upper(self.created_in)
-
-    @property
-    def start_seconds(self) -> float:
-        """How long a stopped worker takes until it is ready; 0: not known."""
-        return upper(self.started_in)
-
-    @property
-    def failures(self) -> int:
-        """In a row, to bring a worker up."""
-        return max(self.failed.failures, min(self.refused.failures, MAX_REFUSALS))
-
-    @property
-    def last_failure_at(self) -> float | None:
-        """When the last of them was."""
-        troubles = [one.last_at for one in (self.failed, self.refused) if one.failures]
-        return max(troubles, default=None)
-
-    def took(self, perf: float, hardware: str) -> None:
-        """A worker of this class of machine was measured."""
-        if perf > 0:
-            self.perf = _mix(self.perf, perf)
-            self.perfs[hardware] = _mix(self.perfs.get(hardware, 0.0), perf)
-
-    def came_up(self, offer: OfferKey) -> None:
-        """A worker is ready: what failed before is over."""
-        self.failed, self.refused = Trouble(), Trouble()
-        self.offers.pop(offer, None)
-
-    def offer_failed(self, offer: OfferKey, now: float) -> None:
-        """A worker on this offer did not come up."""
-        self.offers.setdefault(offer, Trouble()).again(now)
-        self.offers.move_to_end(offer)
-        while len(self.offers) > MAX_OFFERS:
-            self.offers.popitem(last=False)
 
 
 class _KeptTrouble(msgspec.Struct, array_like=True):
@@ -211,16 +116,13 @@ class Experience:
         if before in LOADING_STATES:
             learnt.came_up(_offer(worker))
         if worker.coming_since is not None:
-            times = learnt.started_in if worker.was_ready else learnt.created_in
-            times.append(max(LEAST_SECONDS, now - worker.coming_since))
+            learnt.came_in(now - worker.coming_since, again=worker.was_ready)
         worker.coming_since, worker.was_ready = None, True
 
     def _failed(self, group: int, worker: Worker, before: WorkerState, now: float) -> None:
-        learnt = self.of(group)
         refused = before is WorkerState.CREATING and worker.instance_id is None
-        (learnt.refused if refused else learnt.failed).again(now)
-        if worker.record.offer_id:
-            learnt.offer_failed(_offer(worker), now)
+        offer = _offer(worker) if worker.record.offer_id else None
+        self.of(group).did_not_come(offer, now, refused=refused)
         self.dirty.add(group)
 
     # -- what survives a restart -----------------------------------------------------------
@@ -281,13 +183,6 @@ class Experience:
         self._groups[group.id] = learnt
 
 
-def upper(seconds: deque[float]) -> float:
-    """The `QUANTILE` of some times (the nearest rank); 0 where there are none."""
-    if not seconds:
-        return 0.0
-    return sorted(seconds)[math.ceil(QUANTILE * len(seconds)) - 1]
-
-
 def _was_coming(worker: Worker, before: WorkerState) -> bool:
     """Whether a worker in state `before` was still to become ready.
 
@@ -299,7 +194,3 @@ def _was_coming(worker: Worker, before: WorkerState) -> bool:
 
 def _offer(worker: Worker) -> OfferKey:
     return worker.record.provider, worker.record.offer_id
-
-
-def _mix(former: float, observed: float) -> float:
-    return observed if former <= 0 else KEEP * former + (1 - KEEP) * observed

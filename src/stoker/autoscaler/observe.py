@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from stoker.autoscaler.experience import Learnt
 from stoker.autoscaler.fleet import Endpoint, Worker
+from stoker.autoscaler.learnt import Learnt
 from stoker.autoscaler.plane import Plane
 from stoker.autoscaler.planning import (
     EndpointSnapshot,

@@ -23,6 +23,7 @@ from stoker.autoscaler.census import believed, match
 from stoker.autoscaler.fleet import Endpoint, Goal, Worker, words
 from stoker.autoscaler.hearing import Hearing
 from stoker.autoscaler.observe import snapshot
+from stoker.autoscaler.pace import REPORT_DEADLINE
 from stoker.autoscaler.plane import Plane
 from stoker.autoscaler.planning import EndpointSnapshot, Plan, plan
 from stoker.autoscaler.rows import Rows
@@ -35,10 +36,6 @@ from stoker.logs import get_logger
 from stoker.providers import Instance, Offer
 
 log = get_logger("reconciler")
-
-REPORT_DEADLINE = 13.0
-"""Seconds without a report after which a worker leaves the rotation: it reports at least every
-10 s, and 3 s are for a report that is late."""
 
 REBOOT_LIMIT = 60.0
 """Seconds after its order for which the former boot of a worker may go on as if it was not told."""

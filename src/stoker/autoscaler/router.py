@@ -38,6 +38,7 @@ from stoker.autoscaler.arrivals import Demand
 from stoker.autoscaler.booking import Phase, Request, WorkerBook, WorkerView
 from stoker.autoscaler.choosing import EndpointBook
 from stoker.autoscaler.ledger import Ledger
+from stoker.autoscaler.pace import REPORT_DEADLINE
 from stoker.wire import FinishedRequest, WorkerStatus
 
 __all__ = ["Assigned", "Held", "Router", "RouterFullError"]
@@ -54,7 +55,7 @@ class Router:
         poll_grace: float = 15.0,
         max_held: int = 10_000,
         default_perf: float = 1.0,
-        silence: float = 13.0,
+        silence: float = REPORT_DEADLINE,
         affinity_patience: float = PATIENCE,
         on_assigned: Callable[[Assigned], bool] | None = None,
     ) -> None:
@@ -68,7 +69,7 @@ class Router:
                 the bound on all keys.
             default_perf: load units per second of a worker that has not told its perf.
             silence: seconds without a report after which a worker that is taken out of rotation is
-                taken as lost: it reports at least every 10 s, and 3 s are for a late report.
+                taken as lost.
             affinity_patience: seconds that a request may finish later for a cache.
             on_assigned: called when a held request gets a worker, unless the call that returns it
                 is its own `route`. The answer says whether the client was told (it waited); if

@@ -7,11 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-TICK = 1.0
-"""Seconds between two rounds when nothing hurries, as in `stoker.autoscaler.controlplane`."""
-
-MIN_TICK = 0.1
-"""Seconds between two rounds when something does."""
+from stoker.autoscaler.pace import MIN_TICK, TICK
 
 
 class Clock:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from stoker.autoscaler.learnt import Learnt, OfferKey
 from stoker.autoscaler.planning import GroupSnapshot, OfferSnapshot, WorkerSnapshot
 from stoker.autoscaler.router import Router
 from stoker.autoscaler.states import (
@@ -20,7 +21,6 @@ from stoker.autoscaler.states import (
     WorkerState,
     next_state,
 )
-from stoker.simulator.learning import Learnt, Trouble
 from stoker.simulator.settings import Hardware, SimulatorSettings
 from stoker.simulator.sharing import Sharing
 
@@ -181,16 +181,17 @@ class SimFleet:
             self.learn_ready(worker, now, recovered=before is WorkerState.ERROR)
         elif worker.state is WorkerState.STARTING:
             worker.coming_since = now
-        else:
-            self.learnt.left(before, worker.state, worker.kind.name, now)
+        elif before in LOADING_STATES and worker.state is WorkerState.ERROR:
+            self.learnt.did_not_come(_offer(worker.kind), now)
 
     def learn_ready(self, worker: SimWorker, now: float, *, recovered: bool = False) -> None:
         """A worker has become ready."""
         worker.perf = worker.kind.perf
-        took = None if worker.coming_since is None else now - worker.coming_since
-        self.learnt.ready(
-            worker.kind.name, worker.perf, took, started=worker.was_ready, recovered=recovered
-        )
+        self.learnt.took(worker.perf, worker.kind.name)
+        if not recovered:
+            self.learnt.came_up(_offer(worker.kind))
+        if worker.coming_since is not None:
+            self.learnt.came_in(now - worker.coming_since, again=worker.was_ready)
         worker.coming_since, worker.was_ready = None, True
 
     # What the planner sees.
@@ -230,6 +231,7 @@ class SimFleet:
     def group(self) -> GroupSnapshot:
         """The workergroup with its offers and what was learnt."""
         taken = dict.fromkeys(self.kinds, 0)
+        failed = self.learnt.offers
         for worker in self.workers.values():
             taken[worker.kind.name] += 1
         offers = tuple(
@@ -242,8 +244,8 @@ class SimFleet:
                 hardware=kind.name,
                 spot=kind.spot,
                 stoppable=kind.stoppable,
-                failures=self._trouble(kind).failures,
-                last_failure_at=self._trouble(kind).last_at,
+                failures=trouble.failures if (trouble := failed.get(_offer(kind))) else 0,
+                last_failure_at=trouble.last_at if trouble else None,
             )
             for kind in self.kinds.values()
             if kind.available > taken[kind.name]
@@ -254,14 +256,11 @@ class SimFleet:
             perf=self.learnt.perf,
             create_seconds=self.learnt.create_seconds,
             start_seconds=self.learnt.start_seconds,
-            failures=self.learnt.failed.failures,
-            last_failure_at=self.learnt.failed.last_at,
+            failures=self.learnt.failures,
+            last_failure_at=self.learnt.last_failure_at,
             revision=self.revision,
             updating=self.updating,
         )
-
-    def _trouble(self, kind: Hardware) -> Trouble:
-        return self.learnt.offers.get(kind.name) or Trouble()
 
     def capacities(self) -> tuple[float, float, float]:
         """Load units per second that are active, on their way, and stopped."""
@@ -277,3 +276,7 @@ class SimFleet:
                 stopped += worker.kind.perf
         self.peak = max(self.peak, running)
         return active, coming, stopped
+
+
+def _offer(kind: Hardware) -> OfferKey:
+    return PROVIDER, kind.name

@@ -10,10 +10,11 @@ import math
 import random
 from collections.abc import Callable
 
+from stoker.autoscaler.pace import TICK
 from stoker.autoscaler.planning import Action, ActionKind
 from stoker.autoscaler.router import Router
 from stoker.autoscaler.states import ACTIVE, Event, WorkerState
-from stoker.simulator.clock import TICK, Clock
+from stoker.simulator.clock import Clock
 from stoker.simulator.fleet import ENDPOINT, SimFleet, SimWorker
 from stoker.simulator.settings import Hardware, SimulatorSettings
 from stoker.simulator.sharing import Job
