@@ -4,7 +4,6 @@ The name of each test says what must not happen; its comment says where it did.
 """
 
 import asyncio
-import importlib.util
 import json
 import os
 import sys
@@ -37,11 +36,6 @@ inactivity_timeout = -1
 backend = "hello-world"
 options = { word_pause = 0.2, max_concurrency = 4 }
 """
-
-updates = pytest.mark.skipif(
-    importlib.util.find_spec("stoker.autoscaler.planning.updating") is None,
-    reason="the planner takes no workers out for an update yet",
-)
 
 
 class Server:
@@ -173,7 +167,6 @@ def test_scale_down_cuts_no_running_stream_and_a_stopped_endpoint_comes_back(ser
     assert server.greet() == 200
 
 
-@updates
 def test_an_update_drops_no_request_and_ends_no_worker_before_another_is_ready(server):
     """SkyPilot 3245: old replicas removed before their replacements are ready.
 
@@ -201,7 +194,6 @@ def test_an_update_drops_no_request_and_ends_no_worker_before_another_is_ready(s
     assert min(ready) >= 1
 
 
-@updates
 def test_a_cancelled_update_drops_no_request(server):
     """As above, cancelled on its way."""
     client = Client(server)

@@ -7,7 +7,6 @@ is calm again, what is paid for must be what is in the books, and nothing may fl
 
 import asyncio
 import contextlib
-import importlib.util
 import itertools
 import shutil
 import tempfile
@@ -29,8 +28,6 @@ from stoker.store import Store
 from stoker.wire import EndpointParameters, FinishedRequest
 
 CAP = 3
-UPDATES = importlib.util.find_spec("stoker.autoscaler.planning.updating") is not None
-"""Whether the planner takes workers out for an update."""
 
 PARAMETERS = EndpointParameters(
     min_load=50.0, cold_workers=1, max_workers=CAP, inactivity_timeout=-1.0, cold_mult=1.0
@@ -458,12 +455,11 @@ class Machine(RuleBasedStateMachine):
         ready = [w for w in self.workers.values() if w.state is WorkerState.READY]
         running = [one for one in self.world.instances.values() if one.status == "running"]
         assert len(ready) == len(running) >= 1
-        if UPDATES:
-            (group,) = self.plane.fleet.groups.values()
-            assert not group.updating
-            for worker in ready:
-                # Never taken for newer than what runs; older only where an answer was lost.
-                assert worker.revision <= self.world.revisions[worker.instance_id]
+        (group,) = self.plane.fleet.groups.values()
+        assert not group.updating
+        for worker in ready:
+            # Never taken for newer than what runs; older only where an answer was lost.
+            assert worker.revision <= self.world.revisions[worker.instance_id]
         rows = {worker.record.id for worker in self.workers.values()}
         assert rows == set(self.workers)
 

@@ -7,10 +7,7 @@ from pathlib import Path
 import pytest
 
 from stoker.errors import StokerError
-from stoker.simulator import SimulatorSettings, generate, simulate
-
-plot = pytest.importorskip("stoker.simulator.plot")
-pytest.importorskip("matplotlib")
+from stoker.simulator import SimulatorSettings, generate, plot, simulate
 
 
 def results(*policies):

@@ -67,6 +67,10 @@ class Touched:
     drained: float = -1e9
 
 
+REPLACED_BEFORE = 40.0 + SETTINGS.leaving_margin
+"""Seconds before it leaves from which on a machine does not count: what a new one takes to come."""
+
+
 class Fleet(RuleBasedStateMachine):
     plenty = 30
     """Workers that are allowed and to be had in the end."""
@@ -399,11 +403,16 @@ class Fleet(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([1.0, 5.0, 11.0, 31.0, 61.0, 301.0]))
     def time_passes(self, seconds: float) -> None:
+        before = self.now
         self.tick(seconds)
         for worker in list(self.workers.values()):
-            if worker.leaves_at is not None and self.now >= worker.leaves_at + 30:
+            if worker.leaves_at is None:
+                continue
+            if self.now >= worker.leaves_at + 30:
                 del self.workers[worker.id]
                 self.changed()
+            elif before < worker.leaves_at - REPLACED_BEFORE <= self.now:
+                self.changed()  # from now on it does not count
 
     @rule(seconds=st.sampled_from([-100_000.0, -30.0, 100_000.0]))
     def clock_jumps(self, seconds: float) -> None:
