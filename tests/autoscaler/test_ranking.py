@@ -33,14 +33,14 @@ def check(
 ) -> None:
     """What is chosen, against every other worker; a load of NOTHING counts as none."""
     chosen = ranking.best(cost, LIMIT, avoid)
-    others = [w for w in workers if w.in_rotation and w is not avoid and w.takes(cost, LIMIT)]
+    others = [w for w in workers if w.in_rotation and w is not avoid and w.takes(LIMIT)]
     free = [worker for worker in others if has_slot(worker)]
-    if not others and avoid is not None and avoid.in_rotation and avoid.takes(cost, LIMIT):
+    if not others and avoid is not None and avoid.in_rotation and avoid.takes(LIMIT):
         assert chosen is avoid
     if chosen is None or chosen is avoid:
         # Held, although somebody would have been let in: only ever within a step of the limit, or
         # for a full one that begins it no sooner than the full one that is next.
-        assert all(w.finish_after(cost) * PERF_STEP * ROUNDING > LIMIT for w in free)
+        assert all(w.load / w.perf * ROUNDING > LIMIT for w in free)
         assert all(worker.load > NOTHING for worker in free)
         return
     assert chosen in others

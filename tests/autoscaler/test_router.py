@@ -104,6 +104,7 @@ def test_a_worker_over_max_queue_time_gets_nothing_more() -> None:
     router = a_router(1, max_queue_time=2.0)
     assigned(router, 10.0)
     assigned(router, 10.0)
+    assigned(router, 1.0)  # waits for 2 s
     held(router, 1.0)
 
 
@@ -113,11 +114,23 @@ def test_an_idle_worker_gets_a_request_that_alone_exceeds_max_queue_time() -> No
     held(router, 1.0)
 
 
+def test_a_large_request_waits_for_no_emptier_worker_than_a_small_one() -> None:
+    router = a_router(1, max_queue_time=10.0)
+    assigned(router, 80.0)
+    assert assigned(router, 1000.0).worker_id == 1
+
+
+def test_with_max_queue_time_0_only_an_idle_worker_gets_a_request() -> None:
+    router = a_router(1, 2, max_queue_time=0.0)
+    assert {assigned(router).worker_id for _ in range(2)} == {1, 2}
+    held(router)
+
+
 def test_a_worker_without_known_perf_is_used_as_if_slow() -> None:
     router = a_router(default_perf=1.0, max_queue_time=30.0)
     add(router, 1, perf=0.0)
-    assigned(router, 20.0)
-    held(router, 20.0)
+    assigned(router, 31.0)
+    held(router, 1.0)
 
 
 def test_a_worker_out_of_rotation_gets_nothing() -> None:
@@ -238,9 +251,9 @@ def test_held_requests_get_workers_in_the_order_in_which_they_came() -> None:
 
 def test_a_small_new_request_does_not_overtake_a_held_one() -> None:
     router = a_router(1, max_queue_time=10.0)
-    busy = assigned(router, 80.0)
+    busy = assigned(router, 110.0)
     first = held(router, 50.0)
-    second = held(router, 1.0)  # would fit: (80 + 1) / 10 = 8.1 s
+    second = held(router, 1.0)
     given = finish(router, busy)
     assert [one.request_idx for one in given] == [first.request_idx, second.request_idx]
 
@@ -411,7 +424,7 @@ def test_a_number_of_another_endpoint_is_replaced() -> None:
 
 
 def test_what_was_promised_to_a_worker_that_leaves_goes_back_to_the_head_of_the_queue() -> None:
-    router = a_router(max_queue_time=2.0)
+    router = a_router(max_queue_time=1.5)
     first, second, third = (held(router) for _ in range(3))
     add(router, 1, now=1.0)  # takes two of them
     assert router.held(ENDPOINT) == [third.request_idx]
@@ -471,7 +484,7 @@ def test_a_worker_is_idle_since_its_last_request_ended() -> None:
 
 
 def test_demand_sums_up_what_is_held_and_booked() -> None:
-    router = a_router(1, max_queue_time=3.0)
+    router = a_router(1, max_queue_time=1.0)
     assigned(router, 20.0)
     held(router, 50.0, now=2.0)
     demand = router.demand(ENDPOINT, 2.0)

@@ -111,7 +111,7 @@ class CacheTable:
                 and worker.worker_id != request.avoid
                 and worker.finish_after(cost) <= finish_by
                 and worker.start_after() <= start_by
-                and worker.takes(cost, max_queue_time)
+                and worker.takes(max_queue_time)
             ]
             if good:
                 return min(good, key=lambda worker: worker.finish_after(cost))

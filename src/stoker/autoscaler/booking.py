@@ -152,12 +152,13 @@ class WorkerBook:
             return 0.0
         return (requests - self.slots + 1) / requests * self.load / self.perf
 
-    def takes(self, cost: float, max_queue_time: float) -> bool:
-        """Whether `max_queue_time` (seconds) lets a request of `cost` in.
+    def takes(self, max_queue_time: float) -> bool:
+        """Whether `max_queue_time` lets another request in: seconds that its load takes, at most.
 
-        Without load here it does always: one that is too large for every worker is still served.
+        What the request itself takes does not matter: a large one would wait for a worker that is
+        all but idle, and all behind it with it.
         """
-        return self.load <= NOTHING or self.finish_after(cost) <= max_queue_time
+        return self.load <= NOTHING or self.load <= max_queue_time * self.perf
 
     def book(self, request: Request) -> None:
         """Take `request` as assigned to this worker under a new number."""

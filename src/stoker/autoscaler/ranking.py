@@ -153,21 +153,16 @@ class Ranking:
         self._drop(avoid)
         found = self._best(cost, max_queue_time)
         self.update(avoid)
-        if found is None and avoid.takes(cost, max_queue_time):
+        if found is None and avoid.takes(max_queue_time):
             return avoid
         return found
 
     def _best(self, cost: float, max_queue_time: float) -> WorkerBook | None:
-        delays = self._delays
-        finishes = [delay + cost * rate for delay, rate in zip(delays, self._rates, strict=True)]
+        finishes = [
+            delay + cost * rate if delay <= max_queue_time else inf
+            for delay, rate in zip(self._delays, self._rates, strict=True)
+        ]
         least = min(finishes, default=inf)
-        if least > max_queue_time:
-            # Only what has no load at all takes it, if there is such a worker.
-            finishes = [
-                finish if delay == 0.0 else inf
-                for finish, delay in zip(finishes, delays, strict=True)
-            ]
-            least = min(finishes, default=inf)
         if least < inf:
             if finishes.count(least) == 1:
                 return self._classes[finishes.index(least)].first
@@ -178,7 +173,7 @@ class Ranking:
             ]
             return min(equal, key=lambda worker: (worker.requests, worker.last_turn))
         full = self._full.first
-        if full is not None and full.takes(cost, max_queue_time):
+        if full is not None and full.takes(max_queue_time):
             return full
         return None
 
