@@ -9,6 +9,7 @@ from stoker.autoscaler.calls import Calls
 from stoker.autoscaler.fleet import MAX_ERROR
 from stoker.autoscaler.pace import REPORT_DEADLINE
 from stoker.autoscaler.planning import Plan
+from stoker.autoscaler.planning.season import DAY, SLOT
 from stoker.autoscaler.reconciler import GONE_AFTER
 from stoker.autoscaler.rows import FORECASTS_EVERY, KEEP_EVERY
 from stoker.autoscaler.states import WorkerState
@@ -308,18 +309,15 @@ async def test_what_was_learnt_is_there_after_a_restart(house, worker):
     assert house.plane.experience.of(group).perfs == {"test": 100.0}
 
 
-def two_nights(forecaster):
-    """Load in the first five minutes of each."""
-    for day in range(2):
-        forecaster.history.add(70.0, 1, day * 86_400.0, seconds=300.0)
-        forecaster.history.add(0.0, 0, day * 86_400.0 + 300.0, seconds=86_100.0)
-
-
 async def test_what_comes_each_day_is_known_after_a_restart(house, worker):
-    two_nights(house.plane.forecasters[worker.endpoint_id])
+    today = house.plane.ticket_time() // DAY * DAY
+    history = house.plane.forecasters[worker.endpoint_id].history
+    for night in (today - 2 * DAY, today - DAY):
+        history.add(70.0, 1, night, seconds=SLOT)
+        history.add(0.0, 0, night + SLOT, seconds=DAY - SLOT)
     await house.reopen()
-    forecaster = house.plane.forecasters[worker.endpoint_id]
-    assert forecaster.history.recurring(10 * 86_400.0, 10 * 86_400.0) == pytest.approx(70.0)
+    history = house.plane.forecasters[worker.endpoint_id].history
+    assert history.recurring(today, today) == pytest.approx(70.0)
 
 
 async def test_what_was_learnt_of_a_load_is_written_every_ten_minutes(house, worker):

@@ -142,7 +142,8 @@ class ControlPlane(Asked):
         for endpoint_id, text in (await self.store.read_forecasts()).items():
             if endpoint_id in self.fleet.endpoints:
                 forecaster = self.forecasters[endpoint_id] = Forecaster()
-                forecaster.read(text, self.ticket_time())
+                if not forecaster.read(text, self.ticket_time()):
+                    log.info("what was kept of a load is too old, or broken", endpoint=endpoint_id)
 
     async def start(self) -> None:
         """Load, and begin to reconcile."""

@@ -103,5 +103,5 @@ class Rows:
             turn = due.setdefault(endpoint_id, now + FORECASTS_EVERY * (endpoint_id % 64 + 1) / 64)
             if turn <= now or at_once:
                 figures[endpoint_id] = forecaster.written(plane.ticket_time(now))
-                due[endpoint_id] = now + FORECASTS_EVERY
         await plane.store.keep_forecasts(figures)
+        due.update(dict.fromkeys(figures, now + FORECASTS_EVERY))

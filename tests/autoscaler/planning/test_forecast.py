@@ -97,13 +97,36 @@ def test_what_comes_each_night_is_prepared_for_as_long_before_as_a_worker_takes_
     assert ready.binds == "season"
     assert ready.needed == pytest.approx(450.0 / 0.9)
     assert ready.for_load == ready.needed
-    assert ready.why == "both of the last two days had load at this time that needs 500.0/s"
+    assert ready.why == (
+        "what came on both of the last two days within 38 s of this time, as far as it came "
+        "lately, needs 500.0/s"
+    )
 
 
 def test_what_comes_each_night_is_let_go_where_it_does_not_come() -> None:
     endpoint = after_two_nights()
     endpoint.run([1.0] * 650)
     assert endpoint.run([1.0] * 300).needed < 100.0
+
+
+def test_nothing_is_prepared_where_a_timeout_says_when_the_last_worker_goes() -> None:
+    endpoint = after_two_nights()
+    asked = EndpointParameters(min_load=0.0, inactivity_timeout=5.0)
+    endpoint.snapshot = replace(ENDPOINT, parameters=asked)
+    assert endpoint.run([1.0] * 590).binds != "season"
+
+
+def test_what_comes_each_night_finds_no_way_to_scale_late() -> None:
+    prepared, surprised = after_two_nights(), after_two_nights()
+    surprised.forecaster.history = LoadHistory()
+    late = []
+    for endpoint in (prepared, surprised):
+        endpoint.run([1.0] * 600 + [450.0] * 60)
+        rehearsal = endpoint.forecaster._rehearsal
+        assert rehearsal is not None
+        late.append(rehearsal._late.max())
+    assert late[0] == 0.0
+    assert late[1] > 0.0
 
 
 def test_without_a_known_perf_the_mean_is_all_there_is() -> None:

@@ -7,10 +7,11 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.autoscaler.planning.test_forecast import ENDPOINT, Endpoint, after_two_nights
 
+from stoker.autoscaler.arrivals import Demand
 from stoker.autoscaler.planning import Forecaster, Outlook
 from stoker.autoscaler.planning.keeping import packed, unpacked
 from stoker.wire import EndpointParameters
@@ -44,6 +45,45 @@ def test_headroom_for_bursts_is_held_at_once_after_a_restart() -> None:
     assert before.candidate.floor >= 4
     assert restart(endpoint)
     assert first_outlook(endpoint).candidate == before.candidate
+
+
+def test_a_second_restart_before_anything_came_loses_nothing() -> None:
+    endpoint = learnt()
+    floor = endpoint.run([0.0]).candidate
+    restart(endpoint)
+    restart(endpoint)
+    assert first_outlook(endpoint).candidate == floor
+
+
+def test_the_first_look_after_a_restart_has_the_headroom_already() -> None:
+    endpoint = learnt()
+    before = endpoint.run([0.0])
+    restart(endpoint)
+    demand = Demand(arrived_load=endpoint.load, arrived_count=endpoint.count)
+    first = endpoint.forecaster.observe(replace(ENDPOINT, demand=demand), endpoint.now)
+    assert first.candidate == before.candidate
+
+
+@given(st.lists(st.sampled_from([0.0, 20.0, 300.0, 1500.0]), min_size=5, max_size=20))
+@settings(max_examples=20, deadline=None)
+def test_who_led_before_a_restart_leads_after_it(loads: list[float]) -> None:
+    endpoint = Endpoint()
+    before = endpoint.run([load for load in loads for _ in range(40)])
+    restart(endpoint)
+    assert first_outlook(endpoint).candidate == before.candidate
+
+
+def test_how_near_to_its_limit_each_came_is_remembered() -> None:
+    endpoint = learnt()
+    rehearsal = endpoint.forecaster._rehearsal
+    assert rehearsal is not None
+    restart(endpoint, after=0.0)
+    first_outlook(endpoint)
+    again = endpoint.forecaster._rehearsal
+    assert again is not None
+    assert again._tightest == pytest.approx(rehearsal._tightest, rel=0.01)
+    assert again._tightest.max() > 0.5
+    assert (again._time, again._came) == pytest.approx((rehearsal._time, rehearsal._came), rel=0.01)
 
 
 def test_what_was_learnt_fades_while_nobody_runs() -> None:
@@ -96,17 +136,18 @@ def test_no_text_makes_it_fail(text: str) -> None:
 
 
 @given(st.data())
+@settings(max_examples=60, deadline=None)
 def test_no_figure_makes_it_fail(data: st.DataObject) -> None:
     endpoint = Endpoint()
     endpoint.run([100.0] * 5)
     kept = json.loads(endpoint.forecaster.written(endpoint.now))
-    part = data.draw(st.sampled_from([kept, kept["rehearsal"]]))
+    part = data.draw(st.sampled_from([kept, kept["rehearsal"], kept["day"]]))
     name = data.draw(st.sampled_from(sorted(part)))
     numbers = st.one_of(st.floats(), st.integers(-(10**20), 10**20), st.none(), st.just("AAAA"))
     part[name] = data.draw(st.one_of(numbers, st.lists(numbers, max_size=3)))
     endpoint.forecaster = Forecaster()
     endpoint.forecaster.read(json.dumps(kept), endpoint.now)
-    outlook = endpoint.run([100.0] * 3)
+    outlook = endpoint.run([100.0] * 130)  # until it judges again
     assert 0.0 <= outlook.needed < math.inf
 
 

@@ -12,6 +12,8 @@ Rules:
 * What is over the slots of the workers is worked off within `target_queue_time`, whatever is
   predicted: it is there already. Where requests are so large that the router fills fewer slots
   (`max_queue_time`), only those count.
+* What recurs each day is prepared for in time, whatever the rehearsal says (see `season`); its
+  candidates are given those workers too.
 * Until perf is known, nothing can be rehearsed; what arrived meanwhile is made up for then.
 """
 
@@ -141,8 +143,8 @@ class Forecaster:
         self._settings = settings or PlannerSettings()
         self.history = LoadHistory()
         self._rehearsal: Rehearsal | None = None
-        self._kept: tuple[KeptRehearsal, float] | None = None
-        """What an earlier process rehearsed, and when it was written; until it is taken up."""
+        self._kept: KeptRehearsal | None = None
+        """What an earlier process rehearsed, until it is taken up."""
         self._errors = ForecastErrors()
         self._second: int | None = None
         self._load = self._requests = 0.0
@@ -168,7 +170,10 @@ class Forecaster:
         fleet = FleetFigures.of(snapshot)
         self._pass(demand, self._surroundings(fleet, parameters), now)
         # Anew: the first request that ever came has told its load by now.
-        return self._outlook(demand, fleet, parameters, self._surroundings(fleet, parameters), now)
+        around = self._surroundings(fleet, parameters)
+        if around is not None and self._rehearsal is None:
+            self._rehearsal = self._begin(around, self.history.seconds())
+        return self._outlook(demand, fleet, parameters, around, now)
 
     # What outlives the process.
 
@@ -178,8 +183,10 @@ class Forecaster:
         Args:
             now: as `observe` is given it.
         """
-        rehearsal = self._rehearsal.kept() if self._rehearsal is not None else None
-        kept = KeptForecast(now, self._mean_load, self.history.day.kept(), rehearsal)
+        rehearsal = self._kept if self._rehearsal is None else self._rehearsal.kept(now)
+        kept = KeptForecast(
+            mean_load=self._mean_load, day=self.history.day.kept(now), rehearsal=rehearsal
+        )
         return encode(kept).decode()
 
     def read(self, text: str, now: float) -> bool:
@@ -194,15 +201,14 @@ class Forecaster:
         """
         try:
             kept = decode(text)
-            fresh = -MAX_SET_BACK <= now - kept.at <= 2 * DAY
+            fresh = -MAX_SET_BACK <= now - kept.day.at <= 2 * DAY
             if not (fresh and 0 <= kept.mean_load <= MAX_COST):
                 return False
-            self.history.day.resume(kept.day)
+            self.history.day.resume(kept.day, now)
         except (msgspec.MsgspecError, ValueError):
             return False
         self._mean_load = kept.mean_load
-        if kept.rehearsal is not None:
-            self._kept = kept.rehearsal, kept.at
+        self._kept = kept.rehearsal
         return True
 
     # Time passes.
@@ -279,6 +285,7 @@ class Forecaster:
         create = min(create, settings.loading_limit)
         start = min(create, fleet.start_seconds or settings.unknown_start_seconds)
         comes = start if fleet.stoppable else create
+        timeout = parameters.inactivity_timeout
         return Surroundings(
             perf=fleet.perf,
             slots=slots,
@@ -290,6 +297,8 @@ class Forecaster:
             # what a worker is to help with must still be there when it comes.
             patience=max(min(parameters.target_queue_time, parameters.max_queue_time), comes / 2),
             max_workers=max(1, parameters.max_workers),
+            # Whoever says when the last worker goes wants none that nobody asked for.
+            season=parameters.min_load > 0 or timeout is None or timeout < 0,
         )
 
     # What is predicted.
@@ -306,8 +315,10 @@ class Forecaster:
     ) -> None:
         rehearsal = self._rehearsal
         if rehearsal is None or rehearsal.max_workers != around.max_workers:
-            rehearsal = self._rehearsal = self._begin(around)
-        least = math.ceil(self._season(around, float(self._second or 0)) / around.perf - 1e-6)
+            rehearsal = self._begin(around, self.history.seconds()[:-1])
+            self._rehearsal = rehearsal
+        season = self._season(around, float(self._second or 0))
+        least = math.ceil(season / around.perf - 1e-6)
         rehearsal.step(
             load,
             requests,
@@ -320,11 +331,13 @@ class Forecaster:
 
     def _season(self, around: Surroundings, now: float) -> float:
         """Active capacity for what comes each day from now until a worker ordered now is there."""
+        if not around.season:
+            return 0.0
         ahead = SEASON_LEAD * around.create_seconds
         return self.history.recurring(now, now + ahead) / around.target_util
 
-    def _begin(self, around: Surroundings) -> Rehearsal:
-        """Rehearse anew, on the seconds that are remembered."""
+    def _begin(self, around: Surroundings, seconds: list[tuple[float, float]]) -> Rehearsal:
+        """Rehearse anew, on (load units, requests) of the seconds that are over."""
         settings = self._settings
         rehearsal = Rehearsal(
             len(PREDICTORS),
@@ -335,14 +348,13 @@ class Forecaster:
             release_cost=settings.release_cost,
         )
         past = LoadHistory()
-        for load, requests in self.history.seconds()[:-1]:
+        for load, requests in seconds:
             past.add(load, requests, 0.0)
             predictions = [past.mean(seconds) for seconds in _MEANS]
             predictions.append(past.mean(_TREND_BASE))
             rehearsal.step(load, requests, self._mean_load, predictions, around)
         if self._kept is not None:
-            kept, at = self._kept
-            rehearsal.resume(kept, float(self._second or 0) - at)
+            rehearsal.resume(self._kept, float(self._second or 0))
             self._kept = None
         return rehearsal
 
@@ -393,7 +405,11 @@ class Forecaster:
         binds = "target_util"
         if season > max(floor, self._peak):
             binds = "season"
-            why = f"both of the last two days had load at this time that needs {season:.1f}/s"
+            ahead = SEASON_LEAD * around.create_seconds
+            why = (
+                f"what came on both of the last two days within {ahead:.0f} s of this time, as far "
+                f"as it came lately, needs {season:.1f}/s"
+            )
         elif floor >= self._peak:
             binds = "headroom"
             why = (

@@ -1,7 +1,7 @@
 """What a `Forecaster` has learnt, in a form that outlives its process.
 
-Kept are what came at each time of the last two days, and what each way to scale has cost so far:
-both take hours and days to learn. What is known of the last minutes is not: it is gone by the time
+Kept are what came at each time of two days, and what each way to scale has cost so far: both take
+hours and days to learn. What is known of the last minutes is not: it is gone by the time
 that it is read again.
 """
 
@@ -14,16 +14,31 @@ from numpy.typing import NDArray
 Values = NDArray[np.float32]
 
 
-class KeptDay(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    """A `DayProfile`: load units per second by slot, as `packed`; NaN where it is not known."""
+class KeptDay(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A `DayProfile`; by slot, as `packed`, with NaN where nothing is known."""
 
+    at: float
+    """When it was written, on the forecaster's clock."""
     latest: bytes
     former: bytes
+    """Load units per second."""
+    day: bytes
+    """Number of the day of which `latest` is."""
+    slot: int | None
+    load: float
+    seconds: float
+    """The slot that is not over."""
+    came: float
+    expected: float
 
 
-class KeptRehearsal(msgspec.Struct, forbid_unknown_fields=True):
+class KeptRehearsal(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """A `Rehearsal`: of each candidate, what it spent and what its late requests cost."""
 
+    at: float
+    """When it was written, on the forecaster's clock."""
+    leader: int
+    """Which candidate was followed."""
     predictors: int
     margins: list[float]
     holds: list[float]
@@ -36,11 +51,9 @@ class KeptRehearsal(msgspec.Struct, forbid_unknown_fields=True):
     came: float
 
 
-class KeptForecast(msgspec.Struct, forbid_unknown_fields=True):
+class KeptForecast(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """A `Forecaster`."""
 
-    at: float
-    """When it was written, on its own clock."""
     mean_load: float
     day: KeptDay
     rehearsal: KeptRehearsal | None = None

@@ -16,7 +16,8 @@ for each request that would have waited longer than `late_after`, `late_price` t
 to serve one. The candidate that would have cost least so far is followed (in the literature:
 prediction with expert advice, "follow the leader"). A fixed number of workers is among them (a
 floor that is above all needs), and so are the usual followers of the load, so that in the long run
-no such policy does better, not even one chosen in hindsight.
+no such policy does better, not even one chosen in hindsight. (Workers that the season brings are
+there for all of them, and judged by none.)
 
 The rehearsal is a fluid model: load flows in, and out as fast as the ready workers can. It knows of
 the slots of a worker only how many there are. E.g. 6 workers of 400 load/s with 16 slots have room
@@ -59,6 +60,9 @@ more."""
 STEPS = 32
 """Steps into which the time that a worker takes to come is divided."""
 
+MAX_KEPT = 1e30
+"""No sum of what was kept is as large, so that it can be added to and multiplied."""
+
 EXACT_FLOORS = 12
 """Floors up to here are whole numbers of workers; above, each is 12% more than the last."""
 
@@ -79,6 +83,8 @@ class Surroundings:
     patience: float
     """Seconds in which what is over the slots is to be worked off."""
     max_workers: int
+    season: bool = True
+    """What comes each day is prepared for."""
 
     @property
     def coming_seconds(self) -> float:
@@ -261,22 +267,28 @@ class Rehearsal:
             self._came += value
         self._follow(around)
 
-    def kept(self) -> KeptRehearsal:
-        """What is to outlive the process; not what the candidates have at the moment."""
+    def kept(self, now: float) -> KeptRehearsal:
+        """What is to outlive the process; not what the candidates have at the moment.
+
+        Args:
+            now: on any clock that goes on.
+        """
         return KeptRehearsal(
-            self._predictors,
-            list(MARGINS),
-            list(HOLDS),
-            self._floors,
-            packed(self._spent),
-            packed(self._late),
-            packed(self._tightest),
-            self._time,
-            self._came,
+            at=now,
+            leader=self._leader,
+            predictors=self._predictors,
+            margins=list(MARGINS),
+            holds=list(HOLDS),
+            floors=self._floors,
+            spent=packed(self._spent),
+            late=packed(self._late),
+            tightest=packed(self._tightest),
+            time=self._time,
+            came=self._came,
         )
 
-    def resume(self, kept: KeptRehearsal, ago: float) -> bool:
-        """Take up what was kept `ago` seconds ago, and follow who led then.
+    def resume(self, kept: KeptRehearsal, now: float) -> bool:
+        """Take up what was kept, and follow who led then.
 
         Returns:
             Whether it was of these candidates, and whole; else nothing has changed.
@@ -290,14 +302,15 @@ class Rehearsal:
         except ValueError:
             return False
         sums = (kept.time, kept.came, *(float(one.sum()) for one in found))
-        if not all(math.isfinite(one) and one >= 0 for one in sums):
+        if not (all(0 <= one < MAX_KEPT for one in sums) and 0 <= kept.leader < size):
             return False
-        fade = math.exp(-max(0.0, ago) / self._memory) if self._memory > 0 else 0.0
+        ago = max(0.0, now - kept.at)
+        fade = math.exp(-ago / self._memory) if self._memory > 0 else 0.0
         self._spent = found[0].astype(np.float64) * fade
         self._late = found[1].astype(np.float64) * fade
         self._tightest = found[2] * np.float32(fade)
         self._time, self._came = kept.time * fade, kept.came * fade
-        self._leader = int(np.argmin(self._spent + self._late))
+        self._leader = kept.leader
         return True
 
     def _follow(self, around: Surroundings) -> None:
