@@ -76,8 +76,8 @@ def test_what_is_over_the_slots_is_worked_off_in_target_queue_time() -> None:
 
 
 def after_two_nights() -> Endpoint:
-    """450 load/s each night from 2:00 to 2:30, and it is 1:50 now."""
-    endpoint = Endpoint()
+    """450 load/s each night from 2:00 to 2:30, and it is 1:50 now; no worker can be stopped."""
+    endpoint = Endpoint(replace(ENDPOINT, workers=(replace(WORKER, stoppable=False),)))
     for day in range(2):
         for slot in range(SLOTS):
             load = 450.0 if 24 <= slot < 30 else 0.0
@@ -109,10 +109,24 @@ def test_what_comes_each_night_is_let_go_where_it_does_not_come() -> None:
     assert endpoint.run([1.0] * 300).needed < 100.0
 
 
+def test_stopped_workers_start_just_before_it_and_missing_ones_are_created_earlier() -> None:
+    endpoint = after_two_nights()
+    slow = replace(ENDPOINT.groups[0], create_seconds=200.0)
+    endpoint.snapshot = replace(ENDPOINT, groups=(slow,))
+    early = endpoint.run([1.0] * (600 - 251))
+    assert early.reserve == 0.0
+    created = endpoint.run([1.0] * 2)
+    assert created.reserve == pytest.approx(450.0 / 0.9)
+    assert created.needed < 100.0
+    # 1.25 x 5 s before.
+    assert endpoint.run([1.0] * 240).binds != "season"
+    assert endpoint.run([1.0] * 8).needed == pytest.approx(450.0 / 0.9)
+
+
 def test_nothing_is_prepared_where_a_timeout_says_when_the_last_worker_goes() -> None:
     endpoint = after_two_nights()
     asked = EndpointParameters(min_load=0.0, inactivity_timeout=5.0)
-    endpoint.snapshot = replace(ENDPOINT, parameters=asked)
+    endpoint.snapshot = replace(endpoint.snapshot, parameters=asked)
     assert endpoint.run([1.0] * 590).binds != "season"
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tests.autoscaler.planning.conftest import (
     NOW,
@@ -221,6 +223,31 @@ def test_headroom_for_bursts_is_held_and_the_reserve_is_taken_of_the_load_alone(
     assert decided.explanation is not None
     assert decided.explanation.binds == "headroom"
     assert dict(decided.explanation.details)["headroom"].startswith("mean of 2 minutes x 1.00")
+
+
+def test_what_comes_each_day_is_created_for_the_pool_and_kept_in_it() -> None:
+    outlook = Outlook(
+        needed=36.0,
+        load=30.0,
+        predicted=30.0,
+        anticipated=30.0,
+        floor=0.0,
+        clearing=0.0,
+        binds="target_util",
+        why="load",
+        reserve=140.0,
+        candidate=Candidate(predictor=2, margin=1.0, hold=60.0, floor=0),
+    )
+    calm = parameters(cold_workers=0, cold_mult=1)
+    stopped = worker(2, WorkerState.STOPPED, state_since=NOW - 9000)
+    action = only(decide(steady(30.0), worker(1), stopped, scaling=calm, outlook=outlook))
+    assert action.kind is ActionKind.CREATE
+    assert action.reason.startswith(
+        "create worker: what comes each day at this time: total capacity 100.0/s, needs 140.0/s"
+    )
+    nothing = replace(outlook, reserve=0.0)
+    decided = decide(steady(30.0), worker(1), stopped, scaling=calm, outlook=nothing)
+    assert kinds(decided) == [("destroy", 2)]
 
 
 # Zero.

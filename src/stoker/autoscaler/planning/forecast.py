@@ -57,7 +57,7 @@ LEAST = 1e-9
 means anything; it is taken as not known."""
 
 SEASON_LEAD = 1.25
-"""What recurs each day is prepared for so many times sooner than a worker takes to be created."""
+"""What recurs each day is prepared for so many times sooner than a worker takes to come."""
 
 UNKNOWN_SLOTS_SHARE = 0.5
 """Where slots are not known, workers are taken to be full with as much load as they can do in this
@@ -317,7 +317,8 @@ class Forecaster:
         if rehearsal is None or rehearsal.max_workers != around.max_workers:
             rehearsal = self._begin(around, self.history.seconds()[:-1])
             self._rehearsal = rehearsal
-        season = self._season(around, float(self._second or 0))
+        now = float(self._second or 0)
+        season = self._season(around, now, around.coming_seconds)
         least = math.ceil(season / around.perf - 1e-6)
         rehearsal.step(
             load,
@@ -329,12 +330,11 @@ class Forecaster:
             seconds=seconds,
         )
 
-    def _season(self, around: Surroundings, now: float) -> float:
-        """Active capacity for what comes each day from now until a worker ordered now is there."""
+    def _season(self, around: Surroundings, now: float, takes: float) -> float:
+        """Active capacity for what comes each day, until a worker that `takes` so long is there."""
         if not around.season:
             return 0.0
-        ahead = SEASON_LEAD * around.create_seconds
-        return self.history.recurring(now, now + ahead) / around.target_util
+        return self.history.recurring(now, now + SEASON_LEAD * takes) / around.target_util
 
     def _begin(self, around: Surroundings, seconds: list[tuple[float, float]]) -> Rehearsal:
         """Rehearse anew, on (load units, requests) of the seconds that are over."""
@@ -400,12 +400,13 @@ class Forecaster:
         if need >= self._peak or now - self._peak_at >= hold or now < self._peak_at:
             self._peak, self._peak_at = need, now
         floor = candidate.floor * around.perf
-        season = self._season(around, now)
+        season = self._season(around, now, around.coming_seconds)
+        reserve = self._season(around, now, around.create_seconds) if around.stoppable else 0.0
         needed = max(self._peak, floor, season)
         binds = "target_util"
         if season > max(floor, self._peak):
             binds = "season"
-            ahead = SEASON_LEAD * around.create_seconds
+            ahead = SEASON_LEAD * around.coming_seconds
             why = (
                 f"what came on both of the last two days within {ahead:.0f} s of this time, as far "
                 f"as it came lately, needs {season:.1f}/s"
@@ -431,6 +432,7 @@ class Forecaster:
         return Outlook(
             needed=needed,
             for_load=max(self._peak, season),
+            reserve=reserve,
             kept=at_rest,
             load=self.history.mean(_MEANS[-1]),
             predicted=predicted,

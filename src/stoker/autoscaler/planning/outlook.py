@@ -44,6 +44,8 @@ class Outlook:
     """The figure that decides, in words."""
     for_load: float = 0.0
     """Active capacity for what is predicted and what waits, without what is held for bursts."""
+    reserve: float = 0.0
+    """Capacity, active or stopped, for what comes each day until a worker created now is there."""
     kept: float = 0.0
     """The same, down to which workers are let go, if that is more: with less, what is there would
     be over the slots of the workers, and one be called back."""

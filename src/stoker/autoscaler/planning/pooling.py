@@ -1,10 +1,10 @@
 """The pool: enough workers with the model, active or stopped.
 
-`cold_workers`, `cold_mult` and `min_cold_load` say how many. What is missing is created; stopped
-ones beyond it are destroyed. A worker that has drained is stopped, or destroyed if the pool does
-not need it. A worker that cannot be stopped counts while it is active, and is destroyed once it has
-drained; no such worker is created for the pool, since it would have to be active, and paid, for
-nothing.
+`cold_workers`, `cold_mult` and `min_cold_load` say how many, and what comes each day at this time.
+What is missing is created; stopped ones beyond it are destroyed. A worker that has drained is
+stopped, or destroyed if the pool does not need it. A worker that cannot be stopped counts while it
+is active, and is destroyed once it has drained; no such worker is created for the pool, since it
+would have to be active, and paid, for nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from stoker.autoscaler.planning.need import Needs
 from stoker.autoscaler.planning.recruiting import COLD_LOADING
 from stoker.autoscaler.planning.snapshot import GroupSnapshot, WorkerSnapshot
 from stoker.autoscaler.states import WorkerState
+
+_MULT = "cold_mult"
+_SEASON = "what comes each day at this time"
 
 _STOPPED = frozenset({WorkerState.STOPPED})
 _DRAINING = frozenset({WorkerState.DRAINING})
@@ -37,7 +40,9 @@ def fill(draft: Draft, needs: Needs) -> None:
         _fill_capacity(draft, pool, parameters.min_cold_load, None)
     if not needs.zero and parameters.cold_mult > 1:
         floor = parameters.cold_mult * needs.load
-        _fill_capacity(draft, pool, floor, None, spare=True)
+        _fill_capacity(draft, pool, floor, None, name=_MULT)
+    if reserve := _reserve(draft, needs):
+        _fill_capacity(draft, pool, reserve, None, name=_SEASON)
 
 
 def _fill_capacity(
@@ -46,23 +51,28 @@ def _fill_capacity(
     floor: float,
     group: GroupSnapshot | None,
     *,
-    spare: bool = False,
+    name: str = "min_cold_load",
 ) -> None:
     """Create until the pool, or its part in `group`, has a capacity of `floor`."""
     members = [w for w in pool if group is None or w.workergroup_id == group.id]
     capacity = sum(draft.coming_perf(worker) for worker in members)
     capacity += sum(perf for owner, perf in draft.created if group in (None, owner))
-    name = "cold_mult" if spare else "min_cold_load"
     where = f" of workergroup {group.id}" if group is not None else ""
     while capacity < floor:
         why = f"{name}{where}: total capacity {capacity:.1f}/s, needs {floor:.1f}/s"
         perf = draft.create(why, only=group.id if group is not None else None, stoppable=True)
         if perf is None:
             # Where there is no room for a reserve (one's own two cores), that is no fault.
-            if not spare or "not stoppable" in draft.recruiter.refusals.values():
+            if name not in (_MULT, _SEASON) or "not stoppable" in draft.recruiter.refusals.values():
                 draft.explain(f"{name}{where} needs more")
             return
         capacity += perf
+
+
+def _reserve(draft: Draft, needs: Needs) -> float:
+    """Capacity that what comes each day asks for; see `Outlook.reserve`."""
+    outlook = draft.snapshot.outlook
+    return 0.0 if outlook is None or needs.zero else outlook.reserve
 
 
 def trim(draft: Draft, needs: Needs) -> None:
@@ -117,7 +127,7 @@ def is_enough(draft: Draft, needs: Needs, workers: list[WorkerSnapshot]) -> bool
     parameters = draft.parameters
     floor = parameters.min_cold_load
     if not needs.zero:
-        floor = max(floor, parameters.cold_mult * needs.kept_load)
+        floor = max(floor, parameters.cold_mult * needs.kept_load, _reserve(draft, needs))
     return (
         len(workers) >= min(parameters.cold_workers, parameters.max_workers)
         and draft.known_perf(workers) >= floor

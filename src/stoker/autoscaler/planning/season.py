@@ -62,8 +62,8 @@ class DayProfile:
         self._slot: int | None = None
         self._load = self._seconds = 0.0
         self._came = self._expected = 0.0
-        self._asked: tuple[int, int, float] | None = None
-        """The last question, and its answer: it is asked each second."""
+        self._asked: dict[tuple[int, int], float] = {}
+        """Questions since the last slot, and their answers: the same are asked each second."""
 
     def add(self, load: float, second: float, seconds: float = 1.0) -> None:
         """Count load of `seconds` seconds, of which the first began at `second`."""
@@ -92,13 +92,14 @@ class DayProfile:
             end: no more than a day later.
         """
         first, last = int(start // SLOT), int(end // SLOT)
-        if self._asked is None or self._asked[:2] != (first, last):
+        known = self._asked.get((first, last))
+        if known is None:
             most = max(self._both(slot) for slot in range(first, last + 1))
             prior = PRIOR * most
             expected = self._expected + prior
             belief = (self._came + prior) / expected if expected > 0 else 1.0
-            self._asked = (first, last, most * min(1.0, belief))
-        return self._asked[2]
+            known = self._asked[first, last] = most * min(1.0, belief)
+        return known
 
     def kept(self, now: float) -> KeptDay:
         """What is to outlive the process.
@@ -135,11 +136,12 @@ class DayProfile:
         self._slot, self._load, self._seconds = kept.slot, kept.load, min(kept.seconds, SLOT)
         fade = BELIEF ** (max(0.0, now - kept.at) / SLOT)
         self._came, self._expected = kept.came * fade, kept.expected * fade
-        self._asked = None
+        self._asked.clear()
 
     def _close(self) -> None:
         number, seconds, load = self._slot, self._seconds, self._load
         self._load = self._seconds = 0.0
+        self._asked.clear()
         if number is None or seconds < LEAST_SEEN * SLOT:
             return
         mean, expected = load / seconds, self._both(number)
@@ -151,7 +153,6 @@ class DayProfile:
             self._former[slot] = self._latest[slot] if known == day - 1 else None
             self._latest[slot], self._day[slot] = mean, day
         # Else the clock was set back: that day has had its say.
-        self._asked = None
 
     def _both(self, number: int) -> float:
         """What the two days before that slot's had at its time; 0 where one is not known."""
