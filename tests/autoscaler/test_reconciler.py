@@ -317,7 +317,7 @@ async def test_what_comes_each_day_is_known_after_a_restart(house, worker):
         history.add(0.0, 0, night + SLOT, seconds=DAY - SLOT)
     await house.reopen()
     history = house.plane.forecasters[worker.endpoint_id].history
-    assert history.recurring(today, today) == pytest.approx(70.0)
+    assert history.day.recurring(today, today) == pytest.approx(70.0)
 
 
 async def test_what_was_learnt_of_a_load_is_written_every_ten_minutes(house, worker):

@@ -334,7 +334,7 @@ class Forecaster:
         """Active capacity for what comes each day, until a worker that `takes` so long is there."""
         if not around.season:
             return 0.0
-        return self.history.recurring(now, now + SEASON_LEAD * takes) / around.target_util
+        return self.history.day.recurring(now, now + SEASON_LEAD * takes) / around.target_util
 
     def _begin(self, around: Surroundings, seconds: list[tuple[float, float]]) -> Rehearsal:
         """Rehearse anew, on (load units, requests) of the seconds that are over."""

@@ -17,7 +17,11 @@ TREND = 300
 
 
 class LoadHistory:
-    """Load units and requests that arrived in each second, the oldest first."""
+    """Load units and requests that arrived in each second, the oldest first.
+
+    Attributes:
+        day: what arrived by the time of day.
+    """
 
     __slots__ = ("_load", "_requests", "_sums", "day")
 
@@ -87,10 +91,6 @@ class LoadHistory:
             change = self.trend() * min(seconds, TREND)
             change = min(level, change)
         return max(0.0, level + change)
-
-    def recurring(self, start: float, end: float) -> float:
-        """Load units per second that come each day at that time; see `DayProfile.recurring`."""
-        return self.day.recurring(start, end)
 
     def seconds(self) -> list[tuple[float, float]]:
         """(load units, requests) of each second that is remembered, the oldest first."""
