@@ -3,6 +3,7 @@ from __future__ import annotations
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -64,6 +65,26 @@ def test_a_former_port_is_taken_again_if_it_is_free() -> None:
         other = environment.choose_port("127.0.0.1", 0, port, name="worker_port")
         assert other not in (0, port)
     assert environment.choose_port("127.0.0.1", 0, port, name="worker_port") == port
+
+
+def test_a_port_that_another_child_was_promised_is_not_given_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        promised = server.getsockname()[1]
+    # The former one is free, and so would the kernel's choice be, which may be the same again.
+    first = environment.choose_port(
+        "127.0.0.1", 0, promised, name="worker_port", promised={promised}
+    )
+    assert first not in (0, promised)
+    choices, create = iter([promised, 0]), socket.create_server
+
+    def kernel(address: tuple[str, int], **options: Any) -> socket.socket:
+        return create((address[0], next(choices)), **options)
+
+    monkeypatch.setattr(socket, "create_server", kernel)
+    second = environment.choose_port("127.0.0.1", 0, 0, name="worker_port", promised={promised})
+    assert second != promised
 
 
 def test_a_fixed_port_that_is_taken_is_named() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +195,9 @@ def guardian_environment(
     return kept | _marks(manifest, directory, role)
 
 
-def choose_port(host: str, fixed: int, former: int, *, name: str) -> int:
+def choose_port(
+    host: str, fixed: int, former: int, *, name: str, promised: Collection[int] = ()
+) -> int:
     """A port on which a child can listen.
 
     Args:
@@ -202,19 +205,25 @@ def choose_port(host: str, fixed: int, former: int, *, name: str) -> int:
         fixed: from the manifest; 0: any.
         former: the one it had before, taken again if it is free, so that URLs stay good; 0: none.
         name: field to blame.
+        promised: ports of other children, who may not listen on them yet.
 
     Raises:
         ConfigError: when `fixed` is taken, or `host` is not an address of this machine.
     """
-    wanted = [fixed] if fixed else [former, 0] if former else [0]
-    for port in wanted:
-        try:
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            with socket.create_server((host, port), family=family) as server:
-                found: int = server.getsockname()[1]
+    # As often as there are promised ones, since what was found stays taken meanwhile.
+    wanted = [fixed] if fixed else [former or 0, *[0] * (1 + len(promised))]
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    problem = ""
+    with contextlib.ExitStack() as probes:
+        for port in wanted:
+            try:
+                server = probes.enter_context(socket.create_server((host, port), family=family))
+            except OSError as error:
+                problem = error.strerror or str(error)
+                continue
+            found: int = server.getsockname()[1]
+            if fixed or found not in promised:
                 return found
-        except OSError as error:
-            problem = error.strerror or str(error)
     if fixed:
         raise ConfigError(
             name, f"{fixed} cannot be used on {host} ({problem}): choose another, or 0 for any"

@@ -103,7 +103,11 @@ class Parts:
         """
         manifest, directory = self._manifest, self._directory
         self.model_port = environment.choose_port(
-            environment.MODEL_HOST, manifest.model_port, self.model_port, name="model_port"
+            environment.MODEL_HOST,
+            manifest.model_port,
+            self.model_port,
+            name="model_port",
+            promised={self.worker_port, self._http_port},
         )
         argv = environment.model_command(manifest, directory, self.model_port)
         env = environment.model_environment(manifest, directory, self.model_port, os.environ)
@@ -119,9 +123,19 @@ class Parts:
         """
         manifest = self._manifest
         self.worker_port = environment.choose_port(
-            manifest.host, manifest.worker_port, self.worker_port, name="worker_port"
+            manifest.host,
+            manifest.worker_port,
+            self.worker_port,
+            name="worker_port",
+            promised={self.model_port, self._http_port},
         )
-        self._http_port = environment.choose_port("127.0.0.1", 0, self._http_port, name="host")
+        self._http_port = environment.choose_port(
+            "127.0.0.1",
+            0,
+            self._http_port,
+            name="host",
+            promised={self.model_port, self.worker_port},
+        )
         env = environment.worker_environment(
             manifest,
             self._directory,
