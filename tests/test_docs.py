@@ -51,7 +51,11 @@ def test_commands_that_are_shown_exist_with_their_options(block):
     root = typer.main.get_command(app)
     for line in re.findall(r"stoker ([^)\n#]*)", block):
         name, *rest = line.replace('"', "").split()
-        known = {option for one in root.commands[name].params for option in one.opts}
+        known = {
+            option
+            for one in root.commands[name].params
+            for option in (*one.opts, *one.secondary_opts)
+        }
         assert {word for word in rest if word.startswith("--")} <= known
 
 
