@@ -211,7 +211,7 @@ def choose_port(
         ConfigError: when `fixed` is taken, or `host` is not an address of this machine.
     """
     # As often as there are promised ones, since what was found stays taken meanwhile.
-    wanted = [fixed] if fixed else [former or 0, *[0] * (1 + len(promised))]
+    wanted = [fixed] if fixed else [former, *[0] * (1 + len(promised))]
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     problem = ""
     with contextlib.ExitStack() as probes:

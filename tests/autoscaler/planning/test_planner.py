@@ -20,6 +20,19 @@ from stoker.autoscaler.arrivals import Demand
 from stoker.autoscaler.planning import ActionKind, Candidate, OfferSnapshot, Outlook
 from stoker.autoscaler.states import WorkerState
 
+HEADROOM = Outlook(
+    needed=200.0,
+    load=36.0,
+    predicted=36.0,
+    anticipated=36.0,
+    floor=200.0,
+    clearing=0.0,
+    binds="headroom",
+    why="bursts are best met by 4 workers held ready: needs 200.0/s",
+    candidate=Candidate(predictor=2, margin=1.0, hold=60.0, floor=4),
+)
+NO_FLOOR = Candidate(predictor=2, margin=1.0, hold=60.0, floor=0)
+
 # Up.
 
 
@@ -198,22 +211,11 @@ def test_a_stopped_worker_is_kept_until_it_cost_as_much_as_to_be_without_it(
 
 
 def test_headroom_for_bursts_is_held_and_the_reserve_is_taken_of_the_load_alone() -> None:
-    outlook = Outlook(
-        needed=200.0,
-        load=36.0,
-        predicted=36.0,
-        anticipated=36.0,
-        floor=200.0,
-        clearing=0.0,
-        binds="headroom",
-        why="bursts are best met by 4 workers held ready: needs 200.0/s",
-        candidate=Candidate(predictor=2, margin=1.0, hold=60.0, floor=4),
-    )
     decided = decide(
-        steady(36.0), worker(1), worker(2), scaling=parameters(cold_mult=6), outlook=outlook
+        steady(36.0), worker(1), worker(2), scaling=parameters(cold_mult=6), outlook=HEADROOM
     )
     reasons = [action.reason for action in decided.actions]
-    assert [reason.startswith(f"create worker: {outlook.why}") for reason in reasons] == [
+    assert [reason.startswith(f"create worker: {HEADROOM.why}") for reason in reasons] == [
         True,
         True,
         False,
@@ -226,17 +228,8 @@ def test_headroom_for_bursts_is_held_and_the_reserve_is_taken_of_the_load_alone(
 
 
 def test_what_comes_each_day_is_created_for_the_pool_and_kept_in_it() -> None:
-    outlook = Outlook(
-        needed=36.0,
-        load=30.0,
-        predicted=30.0,
-        anticipated=30.0,
-        floor=0.0,
-        clearing=0.0,
-        binds="target_util",
-        why="load",
-        reserve=140.0,
-        candidate=Candidate(predictor=2, margin=1.0, hold=60.0, floor=0),
+    outlook = replace(
+        HEADROOM, needed=36.0, load=30.0, floor=0.0, reserve=140.0, candidate=NO_FLOOR
     )
     calm = parameters(cold_workers=0, cold_mult=1)
     stopped = worker(2, WorkerState.STOPPED, state_since=NOW - 9000)

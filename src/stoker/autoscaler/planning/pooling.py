@@ -41,8 +41,7 @@ def fill(draft: Draft, needs: Needs) -> None:
     if not needs.zero and parameters.cold_mult > 1:
         floor = parameters.cold_mult * needs.load
         _fill_capacity(draft, pool, floor, None, name=_MULT)
-    if reserve := _reserve(draft, needs):
-        _fill_capacity(draft, pool, reserve, None, name=_SEASON)
+    _fill_capacity(draft, pool, _reserve(draft, needs), None, name=_SEASON)
 
 
 def _fill_capacity(

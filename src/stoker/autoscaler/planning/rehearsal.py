@@ -201,7 +201,7 @@ class Rehearsal:
             mean_load: of a request, load units; above 0.
             predictions: load units per second, one of each predictor.
             around: what the workers are like.
-            least: workers that all of them have, whatever they would do: those of the season.
+            least: workers that all of them have, those of the season; at most `max_workers`.
             seconds: more than 1 only where nothing arrived and nothing waits.
         """
         # Whoever begins with one worker is late at first; that says nothing about later.
@@ -246,7 +246,7 @@ class Rehearsal:
         self._peak = np.where(new, need, self._peak)
         self._peak_age[new] = 0.0
         after = np.maximum(self._floor, np.ceil(self._peak - np.float32(1e-4)))
-        np.clip(after, max(1, least), max(1, least, around.max_workers), out=after)
+        np.clip(after, max(1, least), max(1, around.max_workers), out=after)
         cost = cost + np.maximum(wanted - after, 0.0) * np.float32(self._release_cost)
         self._wanted = after
 
