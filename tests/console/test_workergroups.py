@@ -79,6 +79,8 @@ async def test_workergroups_are_listed_under_both_names(
                 "id": number,
                 "endpoint_id": endpoint.id,
                 "endpoint_name": "foo",
+                "name": "llamacpp",
+                "origin": "command",
                 "template_hash": "llamacpp",
                 "backend": "llamacpp",
                 "template_id": None,
@@ -251,3 +253,34 @@ async def test_another_weight_is_no_new_revision_and_other_options_are(
     assert (shown["weight"], shown["revision"]) == (0.5, 0)
     reply = await owner.put(f"{PATH}{number}/", json={"options": {"parallel": 2}})
     assert reply.json()["result"]["revision"] == 1
+
+
+@pytest.mark.usefixtures("endpoint")
+async def test_workergroups_have_names_within_their_endpoint(
+    owner: httpx.AsyncClient, store: Store
+) -> None:
+    await store.create_endpoint("bar")
+    for fields in (
+        {"endpoint_name": "foo"},
+        {"endpoint_name": "foo"},
+        {"endpoint_name": "foo", "name": "canary"},
+        {"endpoint_name": "bar"},
+    ):
+        await _create(owner, template_hash="llamacpp", **fields)
+    shown = (await owner.get(PATH)).json()["results"]
+    assert [group["name"] for group in shown] == ["llamacpp", "llamacpp-2", "canary", "llamacpp"]
+
+
+@pytest.mark.usefixtures("endpoint")
+async def test_a_taken_or_impossible_name_of_a_workergroup_is_refused(
+    owner: httpx.AsyncClient,
+) -> None:
+    await _create(owner, endpoint_name="foo", template_hash="llamacpp", name="main")
+    other = await _create(owner, endpoint_name="foo", template_hash="llamacpp")
+    group = {"endpoint_name": "foo", "template_hash": "llamacpp"}
+    assert (await owner.post(PATH, json=group | {"name": "main"})).status_code == 409
+    assert (await owner.put(f"{PATH}{other}/", json={"name": "main"})).status_code == 409
+    assert (await owner.put(f"{PATH}{other}/", json={"name": "a/b"})).status_code == 400
+    renamed = await owner.put(f"{PATH}{other}/", json={"name": "canary"})
+    assert renamed.json()["result"]["name"] == "canary"
+    assert renamed.json()["result"]["revision"] == 0  # its workers run what they ran

@@ -242,3 +242,37 @@ async def test_a_mark_is_nought_until_it_is_kept(store: Store) -> None:
     await store.keep_mark("numbers", 2**52)
     await store.keep_mark("numbers", 2**52 + 1)
     assert await store.read_mark("numbers") == 2**52 + 1
+
+
+async def test_what_was_the_files_and_is_deleted_or_renamed_by_others_is_kept_in_mind(
+    store: Store,
+) -> None:
+    runs = {"template_hash": "vllm", "backend": "vllm"}
+    chat = await store.create_endpoint("chat", origin="file")
+    group = await store.create_workergroup(chat.id, **runs, origin="file")
+    other = await store.create_workergroup(chat.id, **runs, origin="file")
+    await store.update_workergroup(other.id, name="canary")
+    await store.delete_workergroup(group.id)
+    gone = [(r.endpoint_name, r.workergroup_name) for r in await store.list_removed()]
+    assert gone == [("chat", "vllm-2"), ("chat", "vllm")]
+    await store.forget_removed("chat", "vllm")
+    await store.update_endpoint(chat.id, endpoint_name="talk")
+    # With the endpoint, its workergroups are gone as well.
+    assert [(r.endpoint_name, r.workergroup_name) for r in await store.list_removed()] == [
+        ("chat", "")
+    ]
+    await store.forget_removed("chat")
+    assert await store.list_removed() == []
+
+
+async def test_what_the_file_deletes_itself_and_what_was_not_its_own_are_not_kept_in_mind(
+    store: Store,
+) -> None:
+    runs = {"template_hash": "vllm", "backend": "vllm"}
+    chat = await store.create_endpoint("chat", origin="file")
+    mine = await store.create_workergroup(chat.id, **runs, origin="file")
+    theirs = await store.create_workergroup(chat.id, **runs)
+    await store.delete_workergroup(mine.id, by_file=True)
+    await store.delete_workergroup(theirs.id)
+    await store.delete_endpoint(chat.id, by_file=True)
+    assert await store.list_removed() == []

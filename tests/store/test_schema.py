@@ -39,12 +39,21 @@ async def test_a_database_of_the_first_version_is_brought_up_to_date(
                 "INSERT INTO workergroups VALUES "
                 "(1, 1, 'vllm', 'vllm', NULL, '{}', '', '', NULL, NULL, NULL, 5.0)"
             )
+            for number, backend in ((2, "vllm"), (3, "/srv/ocr.py"), (4, "vllm")):
+                await connection.exec_driver_sql(
+                    "INSERT INTO workergroups VALUES "
+                    f"({number}, 1, '', '{backend}', NULL, '{{}}', '', '', NULL, NULL, NULL, 5.0)"
+                )
             await connection.exec_driver_sql(
                 "INSERT INTO workers VALUES (1, 1, 1, 'local', 0, 'nonce', 5.0, 'i1', 'cpu', 0.5, "
                 "'ready', 'run', 'http://127.0.0.1:1', 9.0, 80.0, 2.0, '')"
             )
     async with await Store.open(path) as store:
-        (group,), (worker,) = await store.list_workergroups(), await store.list_workers()
+        groups, (worker,) = await store.list_workergroups(), await store.list_workers()
+        (endpoint,) = await store.list_endpoints()
+    group = groups[0]
+    assert [g.name for g in groups] == ["vllm", "vllm-2", "ocr", "vllm-3"]
+    assert {endpoint.origin, *(g.origin for g in groups)} == {"unknown"}
     assert (group.weight, group.revision, group.updating) == (1.0, 0, False)
     assert (worker.perf, worker.revision, worker.stoppable) == (80.0, 0, True)
     assert worker.state_seconds == {}

@@ -139,8 +139,13 @@ def show(name: Name, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     hidden = {"api_key", "workergroups"}
     record["created_at"] = output.local_time(record["created_at"])
     rows = [(key, value) for key, value in record.items() if key not in hidden]
-    rows += [(f"workergroup {g['id']}", g["template_hash"]) for g in record["workergroups"]]
+    rows += [(f"workergroup {g['id']}", _group_text(g)) for g in record["workergroups"]]
     output.print_table(["field", "value"], rows, empty="")
+
+
+def _group_text(group: dict[str, Any]) -> str:
+    name, runs = str(group.get("name") or ""), str(group["template_hash"])
+    return runs if name in ("", runs) else f"{name}: {runs}"
 
 
 @endpoint_app.command("update")

@@ -81,7 +81,7 @@ class ManagingConnection(Connection):
 
         Args:
             fields: ``endpoint_name`` or ``endpoint_id``; ``template_hash`` (a backend or a stored
-                template); and where wanted ``options, search_params, launch_args, gpu_ram,
+                template); and where wanted ``name, options, search_params, launch_args, gpu_ram,
                 min_cold_load, max_workers, weight``.
         """
         return _id_in(await self.call("POST", f"{API}/workergroups/", fields), "id")

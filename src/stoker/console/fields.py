@@ -160,7 +160,10 @@ def read_name(data: Mapping[str, Any], field: str, problems: Problems) -> str | 
 
 def read_group(data: Mapping[str, Any], problems: Problems) -> dict[str, Any]:
     """The fields of a workergroup that were given, checked each by itself."""
-    found = read(data, GROUP, problems, {"id", "backend", "created_at"})
+    found = read(data, GROUP, problems, {"id", "name", "backend", "created_at"})
+    name = read_name(data, "name", problems)
+    if name is not None:
+        found["name"] = name
     if isinstance(found.get("search_params"), dict):
         found["search_params"] = msgspec.json.encode(found["search_params"]).decode()
     for name in ("search_params", "launch_args"):

@@ -160,4 +160,6 @@ def _nearest(name: str, known: list[str]) -> str:
 
 
 def _shown(record: WorkergroupRecord, endpoint_name: str) -> dict[str, Any]:
-    return {**msgspec.structs.asdict(record), "endpoint_name": endpoint_name}
+    shown = {**msgspec.structs.asdict(record), "endpoint_name": endpoint_name}
+    del shown["instance"], shown["declared"]  # values of its environment may be secrets
+    return shown

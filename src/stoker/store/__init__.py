@@ -11,9 +11,12 @@ from stoker.store.records import (
     ApiKeyRecord,
     EndpointRecord,
     LogEntry,
+    Origin,
+    RemovedRecord,
     TemplateRecord,
     WorkergroupRecord,
     WorkerRecord,
+    group_name,
 )
 from stoker.store.templates import ApiKeyRows, TemplateRows
 from stoker.store.workers import WorkerRows
@@ -22,10 +25,13 @@ __all__ = [
     "ApiKeyRecord",
     "EndpointRecord",
     "LogEntry",
+    "Origin",
+    "RemovedRecord",
     "Store",
     "TemplateRecord",
     "WorkerRecord",
     "WorkergroupRecord",
+    "group_name",
 ]
 
 

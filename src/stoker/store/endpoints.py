@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -12,12 +12,28 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from stoker.errors import AlreadyExistsError, NotFoundError, StokerError
 from stoker.store.database import Database
-from stoker.store.records import RUNS, EndpointRecord, WorkergroupRecord
-from stoker.store.tables import endpoints, experience, forecasts, marks, workergroups, workers
+from stoker.store.records import (
+    RUNS,
+    EndpointRecord,
+    Origin,
+    RemovedRecord,
+    WorkergroupRecord,
+    group_name,
+)
+from stoker.store.tables import (
+    endpoints,
+    experience,
+    forecasts,
+    marks,
+    removed,
+    workergroups,
+    workers,
+)
 from stoker.wire import EndpointParameters
 
 _parameters = msgspec.json.Decoder(EndpointParameters)
 _options = msgspec.json.Decoder(dict[str, Any])
+_names = msgspec.json.Decoder(list[str])
 
 _GROUP_FIELDS = frozenset(WorkergroupRecord.__struct_fields__) - {
     "id",
@@ -36,9 +52,22 @@ class EndpointRows(Database):
     """What the store knows of endpoints and workergroups."""
 
     async def create_endpoint(
-        self, endpoint_name: str, parameters: EndpointParameters | None = None, *, user_id: int = 1
+        self,
+        endpoint_name: str,
+        parameters: EndpointParameters | None = None,
+        *,
+        user_id: int = 1,
+        origin: Origin = "command",
+        declared: Sequence[str] = (),
     ) -> EndpointRecord:
         """Add an endpoint.
+
+        Args:
+            endpoint_name: free.
+            parameters: default: those of the protocol.
+            user_id: of the account.
+            origin: who makes it.
+            declared: parameters that the settings file sets.
 
         Raises:
             AlreadyExistsError: when the name is taken by one that is not being destroyed.
@@ -50,6 +79,8 @@ class EndpointRows(Database):
             key_nonce=secrets.token_urlsafe(16),
             created_at=self._clock(),
             user_id=user_id,
+            origin=origin,
+            declared=list(declared),
         )
         async with self._writing() as connection:
             await _require_free(connection, endpoint_name)
@@ -60,6 +91,8 @@ class EndpointRows(Database):
                     key_nonce=record.key_nonce,
                     user_id=user_id,
                     created_at=record.created_at,
+                    origin=origin,
+                    declared=to_json(record.declared),
                 )
             )
         return msgspec.structs.replace(record, id=_new_id(result))
@@ -96,8 +129,13 @@ class EndpointRows(Database):
         *,
         endpoint_name: str | None = None,
         parameters: EndpointParameters | None = None,
+        origin: Origin | None = None,
+        declared: Sequence[str] | None = None,
     ) -> EndpointRecord:
-        """Change its name, its parameters, or both; None leaves a thing as it is.
+        """Change its name, its parameters, whose it is; None leaves a thing as it is.
+
+        A new name leaves the former one among the removed (`list_removed`), where it was the
+        settings file's.
 
         Raises:
             NotFoundError: when there is none, or it is being destroyed.
@@ -107,18 +145,32 @@ class EndpointRows(Database):
             record = await _get_live(connection, endpoint_id)
             if endpoint_name is not None and endpoint_name != record.endpoint_name:
                 await _require_free(connection, endpoint_name)
+                if record.origin == "file":
+                    await self._note_removed(connection, record.endpoint_name)
                 record = msgspec.structs.replace(record, endpoint_name=endpoint_name)
+            if origin is not None:
+                record = msgspec.structs.replace(record, origin=origin)
+            if declared is not None:
+                record = msgspec.structs.replace(record, declared=list(declared))
             if parameters is not None:
                 record = msgspec.structs.replace(record, parameters=parameters)
             await connection.execute(
                 endpoints.update()
                 .where(endpoints.c.id == endpoint_id)
-                .values(endpoint_name=record.endpoint_name, parameters=to_json(record.parameters))
+                .values(
+                    endpoint_name=record.endpoint_name,
+                    parameters=to_json(record.parameters),
+                    origin=record.origin,
+                    declared=to_json(record.declared),
+                )
             )
         return record
 
-    async def delete_endpoint(self, endpoint_id: int) -> EndpointRecord:
+    async def delete_endpoint(self, endpoint_id: int, *, by_file: bool = False) -> EndpointRecord:
         """Mark it destroyed: its name is free again at once, its rows stay until `purge_endpoint`.
+
+        One of the settings file is kept in mind (`list_removed`), unless the file itself wants it
+        gone (`by_file`).
 
         Raises:
             NotFoundError: when there is none, or it is being destroyed already.
@@ -129,6 +181,8 @@ class EndpointRows(Database):
             await connection.execute(
                 endpoints.update().where(endpoints.c.id == endpoint_id).values(destroyed_at=now)
             )
+            if record.origin == "file" and not by_file:
+                await self._note_removed(connection, record.endpoint_name)
         return msgspec.structs.replace(record, destroyed_at=now)
 
     async def purge_endpoint(self, endpoint_id: int, *, with_workers: bool = False) -> None:
@@ -162,6 +216,7 @@ class EndpointRows(Database):
         *,
         template_hash: str,
         backend: str,
+        name: str | None = None,
         template_id: int | None = None,
         options: dict[str, Any] | None = None,
         search_params: str = "",
@@ -170,15 +225,20 @@ class EndpointRows(Database):
         min_cold_load: float | None = None,
         max_workers: int | None = None,
         weight: float = 1.0,
+        instance: dict[str, Any] | None = None,
+        origin: Origin = "command",
+        declared: Sequence[str] = (),
     ) -> WorkergroupRecord:
-        """Add a workergroup.
+        """Add a workergroup; without a `name` it gets that of its backend (`group_name`).
 
         Raises:
             NotFoundError: when the endpoint does not exist, or is being destroyed.
+            AlreadyExistsError: when the endpoint has a workergroup of that name.
         """
         record = WorkergroupRecord(
             id=0,
             endpoint_id=endpoint_id,
+            name=name or "",
             template_hash=template_hash,
             backend=backend,
             template_id=template_id,
@@ -190,9 +250,18 @@ class EndpointRows(Database):
             max_workers=max_workers,
             weight=weight,
             created_at=self._clock(),
+            instance=instance or {},
+            origin=origin,
+            declared=list(declared),
         )
         async with self._writing() as connection:
             await _get_live(connection, endpoint_id)
+            taken = await _group_names(connection, endpoint_id)
+            if not name:
+                name = group_name(backend, taken)
+                record = msgspec.structs.replace(record, name=name)
+            elif name in taken:
+                raise AlreadyExistsError(f"the endpoint has a workergroup {name!r} already")
             result = await connection.execute(workergroups.insert().values(_group_row(record)))
         return msgspec.structs.replace(record, id=_new_id(result))
 
@@ -222,11 +291,19 @@ class EndpointRows(Database):
 
         Raises:
             NotFoundError: when there is none.
+            AlreadyExistsError: when another one of the endpoint has the new name.
         """
         _check_names(fields, _GROUP_FIELDS)
         async with self._writing() as connection:
             record = await _get_workergroup(connection, workergroup_id)
             former, record = record, msgspec.structs.replace(record, **fields)
+            if record.name != former.name:
+                if record.name in await _group_names(connection, record.endpoint_id):
+                    raise AlreadyExistsError(
+                        f"the endpoint has a workergroup {record.name!r} already"
+                    )
+                if former.origin == "file":
+                    await self._note_removed_group(connection, former)
             if any(getattr(former, name) != getattr(record, name) for name in RUNS):
                 record = msgspec.structs.replace(record, revision=former.revision + 1)
             await connection.execute(
@@ -236,8 +313,13 @@ class EndpointRows(Database):
             )
         return record
 
-    async def delete_workergroup(self, workergroup_id: int) -> WorkergroupRecord:
+    async def delete_workergroup(
+        self, workergroup_id: int, *, by_file: bool = False
+    ) -> WorkergroupRecord:
         """Remove it; rows of its workers stay, and still carry its id.
+
+        One of the settings file is kept in mind (`list_removed`), unless the file itself wants it
+        gone (`by_file`).
 
         Raises:
             NotFoundError: when there is none.
@@ -247,7 +329,46 @@ class EndpointRows(Database):
             await connection.execute(
                 workergroups.delete().where(workergroups.c.id == workergroup_id)
             )
+            if record.origin == "file" and not by_file:
+                await self._note_removed_group(connection, record)
         return record
+
+    async def list_removed(self) -> list[RemovedRecord]:
+        """What was the settings file's, and was deleted or renamed by somebody else."""
+        columns = [removed.c.endpoint_name, removed.c.workergroup_name, removed.c.removed_at]
+        async with self._reading() as connection:
+            rows = await connection.execute(sa.select(*columns).order_by(removed.c.id))
+            return [RemovedRecord(**row._mapping) for row in rows]
+
+    async def forget_removed(self, endpoint_name: str, workergroup_name: str = "") -> None:
+        """Forget that it was removed: the settings file has it no more, or has it made again."""
+        mine = removed.c.endpoint_name == endpoint_name
+        if workergroup_name:
+            mine &= removed.c.workergroup_name == workergroup_name
+        async with self._writing() as connection:
+            await connection.execute(removed.delete().where(mine))
+
+    async def _note_removed(
+        self, connection: AsyncConnection, endpoint_name: str, workergroup_name: str = ""
+    ) -> None:
+        mine = removed.c.endpoint_name == endpoint_name
+        if workergroup_name:  # with an endpoint, all that was removed of it is gone as well
+            mine &= removed.c.workergroup_name == workergroup_name
+        await connection.execute(removed.delete().where(mine))
+        await connection.execute(
+            removed.insert().values(
+                endpoint_name=endpoint_name,
+                workergroup_name=workergroup_name,
+                removed_at=self._clock(),
+            )
+        )
+
+    async def _note_removed_group(
+        self, connection: AsyncConnection, record: WorkergroupRecord
+    ) -> None:
+        endpoint = await _get_endpoint(connection, record.endpoint_id)
+        if not endpoint.destroyed:
+            await self._note_removed(connection, endpoint.endpoint_name, record.name)
 
     async def read_mark(self, name: str) -> int:
         """A number that was kept under a name; 0 when there is none."""
@@ -317,17 +438,39 @@ def _check_names(fields: dict[str, Any], known: frozenset[str]) -> None:
 
 def _endpoint(row: sa.Row[Any]) -> EndpointRecord:
     values = dict(row._mapping)
-    return EndpointRecord(**(values | {"parameters": _parameters.decode(values["parameters"])}))
+    return EndpointRecord(
+        **(
+            values
+            | {
+                "parameters": _parameters.decode(values["parameters"]),
+                "declared": _names.decode(values["declared"]),
+            }
+        )
+    )
 
 
 def _workergroup(row: sa.Row[Any]) -> WorkergroupRecord:
     values = dict(row._mapping)
-    return WorkergroupRecord(**(values | {"options": _options.decode(values["options"])}))
+    return WorkergroupRecord(
+        **(
+            values
+            | {
+                "options": _options.decode(values["options"]),
+                "instance": _options.decode(values["instance"]),
+                "declared": _names.decode(values["declared"]),
+            }
+        )
+    )
 
 
 def _group_row(record: WorkergroupRecord) -> dict[str, Any]:
     values = {name: getattr(record, name) for name in record.__struct_fields__ if name != "id"}
-    return values | {"options": to_json(record.options)}
+    return values | {name: to_json(values[name]) for name in ("options", "instance", "declared")}
+
+
+async def _group_names(connection: AsyncConnection, endpoint_id: int) -> set[str]:
+    query = sa.select(workergroups.c.name).where(workergroups.c.endpoint_id == endpoint_id)
+    return set(await connection.scalars(query))
 
 
 async def _require_free(connection: AsyncConnection, endpoint_name: str) -> None:

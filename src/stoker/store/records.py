@@ -5,11 +5,30 @@ Times are Unix seconds, perf is load units per second, prices are per hour.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Collection
+from pathlib import PurePath
+from typing import Any, Literal
 
 import msgspec
 
 from stoker.wire import EndpointParameters
+
+Origin = Literal["command", "file", "unknown"]
+"""Who made it: a command or a REST call, the settings file, or a version of Stoker that did not
+write that down."""
+
+
+def group_name(backend: str, taken: Collection[str]) -> str:
+    """The name of a workergroup that was given none: its backend's, numbered from the second on.
+
+    E.g. "vllm", then "vllm-2"; "ocr" for the backend in the file "/srv/ocr.py".
+    """
+    base = PurePath(backend).stem if backend.endswith(".py") else backend
+    name, number = base, 1
+    while name in taken:
+        number += 1
+        name = f"{base}-{number}"
+    return name
 
 
 class EndpointRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,6 +43,9 @@ class EndpointRecord(msgspec.Struct, frozen=True, kw_only=True):
     user_id: int = 1
     destroyed_at: float | None = None
     """When its deletion was asked for; its workers are drained, then it is purged."""
+    origin: Origin = "command"
+    declared: list[str] = []
+    """Parameters that the settings file set when it was last applied."""
 
     @property
     def destroyed(self) -> bool:
@@ -36,6 +58,8 @@ class WorkergroupRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     id: int
     endpoint_id: int
+    name: str = ""
+    """Its identity within the endpoint."""
     template_hash: str
     """As it was given: the name of a backend, or the hash of a stored template."""
     backend: str
@@ -56,9 +80,24 @@ class WorkergroupRecord(msgspec.Struct, frozen=True, kw_only=True):
     updating: bool = False
     """A rolling update is asked for: workers of former revisions get the present settings."""
     created_at: float
+    instance: dict[str, Any] = {}
+    """Fields of an instance's manifest besides its backend: steps, environment, certificates. Only
+    a settings file sets them; values of the environment may be secrets."""
+    origin: Origin = "command"
+    declared: list[str] = []
+    """Fields that the settings file set when it was last applied."""
 
 
-RUNS = frozenset({"template_hash", "backend", "template_id", "options", "launch_args"})
+class RemovedRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Something of the settings file that was deleted by a command or a REST call."""
+
+    endpoint_name: str
+    workergroup_name: str
+    """Empty: the whole endpoint."""
+    removed_at: float
+
+
+RUNS = frozenset({"template_hash", "backend", "template_id", "options", "launch_args", "instance"})
 """Fields of a workergroup that its workers run: a change of one makes a new `revision`. The others
 say how many there are, and where, which takes effect without starting any anew."""
 

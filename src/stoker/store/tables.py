@@ -42,6 +42,8 @@ endpoints = sa.Table(
     sa.Column("user_id", sa.Integer, nullable=False),
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("destroyed_at", sa.Float),
+    sa.Column("origin", sa.Text, nullable=False, server_default="command"),
+    sa.Column("declared", sa.Text, nullable=False, server_default="[]"),
     # Partial: the name of an endpoint that is being destroyed is free again at once.
     sa.Index(
         "uq_endpoints_live_name",
@@ -71,6 +73,23 @@ workergroups = sa.Table(
     sa.Column("weight", sa.Float, nullable=False, server_default="1.0"),
     sa.Column("revision", sa.Integer, nullable=False, server_default="0"),
     sa.Column("updating", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("name", sa.Text, nullable=False, server_default=""),
+    sa.Column("instance", sa.Text, nullable=False, server_default="{}"),
+    sa.Column("origin", sa.Text, nullable=False, server_default="command"),
+    sa.Column("declared", sa.Text, nullable=False, server_default="[]"),
+    sa.Index("uq_workergroups_endpoint_id_name", "endpoint_id", "name", unique=True),
+    sqlite_autoincrement=True,
+)
+
+removed = sa.Table(
+    "removed",
+    metadata,
+    _id(),
+    sa.Column("endpoint_name", sa.Text, nullable=False),
+    # Empty: the whole endpoint.
+    sa.Column("workergroup_name", sa.Text, nullable=False),
+    sa.Column("removed_at", sa.Float, nullable=False),
+    sa.UniqueConstraint("endpoint_name", "workergroup_name"),
     sqlite_autoincrement=True,
 )
 
