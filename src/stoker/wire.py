@@ -24,6 +24,9 @@ T = TypeVar("T")
 DEFAULT_LOAD = 100.0
 """Load of a request for which nobody gave a figure."""
 
+DEFAULT_PERF = DEFAULT_LOAD
+"""Capacity of a ready worker that reports none, in load units per second: one request a second."""
+
 MAX_COST = 1e9
 """Largest load of one request that is believed, in load units."""
 

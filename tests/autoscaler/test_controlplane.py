@@ -194,6 +194,22 @@ async def test_a_worker_without_boot_ids_that_loads_again_leaves_the_rotation(ho
     assert worker.available
 
 
+async def test_a_ready_worker_that_reports_no_perf_serves_by_a_default_until_it_tells(house):
+    endpoint = await house.endpoint()
+    await house.route()
+    await house.settle()
+    worker = next(iter(house.plane.fleet.workers.values()))
+    await house.report(worker, max_perf=0.0)
+    assert worker.available
+    assert "it reports no perf; 100 load/s are reckoned with" in str(await house.log(endpoint.id))
+    group = worker.record.workergroup_id
+    assert house.plane.experience.of(group).perf == 0.0
+    await house.report(worker, max_perf=40.0)
+    assert house.plane.experience.of(group).perf == 40.0
+    await house.report(worker, max_perf=0.0)
+    assert worker.capacity == 40.0
+
+
 async def test_a_launcher_that_speaks_for_its_worker_takes_it_out_of_the_rotation(house):
     await house.endpoint()
     worker = await house.ready_worker()

@@ -35,7 +35,8 @@ def report(**figures):
     ("figures", "event"),
     [
         ({"loadtime": 2.0, "max_perf": 80.0}, Event.REPORT_READY),
-        ({"loadtime": 2.0}, Event.REPORT_LOADING),
+        ({"loadtime": 2.0}, Event.REPORT_READY),
+        ({"max_perf": 80.0}, Event.REPORT_LOADING),
         ({}, Event.REPORT_LOADING),
         ({"loadtime": 2.0, "max_perf": 80.0, "draining": True}, Event.REPORT_DRAINING),
         ({"loadtime": 2.0, "max_perf": 80.0, "error_msg": "gone"}, Event.REPORT_ERROR),

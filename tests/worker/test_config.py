@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+import stoker
 from stoker.errors import ConfigError
 from stoker.worker import (
     ApiPayload,
@@ -143,6 +145,10 @@ class Handler(EndpointHandler[Payload]):
         return None
 
 
+class Impatient(Handler):
+    max_queue_time = -1.0
+
+
 class Unfinished(EndpointHandler[Payload]):
     pass
 
@@ -175,7 +181,16 @@ async def echo(**fields: Any) -> Any:
         ({"handler": {"payload_class": object}}, "handlers[0].payload_class"),
         ({"handler": {"response_generator": 5}}, "handlers[0].response_generator"),
         ({"handler": {"is_remote_dispatch": True}}, "handlers[0].remote_function"),
-        ({"handler": {"remote_function": echo}}, "handlers[0].is_remote_dispatch"),
+        (
+            {"handler": {"remote_function": echo, "multipart": MultipartConfig()}},
+            "handlers[0].multipart",
+        ),
+        ({"handler": {"benchmark_config": BenchmarkConfig()}}, "handlers[0].benchmark_config"),
+        (
+            {"handler": {"benchmark_config": BenchmarkConfig(dataset=[])}},
+            "handlers[0].benchmark_config.dataset",
+        ),
+        ({"handler": {"handler_class": Impatient}}, "handlers[0].handler_class"),
         ({"handler": {"timeout": 0}}, "handlers[0].timeout"),
         ({"handler": {"methods": ("FETCH",)}}, "handlers[0].methods"),
         ({"handler": {"methods": "GET"}}, "handlers[0].methods"),
@@ -234,6 +249,67 @@ def test_a_handler_class_carries_the_benchmark_unless_it_says_otherwise() -> Non
                 HandlerConfig("/b", handler_class=carrier),
             ]
         ).check()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"remote_function": echo},
+        {"remote_function": echo, "request_parser": dict},
+        {"remote_function": echo, "payload_class": Payload},
+        {"payload_class": Payload, "benchmark_config": BenchmarkConfig()},
+        {"payload_class": Payload, "benchmark_config": BenchmarkConfig(dataset=[])},
+        {
+            "payload_class": Payload,
+            "benchmark_config": BenchmarkConfig(dataset=[{}], generator=dict),
+        },
+        {"benchmark_config": BenchmarkConfig(dataset=[{}], generator=dict)},
+    ],
+)
+def test_what_a_file_for_the_existing_sdk_may_say_is_taken(more: dict[str, Any]) -> None:
+    config(handler=more).check()
+
+
+def test_a_function_alone_makes_a_route_remote() -> None:
+    own = HandlerConfig("/a", remote_function=echo, benchmark_config=BENCHMARK)
+    assert own.remote
+    assert not WorkerConfig(handlers=[own]).needs_model_server
+
+
+def test_a_handler_class_brings_its_own_queue() -> None:
+    own = type("Own", (Handler,), {"allow_parallel_requests": True, "max_queue_time": 7.0})
+    handler = HandlerConfig("/a", handler_class=own)
+    assert (handler.parallel, handler.queue_limit) == (True, 7.0)
+    given = HandlerConfig("/a", handler_class=own, max_queue_time=9.0)
+    assert (given.parallel, given.queue_limit) == (True, 9.0)
+    silent = HandlerConfig("/a", handler_class=Handler)
+    assert (silent.parallel, silent.queue_limit) == (False, None)
+    assert HandlerConfig("/a").queue_limit == 30.0
+
+
+def test_a_handler_class_may_be_set_up_by_arguments_or_as_a_dataclass() -> None:
+    class Busy(Handler):
+        def __init__(self) -> None:
+            super().__init__(allow_parallel_requests=True, concurrency=3)
+
+    @dataclasses.dataclass
+    class Declared(Handler):
+        allow_parallel_requests: bool = True
+
+    assert HandlerConfig("/a", handler_class=Declared).parallel
+    handler = HandlerConfig("/a", handler_class=Busy)
+    assert handler.parallel
+    assert handler.handler is not None
+    assert handler.handler.concurrency == 3
+
+
+def test_the_module_for_files_of_the_existing_sdk_has_what_they_derive_from() -> None:
+    from stoker.data_types import ApiPayload, EndpointHandler, JsonDataException
+
+    assert (ApiPayload, EndpointHandler) == (stoker.ApiPayload, stoker.EndpointHandler)
+    assert JsonDataException({"a": "b"}).message == {"a": "b"}
+    with pytest.raises(ImportError, match=r"ModelMetrics: it has ApiPayload"):
+        from stoker.data_types import ModelMetrics  # noqa: F401
 
 
 def test_a_lifecycle_and_a_line_of_the_log_cannot_both_say_that_the_model_is_loaded() -> None:

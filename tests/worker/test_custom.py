@@ -454,6 +454,33 @@ async def test_a_function_gets_the_fields_and_its_result_is_the_answer(start: An
     assert (answer.status, answer.json()) == (200, {"result": {"sum": 5}})
 
 
+async def test_a_payload_class_counts_the_load_of_a_function(start: Any, control: Control) -> None:
+    async def echo(text: str) -> str:
+        return text
+
+    worker = await start("/add", remote_function=echo, payload_class=Text)
+    answer = await worker.post("/add", worker.envelope(b'{"text": "hello"}'))
+    assert (answer.status, answer.json()) == (200, {"result": "hello"})
+    await control.until(lambda: control.total("cur_perf") == 5.0)
+
+
+async def test_the_test_payload_of_a_class_measures_a_function(start_worker: StartWorker) -> None:
+    asked = []
+
+    async def echo(generated: str) -> str:
+        asked.append(generated)
+        return generated
+
+    own = HandlerConfig(
+        "/f",
+        remote_function=echo,
+        payload_class=Text,
+        benchmark_config=BenchmarkConfig(runs=1, do_warmup=False),
+    )
+    await start_worker(config=WorkerConfig(model_server_url=None, handlers=[own]))
+    assert asked == ["test"]
+
+
 async def test_a_field_that_a_function_does_not_know_is_named(start: Any) -> None:
     worker = await start("/add", **remote(add))
     answer = await worker.post("/add", worker.envelope(b'{"c": 2}'))
@@ -578,6 +605,46 @@ async def test_a_handler_class_is_a_whole_route(
     assert model.bodies("/parallel")[0] == b'{"generated":"test"}'  # the benchmark
     answer = await worker.post("/shout", worker.envelope(b'{"text": "hey"}'))
     assert (answer.status, answer.json()) == (200, {"loud": "HEY"})
+
+
+async def test_the_test_payload_of_a_class_is_the_benchmark_without_another(
+    start_worker: StartWorker, model: Model
+) -> None:
+    config = one_route(
+        model,
+        with_benchmark=False,
+        payload_class=Text,
+        benchmark_config=BenchmarkConfig(runs=1),
+    )
+    await start_worker(config=config)
+    assert set(model.bodies("/echo")) == {b'{"generated":"test"}'}
+
+
+async def test_a_handler_class_that_works_in_parallel_does(
+    start_worker: StartWorker, model: Model
+) -> None:
+    class Both(Shout):
+        endpoint = "/wait"  # type: ignore[assignment]
+        allow_parallel_requests = True
+
+        def make_benchmark_payload(self) -> Text:
+            return Text.for_test()
+
+    handlers = [
+        HandlerConfig("/parallel", benchmark_config=BENCHMARK),
+        HandlerConfig("/both", handler_class=type("Own", (Both,), {"has_benchmark": False})),
+    ]
+    worker = await start_worker(
+        config=WorkerConfig(
+            model_server_port=model.port, model_healthcheck_url="/health", handlers=handlers
+        )
+    )
+    body = b'{"text": "hey"}'
+    asked = [asyncio.create_task(worker.post("/both", worker.envelope(body))) for _ in range(3)]
+    await model.until(lambda: len(model.waiting) == 3)
+    for exchange in model.waiting:
+        exchange.respond(200, exchange.body)
+    assert [(await one).json() for one in asked] == [{"loud": "HEY"}] * 3
 
 
 # --- lifecycle

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 
 import pytest
 
 from stoker.errors import ConfigError
-from stoker.worker.settings import WorkerSettings, is_loopback
+from stoker.worker.settings import SocketOptions, WorkerSettings, is_loopback
 
 SECURED = {
     "CONTAINER_ID": "7",
@@ -78,3 +79,39 @@ def test_an_unsecured_worker_on_loopback_needs_nothing_else(host: str) -> None:
     settings = WorkerSettings.from_environ({"UNSECURED": "true", "STOKER_HOST": host})
     assert settings.unsecured
     assert is_loopback(settings.host)
+
+
+def test_arguments_of_run_say_where_to_listen_as_far_as_the_environment_does_not() -> None:
+    asked = SocketOptions.of({"host": "127.0.0.1", "port": 4000, "shutdown_timeout": 7.5})
+    settings = WorkerSettings.from_environ(asked.under({"UNSECURED": "true"}))
+    assert (settings.host, settings.port, settings.drain_timeout) == ("127.0.0.1", 4000, 7.5)
+    settings = WorkerSettings.from_environ(
+        asked.under({"UNSECURED": "true", "WORKER_PORT": "5000", "STOKER_HOST": "127.0.0.2"})
+    )
+    assert (settings.host, settings.port) == ("127.0.0.2", 5000)
+
+
+def test_arguments_of_run_may_set_options_of_the_socket_and_tls() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    asked = SocketOptions.of({"backlog": 5, "reuse_port": True, "ssl_context": context})
+    assert asked.options == {"backlog": 5, "reuse_port": True}
+    assert asked.ssl_context is context
+    assert WorkerSettings.from_environ(
+        asked.under({"UNSECURED": "true", "STOKER_HOST": "127.0.0.1"})
+    ).use_ssl
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"hosts": "::1"}, "run(hosts=)"),
+        ({"backlog": "many"}, "run(backlog=)"),
+        ({"ssl_context": "/etc/cert"}, "run(ssl_context=)"),
+    ],
+)
+def test_an_argument_of_run_that_cannot_be_used_is_named(
+    arguments: dict[str, object], field: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        SocketOptions.of(arguments)
+    assert caught.value.field == field

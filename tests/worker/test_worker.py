@@ -41,7 +41,7 @@ Worker(WorkerConfig(
         ),
         HandlerConfig(route="/wait"),
     ],
-)).run()
+)).run(backlog=64)
 """
 
 

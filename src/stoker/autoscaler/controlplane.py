@@ -122,6 +122,7 @@ class ControlPlane(Asked):
         return Router(
             first_request_idx=self._numbers.at(self.now()),
             ticket_lifetime=TICKET_LIFETIME,
+            default_perf=wire.DEFAULT_PERF,
             on_assigned=self._assigned,
         )
 
@@ -215,7 +216,7 @@ class ControlPlane(Asked):
         if self.router.is_outdated(worker.id, report):
             return
         known, had_reported = worker.boot_id, worker.report is not None
-        perf = worker.perf
+        perf, was_active = worker.perf, worker.state in ACTIVE
         event = self.fleet.take_report(worker, report, now)
         if worker.state is WorkerState.UPDATE_REBOOTING and _of_former_boot(report, known, event):
             worker.reported_at = None  # the new one owes us nothing until it is heard of
@@ -237,7 +238,7 @@ class ControlPlane(Asked):
             self.changed_state(worker, Event.REBOOTED, now)
             self.router.restarted(worker.id, now)
         self.changed_state(worker, event, now)
-        if worker.perf != perf and worker.state in ACTIVE and perf > 0:
+        if worker.perf != perf and was_active and worker.state in ACTIVE:
             self.experience.measured(worker)
         self.router.report(worker.id, report, now)
         self.router.set_available(worker.id, worker.available, now)
@@ -260,6 +261,8 @@ class ControlPlane(Asked):
         detail = f": {worker.error}" if after is WorkerState.ERROR and worker.error else ""
         if after is WorkerState.READY:
             detail = f": perf {worker.perf:.1f} load/s"
+            if worker.perf <= 0:
+                detail = f": it reports no perf; {worker.capacity:g} load/s are reckoned with"
             if worker.report is not None:
                 detail += f", loaded in {worker.report.loadtime:.1f} s"
         self.journal.note(

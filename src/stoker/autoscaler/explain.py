@@ -74,7 +74,7 @@ def _worker(plane: Plane, worker: Worker, now: float) -> dict[str, Any]:
         "status": wire_name(worker.state),
         "seconds": round(max(0.0, now - worker.state_since), 3),
         "state_seconds": {name: round(s, 3) for name, s in worker.seconds(now).items()},
-        "perf": worker.perf,
+        "perf": worker.capacity,
         "load": view.load if view else 0.0,
         "requests": view.requests if view else 0,
         "slots": worker.slots,

@@ -113,6 +113,13 @@ class Worker:
         return self.record.endpoint_id
 
     @property
+    def capacity(self) -> float:
+        """Load units per second that are reckoned with: `perf`, or a default once it is ready."""
+        if self.perf > 0 or self.state not in ACTIVE:
+            return self.perf
+        return wire.DEFAULT_PERF
+
+    @property
     def available(self) -> bool:
         """Whether the router may send requests to it."""
         return self.state in ACTIVE and self.goal == "run" and bool(self.url)
@@ -229,7 +236,7 @@ class Fleet:
             return Event.REPORT_ERROR
         if report.draining:
             return Event.REPORT_DRAINING
-        if report.loadtime > 0 and report.max_perf > 0:
+        if report.loadtime > 0:  # it may not know its perf: workers of others report 0 while idle
             return Event.REPORT_READY
         return Event.REPORT_LOADING
 
@@ -263,8 +270,8 @@ def _info(worker: Worker, now: float) -> wire.WorkerInfo:
         new_load=report.new_load if report else 0.0,
         cur_load_rolling_avg=sum(worker.loads) / len(worker.loads) if worker.loads else 0.0,
         cur_perf=report.cur_perf if report else 0.0,
-        perf=worker.perf,
-        measured_perf=worker.perf if ready else 0.0,
+        perf=worker.capacity,
+        measured_perf=worker.capacity if ready else 0.0,
         dlperf=0.0,
         reliability=1.0,
         reqs_working=report.num_requests_working if report else 0,

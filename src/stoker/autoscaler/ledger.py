@@ -183,7 +183,8 @@ class Ledger:
         was_idle = worker.idle
         worker.heard_at = now
         worker.url = status.url or worker.url
-        worker.perf = status.max_perf if status.max_perf > 0 else self._default_perf
+        if status.max_perf > 0:  # else as it said last: some report 0 while they are idle
+            worker.perf = status.max_perf
         worker.slots = max(0, status.slots)
         named = set(status.working_request_idxs)
         for request in [one for idx, one in worker.has.items() if idx not in named]:

@@ -99,7 +99,7 @@ def _worker(plane: Plane, worker: Worker) -> WorkerSnapshot:
         workergroup_id=worker.record.workergroup_id,
         state=state,
         state_since=worker.state_since,
-        perf=worker.perf,
+        perf=worker.capacity,
         load=view.load if view else 0.0,
         requests=requests,
         idle_since=max(worker.idle_since, view.idle_since) if view and not requests else None,

@@ -107,7 +107,6 @@ def worker_config(options: ComfyOptions, port: int, model_log: Path) -> WorkerCo
             allow_parallel_requests=True,
             max_concurrency=options.max_concurrency,
             max_queue_time=options.timeout,
-            is_remote_dispatch=True,
             remote_function=Generate(f"http://127.0.0.1:{port}"),
             workload_calculator=pixels,
             timeout=options.timeout,

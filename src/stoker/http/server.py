@@ -84,7 +84,14 @@ class HttpServer:
         return len(self.open)
 
     async def listen(
-        self, host: str = "127.0.0.1", port: int = 0, *, ssl: ssl_module.SSLContext | None = None
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        ssl: ssl_module.SSLContext | None = None,
+        backlog: int = 1024,
+        reuse_address: bool | None = None,
+        reuse_port: bool | None = None,
     ) -> int:
         """Accept connections on a TCP port.
 
@@ -92,6 +99,9 @@ class HttpServer:
             host: address to bind.
             port: 0 takes a free one.
             ssl: speak TLS with this context.
+            backlog: connections that the kernel holds until they are accepted.
+            reuse_address: see `asyncio.loop.create_server`, like the next.
+            reuse_port: let others listen on the same port.
 
         Returns:
             The port.
@@ -106,7 +116,9 @@ class HttpServer:
             port,
             ssl=ssl,
             ssl_handshake_timeout=self.limits.header_timeout if ssl else None,
-            backlog=1024,
+            backlog=backlog,
+            reuse_address=reuse_address,
+            reuse_port=reuse_port,
         )
         self._listeners.append(listener)
         bound: int = listener.sockets[0].getsockname()[1]

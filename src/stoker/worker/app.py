@@ -100,7 +100,7 @@ class WorkerApp:
         self._routes: dict[str, Route] = {}
         for handler in config.handlers:
             lane = one_at_a_time
-            if handler.allow_parallel_requests:
+            if handler.parallel:
                 lane = Lane(handler.max_concurrency)
             self._routes[handler.route] = Route(handler, lane, metrics)
         self.direct = DirectRoutes(self, self._routes.values())
@@ -120,7 +120,7 @@ class WorkerApp:
     def slots(self) -> int:
         """Requests worked on at once where the capacity is measured; 0: no limit is known."""
         for route in self._routes.values():
-            if route.config.benchmark_config is not None:
+            if route.config.carries_benchmark:
                 return route.lane.limit or 0
         return 0
 

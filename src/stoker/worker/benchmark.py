@@ -27,6 +27,7 @@ import msgspec
 from stoker import logs
 from stoker.errors import StokerError
 from stoker.worker.config import BenchmarkConfig, HandlerConfig
+from stoker.worker.payloads import ApiPayload
 from stoker.worker.preparing import JSON, Prepared, from_instance, preparer_of
 from stoker.worker.workload import Workload
 
@@ -118,10 +119,10 @@ def benchmark_of(handler: HandlerConfig) -> BenchmarkConfig:
 def _key(handler: HandlerConfig, model_identity: str) -> str:
     benchmark = benchmark_of(handler)
     source: Any = benchmark.dataset
-    if benchmark.generator is not None:
+    if not source and benchmark.generator is not None:
         source = getattr(benchmark.generator, "__qualname__", "generator")
-    elif source is None:
-        source = type(handler.handler).__qualname__
+    elif not source:
+        source = (handler.handler_class or handler.payload_class or HandlerConfig).__qualname__
     described = msgspec.json.encode(
         [handler.route, benchmark.runs, requests_per_run(handler), source, model_identity],
         enc_hook=repr,
@@ -132,7 +133,7 @@ def _key(handler: HandlerConfig, model_identity: str) -> str:
 
 def requests_per_run(handler: HandlerConfig) -> int:
     """Requests sent together: never more than the worker itself would let through."""
-    if not handler.allow_parallel_requests:
+    if not handler.parallel:
         return 1
     wanted = benchmark_of(handler).concurrency or DEFAULT_CONCURRENCY
     return min(wanted, handler.max_concurrency or wanted)
@@ -189,7 +190,12 @@ async def _try(post: Post, prepared: Prepared) -> tuple[float, str]:
 class _Payloads:
     def __init__(self, handler: HandlerConfig, benchmark: BenchmarkConfig) -> None:
         self._benchmark = benchmark
-        self._own = handler.handler
+        self._remote = handler.remote
+        self._make: Callable[[], ApiPayload] | None = None  # where there is no other source
+        if handler.handler is not None:
+            self._make = handler.handler.make_benchmark_payload
+        elif handler.payload_class is not None:
+            self._make = handler.payload_class.for_test
         self._workload = Workload(handler.route, handler.workload_calculator)
         unparsed = dataclasses.replace(handler, request_parser=None)
         self._prepare = preparer_of(unparsed, self._workload)
@@ -202,15 +208,18 @@ class _Payloads:
     async def _one(self) -> Prepared:
         dataset, generator = self._benchmark.dataset, self._benchmark.generator
         try:
-            if dataset is not None:
+            if dataset:
                 payload = dataset[self._next % len(dataset)]
                 self._next += 1
             elif generator is not None:
                 # It may load a tokenizer or a word list: reports must go on meanwhile.
                 payload = await asyncio.to_thread(generator)
             else:
-                assert self._own is not None
-                return from_instance(self._own.make_benchmark_payload(), {})
+                assert self._make is not None
+                made = await asyncio.to_thread(self._make)
+                # A function of the handler's own gets the fields that the model server would get.
+                fields = made.generate_payload_json() if self._remote else {}
+                return from_instance(made, fields)
             raw = msgspec.Raw(msgspec.json.encode(payload))
             if self._prepare is not None:
                 return self._prepare(raw)

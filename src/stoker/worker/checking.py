@@ -109,10 +109,14 @@ def _check_handler(handler: Any, where: str, seen: set[str]) -> None:
     if handler.max_concurrency is not None:
         if not _is_int(handler.max_concurrency) or not 1 <= handler.max_concurrency <= 100_000:
             raise ConfigError(f"{where}.max_concurrency", "must be from 1 to 100000")
-        if not handler.allow_parallel_requests and handler.max_concurrency != 1:
+        if not handler.parallel and handler.max_concurrency != 1:
             raise ConfigError(f"{where}.max_concurrency", "needs allow_parallel_requests=True")
     if handler.benchmark_config is not None:
-        _check_benchmark(handler.benchmark_config, f"{where}.benchmark_config")
+        _check_benchmark(
+            handler.benchmark_config,
+            f"{where}.benchmark_config",
+            has_source=handler.payload_class is not None or handler.handler_class is not None,
+        )
     if handler.direct:
         _check_direct(handler, where)
     if handler.multipart is not None:
@@ -153,9 +157,14 @@ def _check_classes(handler: HandlerConfig, where: str) -> None:
     try:
         own = handler.handler
         path = own.endpoint if own is not None else ""
+        limit = handler.queue_limit
     except Exception as error:
         problem = f"cannot be made: {type(error).__name__}: {error}"
         raise ConfigError(f"{where}.handler_class", problem) from error
+    if limit is not None and not _is_number(limit, 0.0, 1e6):
+        raise ConfigError(
+            f"{where}.handler_class", "its max_queue_time must be from 0 to 1000000 s, or None"
+        )
     if not isinstance(path, str) or not _ROUTE.fullmatch(path):
         raise ConfigError(f"{where}.handler_class", "its endpoint must be a path such as '/run'")
 
@@ -174,13 +183,8 @@ def _check_functions(handler: HandlerConfig, where: str) -> None:
     own = handler.handler_class is not None
     if handler.is_remote_dispatch and not (remote or own):
         raise ConfigError(f"{where}.remote_function", "is required with is_remote_dispatch=True")
-    if not remote:
-        return
-    if not handler.is_remote_dispatch:
-        raise ConfigError(f"{where}.is_remote_dispatch", "must be True with a remote_function")
-    for name in ("payload_class", "request_parser", "response_generator", "multipart"):
-        if getattr(handler, name) is not None:
-            raise ConfigError(f"{where}.{name}", "has no use beside a remote_function")
+    if remote and handler.multipart is not None:
+        raise ConfigError(f"{where}.multipart", "has no use beside a remote_function")
 
 
 def _check_direct(handler: HandlerConfig, where: str) -> None:
@@ -212,15 +216,17 @@ def _check_multipart(multipart: Any, where: str) -> None:
             raise ConfigError(f"{where}.content_types", f"{media!r} is no type such as 'audio/*'")
 
 
-def _check_benchmark(benchmark: Any, where: str) -> None:
+def _check_benchmark(benchmark: Any, where: str, *, has_source: bool) -> None:
     if not isinstance(benchmark, BenchmarkConfig):
         raise ConfigError(where, "must be a BenchmarkConfig")
     dataset, generator = benchmark.dataset, benchmark.generator
-    if (dataset is None) == (generator is None):
-        raise ConfigError(where, "needs a dataset or a generator, and not both")
+    if dataset is None and generator is None and not has_source:
+        raise ConfigError(
+            where, "needs a dataset, a generator, or a payload_class with for_test() beside it"
+        )
     if dataset is not None and (
         not isinstance(dataset, list)
-        or not dataset
+        or not (dataset or has_source)
         or not all(isinstance(p, dict) for p in dataset)
     ):
         raise ConfigError(f"{where}.dataset", "must be a list of payloads (dicts), not empty")

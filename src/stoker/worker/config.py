@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 DEFAULT_MODEL_PORT = 8902
 """Port of the model server where the configuration names none."""
 
+DEFAULT_MAX_QUEUE_TIME = 30.0
+"""Seconds."""
+
 MAX_FILE_BYTES = 25 * 2**20
 """Largest file part of a multipart request, bytes (the limit of OpenAI's audio routes)."""
 
@@ -67,7 +70,8 @@ class BenchmarkConfig:
 
     Attributes:
         dataset: payloads, taken in turn.
-        generator: makes a payload at each call. Give this or `dataset`.
+        generator: makes a payload at each call; not used beside a `dataset`. With neither, the
+            handler's `payload_class` makes one by its `for_test`.
         runs: how many times `concurrency` requests are sent together; the best run counts.
         concurrency: requests at a time (1 where the handler takes one at a time); None: 10.
         do_warmup: send one request first, whose time does not count.
@@ -124,9 +128,10 @@ class HandlerConfig:
         route: path, the same at the worker and at the model server. With `methods` or `websocket`
             it may end in ``/*``: whatever lies below.
         healthcheck: path of a health check, used where the worker's configuration has none.
-        allow_parallel_requests: False: strictly one request at a time, in order of arrival.
+        allow_parallel_requests: False: strictly one request at a time, in order of arrival, unless
+            a `handler_class` says otherwise.
         max_queue_time: expected wait, in seconds, above which a request is refused with 429; None:
-            no such limit.
+            no such limit. A `handler_class` brings its own where this is left as it is.
         benchmark_config: exactly one handler of a worker has it.
         handler_class: an `EndpointHandler`, in place of the functions below.
         payload_class: an `ApiPayload`: reads and checks the payload, and makes the model server's.
@@ -134,9 +139,9 @@ class HandlerConfig:
         response_generator: makes the answer: ``async (Request, ModelResponse) -> Response``, or an
             async iterator of its parts.
         workload_calculator: load units of a payload; 100.0 where there is none or it fails.
-        is_remote_dispatch: the route is answered by `remote_function` and has no model server.
-        remote_function: called with the payload's fields; what it returns is answered as JSON under
-            ``result``.
+        is_remote_dispatch: of a `handler_class`: its `call_remote_dispatch_function` answers.
+        remote_function: answers the route, without a model server: it is called with the payload's
+            fields, and what it returns is the answer, as JSON under ``result``.
         max_concurrency: ours; requests at a time with `allow_parallel_requests`; None: no limit
             but `max_queue_time`.
         timeout: ours; seconds from the start of a request to the end of its answer, then 504, or a
@@ -151,7 +156,7 @@ class HandlerConfig:
     route: str
     healthcheck: str | None = None
     allow_parallel_requests: bool = False
-    max_queue_time: float | None = 30.0
+    max_queue_time: float | None = DEFAULT_MAX_QUEUE_TIME
     benchmark_config: BenchmarkConfig | None = None
     handler_class: type[EndpointHandler[Any]] | None = None
     payload_class: type[ApiPayload] | None = None
@@ -191,9 +196,34 @@ class HandlerConfig:
     @property
     def carries_benchmark(self) -> bool:
         """Whether the capacity is measured on this route."""
-        handler = self.handler_class
-        own = handler is not None and getattr(handler, "has_benchmark", True) is not False
-        return self.benchmark_config is not None or own
+        own = self.handler
+        has_one = own is not None and getattr(own, "has_benchmark", True) is not False
+        return self.benchmark_config is not None or has_one
+
+    @property
+    def remote(self) -> bool:
+        """Whether a function answers this route, and no model server."""
+        if self.remote_function is not None:
+            return True
+        own = self.handler
+        return own is not None and (
+            self.is_remote_dispatch or getattr(own, "remote_function", None) is not None
+        )
+
+    @property
+    def parallel(self) -> bool:
+        """Whether requests are worked on at the same time; a `handler_class` may say so too."""
+        own = getattr(self.handler, "allow_parallel_requests", False)
+        return self.allow_parallel_requests or own is True
+
+    @property
+    def queue_limit(self) -> float | None:
+        """`max_queue_time`, which a `handler_class` brings with it unless one is given here."""
+        own = self.handler
+        if own is None or self.max_queue_time != DEFAULT_MAX_QUEUE_TIME:
+            return self.max_queue_time
+        limit: float | None = getattr(own, "max_queue_time", None)
+        return limit
 
 
 @dataclass
@@ -245,7 +275,7 @@ class WorkerConfig:
     @property
     def needs_model_server(self) -> bool:
         """Whether any route leads to a model server."""
-        return any(not h.is_remote_dispatch for h in self.handlers)
+        return any(not h.remote for h in self.handlers)
 
     def model_origin(self) -> str:
         """Where the model server is: ``http://host:port``.

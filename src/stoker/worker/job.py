@@ -81,7 +81,7 @@ class Route:
         self.path = handler.route
         self.target = handler.model_path.encode()
         self.lane = lane
-        self.max_queue_time = handler.max_queue_time
+        self.max_queue_time = handler.queue_limit
         self.timeout = handler.timeout
         self.workload = Workload(handler.route, handler.workload_calculator)
         self.prepare = preparer_of(handler, self.workload)

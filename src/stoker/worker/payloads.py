@@ -8,6 +8,7 @@ the functions of `HandlerConfig`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
 from stoker.errors import InvalidMessageError, StokerError
@@ -72,6 +73,11 @@ class ApiPayload(ABC):
 
 P = TypeVar("P", bound=ApiPayload)
 
+_SETTINGS = (
+    *("has_benchmark", "concurrency", "benchmark_runs", "allow_parallel_requests"),
+    *("max_queue_time", "remote_function", "do_warmup_benchmark"),
+)
+
 
 class EndpointHandler(ABC, Generic[P]):
     """A route as a class.
@@ -80,13 +86,38 @@ class EndpointHandler(ABC, Generic[P]):
         has_benchmark: the worker's capacity is measured on this route; exactly one has it.
         benchmark_runs: see `BenchmarkConfig.runs`.
         concurrency: see `BenchmarkConfig.concurrency`.
+        allow_parallel_requests: see `HandlerConfig.allow_parallel_requests`.
+        max_queue_time: see `HandlerConfig.max_queue_time`.
+        remote_function: see `HandlerConfig.remote_function`.
         do_warmup_benchmark: see `BenchmarkConfig.do_warmup`.
     """
 
     has_benchmark: bool = True
-    benchmark_runs: int = 8
     concurrency: int = 10
+    benchmark_runs: int = 8
+    allow_parallel_requests: bool = False
+    max_queue_time: float | None = None
+    remote_function: Callable[..., Awaitable[Any]] | None = None
     do_warmup_benchmark: bool = True
+
+    def __init__(
+        self,
+        has_benchmark: bool | None = None,
+        concurrency: int | None = None,
+        benchmark_runs: int | None = None,
+        allow_parallel_requests: bool | None = None,
+        max_queue_time: float | None = None,
+        remote_function: Callable[..., Awaitable[Any]] | None = None,
+        do_warmup_benchmark: bool | None = None,
+    ) -> None:
+        """Set attributes; what is left out is as the class says.
+
+        So a class may set them in its body, by ``super().__init__``, or as a dataclass.
+        """
+        given = locals()
+        for name in _SETTINGS:
+            if given[name] is not None:
+                setattr(self, name, given[name])
 
     @property
     @abstractmethod
@@ -112,5 +143,10 @@ class EndpointHandler(ABC, Generic[P]):
         """The answer to the client, out of the model server's."""
 
     async def call_remote_dispatch_function(self, params: dict[str, Any]) -> Any:
-        """Answer without a model server; called where the handler `is_remote_dispatch`."""
-        raise InvalidMessageError({"route": "this route has no function to call"})
+        """Answer without a model server: by `remote_function`, unless a class has its own way.
+
+        Called where there is such a function, or where the handler `is_remote_dispatch`.
+        """
+        if self.remote_function is None:
+            raise InvalidMessageError({"route": "this route has no function to call"})
+        return await self.remote_function(**params)

@@ -53,10 +53,10 @@ def preparer_of(handler: HandlerConfig, workload: Workload) -> Preparer | None:
     cls = handler.payload_class
     if handler.handler is not None:
         cls = type(handler.handler).payload_cls()
-    if cls is not None:
-        return _by_class(cls)
-    parser, multipart = handler.request_parser, handler.multipart
     remote = handler.remote_function is not None
+    if cls is not None:
+        return _by_class(cls, _signature(handler.remote_function) if remote else None)
+    parser, multipart = handler.request_parser, handler.multipart
     if parser is None and multipart is None and handler.response_generator is None and not remote:
         return None
 
@@ -111,9 +111,11 @@ def _check_arguments(signature: inspect.Signature, payload: dict[str, Any]) -> N
         raise PayloadError({"payload": f"does not fit the function: {error}"}) from None
 
 
-def _by_class(cls: type[ApiPayload]) -> Preparer:
+def _by_class(cls: type[ApiPayload], signature: inspect.Signature | None) -> Preparer:
     def prepare(raw: msgspec.Raw) -> Prepared:
         payload = _decoded(raw)
+        if signature is not None:
+            _check_arguments(signature, payload)
         return from_instance(_asked(cls.from_json_msg, payload), payload)
 
     return prepare
@@ -135,10 +137,10 @@ def from_instance(made: ApiPayload, payload: dict[str, Any]) -> Prepared:
 
 def remote_of(handler: HandlerConfig) -> Callable[[dict[str, Any]], Awaitable[Any]] | None:
     """What answers a handler's payloads without a model server; None: the model server does."""
-    function = handler.remote_function
+    if not handler.remote:
+        return None
+    function, own = handler.remote_function, handler.handler
     if function is not None:
         return lambda params: function(**params)
-    own = handler.handler
-    if own is not None and handler.is_remote_dispatch:
-        return own.call_remote_dispatch_function
-    return None
+    assert own is not None
+    return own.call_remote_dispatch_function

@@ -27,7 +27,7 @@ from stoker.worker.job import Job
 from stoker.worker.metering import Figures, Meter
 from stoker.worker.metrics import Reading, WorkerMetrics
 from stoker.worker.reporting import Pace, Reporter
-from stoker.worker.settings import WorkerSettings
+from stoker.worker.settings import SocketOptions, WorkerSettings
 from stoker.worker.watch import ModelWatch, Rhythm
 
 FINAL_REPORT_SECONDS = 5.0
@@ -65,6 +65,7 @@ class RunningWorker:
         environ: Mapping[str, str] | None = None,
         pace: Pace | None = None,
         rhythm: Rhythm | None = None,
+        listening: SocketOptions | None = None,
     ) -> None:
         """Put the parts together.
 
@@ -78,6 +79,7 @@ class RunningWorker:
             )
         environ = environ or {}
         self.settings = settings
+        self._listening = listening or SocketOptions()
         self.boot_id = secrets.token_hex(8)
         self.port = 0
         self.http_port = 0
@@ -150,9 +152,13 @@ class RunningWorker:
             ConfigError: the port or the certificate cannot be used.
         """
         settings = self.settings
-        context = _certificate(settings) if settings.use_ssl else None
+        context = None
+        if settings.use_ssl:
+            context = self._listening.ssl_context or _certificate(settings)
         try:
-            self.port = await self._server.listen(settings.host, settings.port, ssl=context)
+            self.port = await self._server.listen(
+                settings.host, settings.port, ssl=context, **self._listening.options
+            )
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 problem = f"port {settings.port} on {settings.host} is taken by another program"

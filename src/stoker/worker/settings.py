@@ -6,9 +6,11 @@ The names are those of the existing protocol; the ones that begin with ``STOKER_
 from __future__ import annotations
 
 import ipaddress
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from stoker.errors import ConfigError
@@ -133,6 +135,60 @@ class WorkerSettings:
             host = f"[{host}]"
         scheme = "https" if self.use_ssl else "http"
         return f"{scheme}://{host}:{self.public_port or bound_port}"
+
+
+@dataclass(frozen=True, slots=True)
+class SocketOptions:
+    """What a ``worker.py`` says about its socket, as arguments of ``Worker.run``.
+
+    Attributes:
+        environ: what the arguments mean as variables of the environment.
+        ssl_context: speak TLS with this one, in place of a certificate in files.
+        options: of the listening socket, as `asyncio.loop.create_server` takes them.
+    """
+
+    environ: Mapping[str, str] = field(default_factory=dict)
+    ssl_context: ssl.SSLContext | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> SocketOptions:
+        """Read and check the arguments.
+
+        Raises:
+            ConfigError: names the one that is not known, or wrong.
+        """
+        variables = {"host": "STOKER_HOST", "port": "WORKER_PORT"}
+        variables["shutdown_timeout"] = "STOKER_DRAIN_TIMEOUT"
+        environ: dict[str, str] = {}
+        options: dict[str, Any] = {}
+        context: ssl.SSLContext | None = None
+        for name, value in arguments.items():
+            if name not in (*variables, *_SOCKET_OPTIONS, "ssl_context"):
+                known = ", ".join((*variables, *_SOCKET_OPTIONS, "ssl_context"))
+                raise ConfigError(f"run({name}=)", f"is not known; there are {known}")
+            if value is None:
+                continue
+            if name in variables:
+                environ[variables[name]] = str(value)
+            elif name == "ssl_context":
+                if not isinstance(value, ssl.SSLContext):
+                    raise ConfigError("run(ssl_context=)", "must be an ssl.SSLContext")
+                context = value
+                environ["USE_SSL"] = "true"
+            elif not isinstance(value, _SOCKET_OPTIONS[name]):
+                kind = _SOCKET_OPTIONS[name].__name__
+                raise ConfigError(f"run({name}=)", f"must be of type {kind}")
+            else:
+                options[name] = value
+        return cls(environ, context, options)
+
+    def under(self, environ: Mapping[str, str]) -> Mapping[str, str]:
+        """`environ`, with what it leaves open filled in from the arguments."""
+        return {**self.environ, **{name: text for name, text in environ.items() if text}}
+
+
+_SOCKET_OPTIONS: dict[str, type] = {"backlog": int, "reuse_address": bool, "reuse_port": bool}
 
 
 def is_loopback(host: str) -> bool:

@@ -10,14 +10,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from stoker import logs
 from stoker.errors import ConfigError, StokerError
 from stoker.worker.config import WorkerConfig
 from stoker.worker.reporting import Pace
 from stoker.worker.running import RunningWorker
-from stoker.worker.settings import WorkerSettings
+from stoker.worker.settings import SocketOptions, WorkerSettings
 from stoker.worker.watch import Rhythm
 
 
@@ -56,8 +56,11 @@ class Worker:
         self._pace = pace
         self._rhythm = rhythm
 
-    def run(self) -> None:
+    def run(self, **socket: Any) -> None:
         """Serve until told to stop.
+
+        Args:
+            socket: where to listen, as `run_async` takes it.
 
         Raises:
             SystemExit: with one line on standard error; status 2 when the configuration or the
@@ -76,7 +79,7 @@ class Worker:
         gc.set_threshold(20_000, 20, 20)
         try:
             with asyncio.Runner(loop_factory=factory) as runner:
-                runner.run(self._run_with_logs())
+                runner.run(self._run_with_logs(socket))
         except ConfigError as error:
             print(f"stoker worker: error: {error}", file=sys.stderr)
             raise SystemExit(2) from None
@@ -84,21 +87,33 @@ class Worker:
             print(f"stoker worker: error: {error}", file=sys.stderr)
             raise SystemExit(1) from None
 
-    async def _run_with_logs(self) -> None:
-        logs.configure(level=WorkerSettings.from_environ(self._environ).log_level)
-        await self.run_async()
+    async def _run_with_logs(self, socket: dict[str, Any]) -> None:
+        logs.configure(level=(self._environ.get("STOKER_LOG_LEVEL") or "info").lower())
+        await self.run_async(**socket)
 
-    async def run_async(self) -> None:
+    async def run_async(self, **socket: Any) -> None:
         """Serve until told to stop, in the running loop.
+
+        Args:
+            socket: what the existing SDK passes on to its socket: `host`, `port`, `backlog`,
+                `reuse_address`, `reuse_port`, `ssl_context` and `shutdown_timeout` (seconds that
+                running requests get at the end). What the environment says, as a launcher or the
+                command line sets it, stands above `host`, `port` and `shutdown_timeout`.
 
         Raises:
             ConfigError: the configuration or the environment is wrong, or the port is taken.
             StokerError: a part of the worker broke; its log says which.
         """
         self._config.check()
-        settings = WorkerSettings.from_environ(self._environ)
+        listening = SocketOptions.of(socket)
+        settings = WorkerSettings.from_environ(listening.under(self._environ))
         running = RunningWorker(
-            self._config, settings, environ=self._environ, pace=self._pace, rhythm=self._rhythm
+            self._config,
+            settings,
+            environ=self._environ,
+            pace=self._pace,
+            rhythm=self._rhythm,
+            listening=listening,
         )
         if (tell := type(self).on_ready) is not None:
             running.on_ready = lambda: tell(self._config, running.port)
