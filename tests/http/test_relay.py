@@ -471,3 +471,44 @@ async def test_an_untrusted_upstream_is_a_502(net: Harness, server_tls: ssl.SSLC
     net.pools.append(pool)
     _, front = await net.serve(lambda exchange: relay(exchange, pool))
     assert (await net.ask(front, GET)).status == 502
+
+
+# --- a request with a limit of its own
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_request_that_has_its_own_patience_is_not_cut_by_the_pool(
+    net: Harness, begun: bool
+) -> None:
+    desk, _, upstream = await net.desk()
+    pool = net.pool(upstream, response_timeout=20, idle_read_timeout=20)
+    _, front = await net.serve(lambda exchange: relay(exchange, pool, patience=3600.0))
+    client = await net.dial(front)
+    client.send(GET)
+    exchange = await desk.next()
+    if begun:
+        exchange.start(200)
+        await head_of(client.reader)
+    now = asyncio.get_running_loop().time()
+    pool.sweep(now + 3590)
+    assert not exchange.disconnected
+    pool.sweep(now + 3603)
+    await net.until(lambda: exchange.disconnected)
+
+
+async def test_the_pool_knows_when_the_upstream_was_last_heard(net: Harness) -> None:
+    desk, _, upstream = await net.desk()
+    pool = net.pool(upstream)
+    _, front = await net.serve(lambda exchange: relay(exchange, pool))
+    client = await net.dial(front)
+    client.send(GET)
+    exchange = await desk.next()
+    exchange.start(200)
+    await head_of(client.reader)
+    before = pool.heard
+    later = asyncio.get_running_loop().time() + 5
+    pool.sweep(later)
+    exchange.write(b"more")
+    await client.reader.readuntil(b"more")
+    assert before < pool.heard == later
+    exchange.finish()

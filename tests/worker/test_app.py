@@ -338,3 +338,33 @@ async def test_a_stranger_cannot_add_labels_to_the_metrics(worker: Worker) -> No
     text = (await worker.get("/metrics")).body.decode()
     assert "made-up" not in text
     assert len(text.splitlines()) <= before + 2
+
+
+# --- time-outs
+
+
+async def test_a_route_with_a_timeout_of_its_own_is_not_cut_before(
+    start_worker: StartWorker, model: Model
+) -> None:
+    worker = await start_worker(timeout=3600.0)
+    asked = asyncio.create_task(worker.post("/wait"))
+    exchange = await model.until(lambda: model.waiting and model.waiting[0])
+    pool = worker.running._pool
+    pool.sweep(asyncio.get_running_loop().time() + 3590.0)
+    assert not exchange.disconnected
+    exchange.respond(200, b"at last")
+    assert (await asked).body == b"at last"
+
+
+async def test_a_route_without_a_timeout_has_the_operators_limit_of_silence(
+    start_worker: StartWorker, model: Model
+) -> None:
+    worker = await start_worker(settings={"silence_timeout": 1000.0})
+    asked = asyncio.create_task(worker.post("/wait"))
+    await model.until(lambda: model.waiting and model.waiting[0])
+    pool = worker.running._pool
+    now = asyncio.get_running_loop().time()
+    pool.sweep(now + 990.0)
+    assert not asked.done()
+    pool.sweep(now + 1003.0)
+    assert (await asked).status == 504

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl as ssl_module
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -110,6 +111,7 @@ async def fetch(
     used = UpstreamPool(Origin.parse(url, ssl), connect_timeout=timeout) if pool is None else pool
     sink = _Collector(max_body)
     request = used.request(method, target.encode(), headers, body, sink)
+    request.patience = math.inf  # `timeout` alone counts
     try:
         async with asyncio.timeout(timeout):
             return await sink.result

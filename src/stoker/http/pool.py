@@ -6,6 +6,7 @@ The connection used last is used first (LIFO): under light load the others reach
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import ssl as ssl_module
 from collections import deque
@@ -108,12 +109,16 @@ class Origin:
 class UpstreamPool:
     """Sends requests to one origin.
 
+    Attributes:
+        heard: when a byte of any answer last came, in the loop's seconds, at most a sweep behind.
+
     Args:
         origin: where to.
         max_connections: open at once; further requests wait in their order. None: no bound.
         connect_timeout: seconds for opening a connection.
-        response_timeout: seconds from the request to the head of the answer.
-        idle_read_timeout: seconds between two parts of an answer.
+        response_timeout: seconds from the request to the head of the answer, where the request sets
+            no limit of its own (`UpstreamRequest.patience`).
+        idle_read_timeout: seconds between two parts of an answer, likewise.
         keep_alive: seconds for which an unused connection is kept; less if the server says so.
     """
 
@@ -140,6 +145,7 @@ class UpstreamPool:
         self._closed = False
         self._host_line = b"host: %b\r\n" % origin.authority
         self.now = 0.0  # the coarse clock, in the loop's seconds
+        self.heard = float("-inf")
         shortest = min(response_timeout, idle_read_timeout, keep_alive)
         self._sweep = Sweep(self.sweep, period=max(0.01, min(1.0, shortest / 4)))
 
@@ -214,7 +220,9 @@ class UpstreamPool:
     async def _open_for(self, request: UpstreamRequest) -> None:
         connection = UpstreamConnection(self)
         try:
-            async with asyncio.timeout(self._connect_timeout):
+            # A busy server that takes no more connections is silent as well.
+            limit = max(self._connect_timeout, request.patience or 0.0)
+            async with asyncio.timeout(None if limit == math.inf else limit):
                 await self.origin.connect(connection)
         except TimeoutError:
             self._opening_failed(

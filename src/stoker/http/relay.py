@@ -175,6 +175,7 @@ def relay(
     headers: Iterable[tuple[bytes, bytes]] | None = None,
     body: bytes | None = None,
     prefix: bytes | None = None,
+    patience: float | None = None,
     observer: RelayObserver | None = None,
 ) -> Relay:
     """Send an exchange's request to an upstream server and its answer back to the client.
@@ -194,6 +195,7 @@ def relay(
             arrives, as fast as both sides take it, and its request is never repeated.
         prefix: first line and header lines made beforehand (see `relay_prefix`), which spares
             making them for each request; `target` and `headers` are then not looked at.
+        patience: seconds for which the upstream may be silent; None: the time-outs of the pool.
         observer: sees the answer pass.
 
     Raises:
@@ -231,5 +233,6 @@ def relay(
         head = build_head(line, end_to_end(headers, NOT_FORWARDED), own_lines)
     request = UpstreamRequest(pool, method, head, body, running)
     request.upload = upload
+    request.patience = patience
     running.begin(request)
     return running

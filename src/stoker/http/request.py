@@ -58,6 +58,8 @@ class UpstreamRequest:
             this same turn, so that head and data can be written at once.
         upload: passes on a body that is not here yet, in place of `body`; such a request is never
             sent a second time.
+        patience: seconds for which the upstream may be silent, before its answer and in it; None:
+            the time-outs of the pool.
         on_switch: the request asks for another protocol. Called in place of the sink with the
             headers of a ``101``, the connection, and what came behind that head.
     """
@@ -70,6 +72,7 @@ class UpstreamRequest:
         "head",
         "method",
         "on_switch",
+        "patience",
         "paused",
         "pool",
         "sink",
@@ -89,6 +92,7 @@ class UpstreamRequest:
         self.paused = False
         self.body_follows = False
         self.upload: Upload | None = None
+        self.patience: float | None = None
         self.on_switch: Callable[[Headers, UpstreamConnection, bytes], None] | None = None
 
     def abort(self) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
 
@@ -166,6 +167,7 @@ async def open_stream(
     body: bytes,
     *,
     timeout: float | None = None,
+    patience: float | None = None,
 ) -> AsyncIterator[StreamedResponse]:
     """Send a request; gives its answer once the head is in, and closes it at the end.
 
@@ -175,7 +177,10 @@ async def open_stream(
         target: in origin form.
         headers: names in lower case; those for one hop only, Host and framing are left out.
         body: sent with its Content-Length.
-        timeout: seconds from here to the end of the answer; None: the pool's time-outs alone.
+        timeout: seconds from here to the end of the answer; then nothing else cuts it. None: no
+            such limit.
+        patience: without `timeout`, seconds for which the upstream may be silent; None: the
+            time-outs of the pool.
 
     Raises:
         UpstreamError: no answer came; later, from the answer, that it is cut or too slow.
@@ -188,7 +193,9 @@ async def open_stream(
         end_to_end(headers, NOT_FORWARDED),
         pool.own_lines(method, body),
     )
-    request = pool.send(UpstreamRequest(pool, method, head, body, response))
+    request = UpstreamRequest(pool, method, head, body, response)
+    request.patience = patience if timeout is None else math.inf
+    pool.send(request)
     try:
         await response._begun(request)
         yield response

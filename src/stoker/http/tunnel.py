@@ -60,6 +60,7 @@ class Tunnel:
         "_client",
         "_done",
         "_exchange",
+        "_idle",
         "_observer",
         "_opening",
         "_pool",
@@ -74,7 +75,9 @@ class Tunnel:
         pool: UpstreamPool,
         protocol: bytes | None,
         observer: TunnelObserver | None,
+        idle: float | None = None,
     ) -> None:
+        self._idle = exchange.server.limits.tunnel_idle_timeout if idle is None else idle
         self._exchange = exchange
         self._pool = pool
         self._protocol = protocol
@@ -86,11 +89,12 @@ class Tunnel:
         self._done = False
         self._since = 0.0
 
-    def begin(self, head: bytes) -> None:
+    def begin(self, head: bytes, *, patience: float | None = None) -> None:
         """Send the request to the upstream."""
         assert self._opening is not None
         request = UpstreamRequest(self._pool, "GET", head, b"", self._opening)
         request.on_switch = self._switched
+        request.patience = patience
         self._opening.begin(request)
 
     # --- open
@@ -168,7 +172,7 @@ class Tunnel:
 
     def expire(self, now: float, slack: float) -> None:
         """End it when no byte has passed for the idle time-out."""
-        limit = self._exchange.server.limits.tunnel_idle_timeout
+        limit = self._idle
         if now - self._since - slack > limit:
             self.end(Outcome.ABORTED, f"nothing passed for {limit:g} s", at_once=True)
 
@@ -315,6 +319,7 @@ def tunnel(
     target: bytes | None = None,
     headers: Iterable[tuple[bytes, bytes]] | None = None,
     protocol: bytes | None = None,
+    idle: float | None = None,
     observer: TunnelObserver | None = None,
 ) -> Tunnel:
     """Ask an upstream server for the WebSocket that a client wants, and connect the two.
@@ -332,6 +337,8 @@ def tunnel(
         protocol: Sec-WebSocket-Protocol for the client if the upstream names none: for one that
             offers a subprotocol of ours, which the upstream does not get to see. A browser fails
             a WebSocket whose offer is not taken up.
+        idle: seconds without a byte either way after which it is cut, and for which the upstream
+            may leave the upgrade unanswered; None: the time-outs of the server and the pool.
         observer: sees it open, pass and end.
 
     Raises:
@@ -340,7 +347,7 @@ def tunnel(
     """
     if not exchange.upgrade:
         raise ValueError("this request does not ask for a WebSocket")
-    running = Tunnel(exchange, pool, protocol, observer)
+    running = Tunnel(exchange, pool, protocol, observer, idle)
     if exchange.disconnected:
         running.finish(Outcome.CLIENT_GONE, 0, "the client had left")
         return running
@@ -351,5 +358,5 @@ def tunnel(
         head = join_head(line, exchange.headers, dropped, own_lines)
     else:
         head = build_head(line, end_to_end(headers, NOT_FORWARDED), own_lines)
-    running.begin(head)
+    running.begin(head, patience=idle)
     return running

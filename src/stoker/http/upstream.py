@@ -200,7 +200,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.drop()  # an answer that nobody asked for
             return
         self._got_bytes = True
-        self.since = self._pool.now
+        self.since = self._pool.heard = self._pool.now
         problem = ""
         try:
             self._parser.feed_data(data)
@@ -387,11 +387,13 @@ class UpstreamConnection(asyncio.Protocol):
         waited = now - self.since - slack
         if self._paused or (request.upload is not None and self._sending(request.upload, now)):
             return
-        if not self._has_head:
-            if waited > self._pool.response_timeout:
-                self._fail(UpstreamError("timeout", "the upstream did not answer in time"))
-        elif waited > self._pool.idle_read_timeout:
-            self._fail(UpstreamError("timeout", "the upstream stopped in the midst of its answer"))
+        limit, patience = self._pool.response_timeout, request.patience
+        problem = "the upstream did not answer in time"
+        if self._has_head:
+            limit = self._pool.idle_read_timeout
+            problem = "the upstream stopped in the midst of its answer"
+        if waited > (limit if patience is None else patience):
+            self._fail(UpstreamError("timeout", problem))
 
     def _sending(self, upload: Upload, now: float) -> bool:
         """Whether the body is still on its way: the client's time, not the upstream's.

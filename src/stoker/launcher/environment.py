@@ -176,6 +176,7 @@ def worker_environment(
         "STOKER_HOST": manifest.host,
         "STOKER_STATE_DIR": str(directory),
         "STOKER_DRAIN_TIMEOUT": f"{manifest.supervision.drain_grace:g}",
+        "STOKER_SILENCE_TIMEOUT": f"{manifest.supervision.silence_timeout:g}",
         **({"STOKER_TICKETS": "required"} if manifest.tickets_required else {}),
         **({"UNSECURED": "true"} if manifest.unsecured else {}),
         **_marks(manifest, directory, "worker"),

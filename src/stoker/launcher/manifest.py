@@ -39,6 +39,9 @@ class Supervision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """Bad answers in a row that count as illness; see `stoker.launcher.watch`."""
     hang_after: float = 60.0
     """So long without any answer to a health check counts as illness."""
+    silence_timeout: float = 600.0
+    """For a model server to be silent in a request, before its answer and in it, where the route
+    has no `timeout`; so long it may also answer no health check."""
     drain_grace: float = 30.0
     """For the worker's running requests, once told to stop."""
     stop_grace: float = 10.0

@@ -145,7 +145,9 @@ class CustomJob(Job):
         request = AiohttpRequest(exchange, self.payload, session_id, self.request_idx)
         headers = route.headers(exchange.header(b"accept"), self.content_type)
         body, self.body = self.body, b""
-        async with open_stream(self.app.pool, "POST", route.target, headers, body) as upstream:
+        async with open_stream(
+            self.app.pool, "POST", route.target, headers, body, patience=route.patience
+        ) as upstream:
             response = ModelResponse(upstream)
             answer = await generate(request, response)
             if is_aiohttp_response(answer):

@@ -219,6 +219,7 @@ class DirectJob(TokenJob):
             method=exchange.method,
             target=target_of(exchange),
             headers=forwarded(exchange),
+            patience=self.route.patience,
             observer=self,
         )
         if not self.gone:
@@ -280,6 +281,7 @@ class TunnelJob(Job):
             target=target_of(exchange),
             headers=headers,
             protocol=_answered(exchange),
+            idle=self.route.patience,
             observer=_Watch(self),
         )
         if not self.gone:

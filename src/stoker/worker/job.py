@@ -11,6 +11,7 @@ Life: made, admitted (`WorkerApp.admit`), perhaps queued, `start`, then exactly 
 from __future__ import annotations
 
 import asyncio
+import math
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,9 @@ class Route:
         lane: where its requests queue.
         prepare: makes payloads ready; None: they are passed on as they are.
         counts_tokens: the answers' tokens are counted.
+        patience: seconds for which the model server may be silent in a request. Without end where
+            the route has a `timeout` of its own: nothing else cuts a request then. None: the
+            worker's ``STOKER_SILENCE_TIMEOUT``.
         direct: there are requests without an envelope; see `stoker.worker.direct`.
     """
 
@@ -69,6 +73,7 @@ class Route:
         "lane",
         "max_queue_time",
         "path",
+        "patience",
         "prepare",
         "target",
         "timeout",
@@ -83,6 +88,7 @@ class Route:
         self.lane = lane
         self.max_queue_time = handler.queue_limit
         self.timeout = handler.timeout
+        self.patience = None if handler.timeout is None else math.inf
         self.workload = Workload(handler.route, handler.workload_calculator)
         self.prepare = preparer_of(handler, self.workload)
         self.counts_tokens = self.workload.in_tokens
@@ -181,6 +187,7 @@ class Job(Place, RelayObserver):
             self.app.pool,
             prefix=route.prefix(exchange.header(b"accept"), self.content_type),
             body=body,
+            patience=route.patience,
             observer=self,
         )
         if not self.gone:

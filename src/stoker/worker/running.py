@@ -39,6 +39,9 @@ FLUSH_SECONDS = 5.0
 CLEANUP_SECONDS = 5.0
 """Longest time that a handler's own code gets to clean up when it is cut off."""
 
+CONNECT_SECONDS = 60.0
+"""Longest time for a connection to the model server, where the route has no `timeout`."""
+
 TICK_SECONDS = 1.0
 """Between two looks at sessions and at the figures of a saturated model server."""
 
@@ -99,7 +102,13 @@ class RunningWorker:
             full_at=requests_per_run(config.benchmark_handler)
         )
         self._metrics = WorkerMetrics(self._gauges, self._state)
-        self._pool = UpstreamPool(Origin.parse(config.model_origin()))
+        self._pool = UpstreamPool(
+            Origin.parse(config.model_origin()),
+            # A model server that is busy may be slow to take connections as well.
+            connect_timeout=min(CONNECT_SECONDS, settings.silence_timeout),
+            response_timeout=settings.silence_timeout,
+            idle_read_timeout=settings.silence_timeout,
+        )
         self._watch = ModelWatch(
             config,
             log_file,

@@ -19,6 +19,7 @@ DEFAULT_PORT = 3000
 DEFAULT_CERTIFICATE = "/etc/instance.crt"
 DEFAULT_KEY = "/etc/instance.key"
 DEFAULT_DRAIN_TIMEOUT = 30.0
+DEFAULT_SILENCE_TIMEOUT = 600.0
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"", "0", "false", "no", "off"})
@@ -47,6 +48,8 @@ class WorkerSettings:
         state_dir: ``STOKER_STATE_DIR``, else ``WORKSPACE_DIR``, else the working directory: where
             the result of the benchmark is kept.
         drain_timeout: ``STOKER_DRAIN_TIMEOUT``, seconds given to running requests at the end.
+        silence_timeout: ``STOKER_SILENCE_TIMEOUT``, seconds for which a model server may be silent
+            in a request, before its answer and in it, where the route has no ``timeout``.
         log_level: ``STOKER_LOG_LEVEL``.
     """
 
@@ -66,6 +69,7 @@ class WorkerSettings:
     model_log: str | None = None
     state_dir: Path = Path()
     drain_timeout: float = DEFAULT_DRAIN_TIMEOUT
+    silence_timeout: float = DEFAULT_SILENCE_TIMEOUT
     log_level: str = "info"
 
     @classmethod
@@ -121,6 +125,9 @@ class WorkerSettings:
             model_log=environ.get("MODEL_LOG") or None,
             state_dir=Path(environ.get("STOKER_STATE_DIR") or environ.get("WORKSPACE_DIR") or "."),
             drain_timeout=_seconds(environ, "STOKER_DRAIN_TIMEOUT", DEFAULT_DRAIN_TIMEOUT),
+            silence_timeout=_seconds(
+                environ, "STOKER_SILENCE_TIMEOUT", DEFAULT_SILENCE_TIMEOUT, low=1.0
+            ),
             log_level=level,
         )
 
@@ -217,7 +224,7 @@ def _integer(environ: Mapping[str, str], name: str, default: int, low: int, high
     return int(text)
 
 
-def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
+def _seconds(environ: Mapping[str, str], name: str, default: float, low: float = 0.0) -> float:
     text = environ.get(name, "")
     if not text:
         return default
@@ -225,8 +232,8 @@ def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
         value = float(text)
     except ValueError:
         value = -1.0
-    if not 0.0 <= value <= 86_400.0:
-        raise ConfigError(name, "must be from 0 to 86400 seconds")
+    if not low <= value <= 86_400.0:
+        raise ConfigError(name, f"must be from {low:g} to 86400 seconds")
     return value
 
 
