@@ -12,12 +12,13 @@ import sys
 import time
 
 import httpx
+import hypothesis
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from stoker import backends
+from stoker import backends, signals
 
 API_KEY = "stk_the_key_of_the_peer_tests"
 
@@ -42,6 +43,53 @@ name = "brought"
 min_load = 0
 cold_workers = 0
 """
+
+SERVERS = {"stoker"}
+"""Fixtures of the session that start processes: one test process runs all their tests."""
+
+
+hypothesis.settings.register_profile("default", deadline=None)
+hypothesis.settings.load_profile("default")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--examples",
+        type=int,
+        help="Run each property test and state machine with this many examples.",
+    )
+
+
+def pytest_configure():
+    """Under nohup, or in the background of a script, programs of the tests end on signals too."""
+    signals.start_children_with_defaults()
+
+
+def examine(item, number):
+    """Have a property test take so many examples, whatever it says itself."""
+    machine, test = item.cls, item.obj
+    if hasattr(test, "_hypothesis_state_machine_class"):
+        machine.settings = hypothesis.settings(machine.settings, max_examples=number)
+    elif found := getattr(test, "_hypothesis_internal_use_settings", None):
+        changed = hypothesis.settings(found, max_examples=number)
+        getattr(test, "__func__", test)._hypothesis_internal_use_settings = changed
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(config, items):
+    """With several test processes, keep tests together that share what is slow to start.
+
+    Tests of a fixture of their module's scope stay together as well; all others go to whoever is
+    idle. Without `-n` this changes nothing.
+    """
+    for item in items:
+        if config.option.examples:
+            examine(item, config.option.examples)
+        fixtures = item._fixtureinfo.name2fixturedefs
+        if shared := sorted(SERVERS & fixtures.keys()):
+            item.add_marker(pytest.mark.xdist_group("+".join(shared)))
+        elif any(f[-1].scope == "module" and f[-1].baseid for f in fixtures.values()):
+            item.add_marker(pytest.mark.xdist_group(item.location[0]))
 
 
 class Process:

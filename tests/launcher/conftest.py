@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,11 +114,12 @@ class Launched:
     def change(self, **changes: Any) -> None:
         self.manifest = msgspec.structs.replace(self.manifest, **changes)
 
-    def launch(self) -> subprocess.Popen[bytes]:
+    def launch(self, prefix: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+        """Start a launcher, by the program `prefix` where one is given."""
         write_manifest(self.directory, self.manifest)
         with (self.directory / "launcher.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "stoker.launcher", str(self.directory)],
+                [*prefix, sys.executable, "-m", "stoker.launcher", str(self.directory)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -128,8 +129,8 @@ class Launched:
         self.launchers.append(process)
         return process
 
-    def up(self) -> subprocess.Popen[bytes]:
-        process = self.launch()
+    def up(self, prefix: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+        process = self.launch(prefix)
         self.until_phase("running")
         return process
 

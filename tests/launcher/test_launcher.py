@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -245,6 +246,37 @@ def test_other_signals_that_mean_stop_drain_as_well(
     launcher.send_signal(number)
     assert launcher.wait(20) == 0
     assert instance.lines("order") == ["worker", "model"]
+
+
+IGNORING = """
+import os, signal, sys
+for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_under_nohup_the_launcher_stays_and_what_it_starts_ends_on_signals(
+    instance: Launched,
+) -> None:
+    instance.change(steps=[RunStep(command=["cat", "/proc/self/status"])])
+    launcher = instance.up([sys.executable, "-c", IGNORING])
+    state = instance.state
+    step = instance.lines("setup.log")
+    children = [psutil.Process(pid) for pid in (state.model_pid, state.worker_pid) if pid]
+    assert len(children) == 2
+    model, worker = (Path(f"/proc/{p.pid}/status").read_text().splitlines() for p in children)
+    for lines in (step, model, worker):
+        ignored = next(int(line.split()[1], 16) for line in lines if line.startswith("SigIgn"))
+        ours = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM)
+        assert [n for n in ours if ignored >> (n - 1) & 1] == []
+    launcher.send_signal(signal.SIGHUP)
+    launcher.send_signal(signal.SIGINT)
+    kill(children[1].pid)
+    # It goes on watching, which a launcher that drains does not.
+    instance.until(lambda: instance.state.worker_pid not in {0, children[1].pid}, "a new worker")
+    launcher.send_signal(signal.SIGTERM)
+    assert launcher.wait(20) == 0
 
 
 def test_an_instance_without_an_owner_stops_by_itself(instance: Launched) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from stoker import signals
 from stoker.cli import endpoints, load, output, simulate, trace
 from stoker.cli.backends import backends_app
 from stoker.errors import StokerError
@@ -230,6 +231,7 @@ app.command("simulate", rich_help_panel=TRY)(simulate.simulate)
 
 def main() -> None:
     """Entry point of the command `stoker`."""
+    signals.start_children_with_defaults()
     try:
         app()
     except StokerError as error:

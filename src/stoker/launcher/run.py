@@ -11,7 +11,7 @@ from typing import TextIO
 
 import msgspec
 
-from stoker import logs
+from stoker import logs, signals
 from stoker.errors import ConfigError
 from stoker.launcher.environment import LOG_LEVEL
 from stoker.launcher.files import FileLock
@@ -72,6 +72,7 @@ async def _supervise(directory: Path, manifest: InstanceManifest) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns the exit code: 0 stopped, 2 a mistake, 75 run by another launcher."""
+    signals.start_children_with_defaults()
     arguments = sys.argv[1:] if argv is None else argv
     if len(arguments) != 1 or arguments[0].startswith("-"):
         print("usage: python -m stoker.launcher DIR", file=sys.stderr)

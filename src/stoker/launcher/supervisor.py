@@ -20,6 +20,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from stoker import signals
 from stoker.errors import ConfigError
 from stoker.launcher import guardian, probe
 from stoker.launcher.backoff import Backoff
@@ -119,7 +120,8 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             # nohup has SIGHUP ignored, and it stays so; otherwise a closed terminal means "stop".
-            if signal.getsignal(number) is not signal.SIG_IGN:
+            # SIGTERM always means "stop": nothing else does for a launcher without a terminal.
+            if number is signal.SIGTERM or not signals.ignored(number):
                 loop.add_signal_handler(number, self._told_to_stop, number.name)
         adopt_orphans()
         if former := read_state(self._directory):

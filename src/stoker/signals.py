@@ -1,0 +1,53 @@
+"""How this process and its children treat signals, whatever their parent did.
+
+`nohup`, a shell's background job (``command &`` in a script) and many CI runners start a program
+with SIGINT, SIGQUIT or SIGHUP ignored, or even blocked. Both are inherited through ``exec`` (POSIX,
+*exec*: "signals set to be ignored by the calling process image shall be set to be ignored"). A
+model server that ends on SIGINT would then never end, and `stoker simulate` would not hear Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+# Without SIGPIPE and SIGXFSZ, which Python ignores itself and resets in its children, and without
+# SIGTTIN and SIGTTOU: a handler for them makes a background job wait for its terminal.
+_INHERITED = (
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGCHLD,
+    signal.SIGALRM,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+
+_ignored: set[signal.Signals] = set()
+
+
+def start_children_with_defaults() -> None:
+    """Have all later children start with default signal dispositions and nothing blocked.
+
+    A signal that this process was started to ignore does nothing here still (see `ignored`), but
+    by a handler: ``exec`` resets handlers to the default, and keeps what is ignored. So no child
+    needs code between fork and exec. Call it at the entry of a program, in the main thread;
+    elsewhere it does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in _INHERITED:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, _do_nothing)
+            _ignored.add(number)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _INHERITED)
+
+
+def ignored(number: signal.Signals) -> bool:
+    """Whether this process was started with the signal ignored."""
+    return number in _ignored or signal.getsignal(number) is signal.SIG_IGN
+
+
+def _do_nothing(_number: int, _frame: object) -> None:
+    pass
