@@ -33,7 +33,7 @@ demo: install ## A real chat model from zero workers to two and back, with the r
 	@$(BIN)/stoker demo
 
 test: develop ## Run the test suite
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup
 
 slow: develop ## Run the tests left out of `test`: vLLM, Whisper, Triton (4.5 GB at first)
 	@$(BIN)/python -m pytest -m slow
