@@ -1,8 +1,11 @@
 """Children start with default signal dispositions, whatever our parent ignores or blocks."""
 
 import signal
+import socket
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -43,6 +46,34 @@ def test_what_this_process_handles_is_left_alone():
         assert not signals.ignored(signal.SIGUSR2)
     finally:
         signal.signal(signal.SIGUSR2, former)
+
+
+def test_a_signal_that_another_thread_gets_waits_for_the_end_of_a_step_that_must_not_be_cut():
+    steps, done = [], threading.Event()
+    other = threading.Thread(target=done.wait)  # has the signal unblocked, whatever we block
+    other.start()
+    reading, writing = socket.socketpair()
+    writing.setblocking(False)
+    former = signal.set_wakeup_fd(writing.fileno())
+    handler = signal.signal(signal.SIGUSR1, lambda *_: steps.append("handled"))
+    try:
+        with signals.later(signal.SIGUSR1):
+            signal.pthread_kill(other.ident, signal.SIGUSR1)
+            reading.recv(1)  # until it has come
+            steps.append("ended")
+    finally:
+        signal.signal(signal.SIGUSR1, handler)
+        signal.set_wakeup_fd(former)
+        done.set()
+        other.join()
+        reading.close()
+        writing.close()
+    assert steps == ["ended", "handled"]
+
+
+def test_elsewhere_than_in_the_main_thread_nothing_is_put_off():
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lambda: signals.later(signal.SIGINT).__enter__()).result() is None
 
 
 def test_the_command_line_starts_that_way(monkeypatch):

@@ -8,8 +8,11 @@ model server that ends on SIGINT would then never end, and `stoker simulate` wou
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
+from types import FrameType
 
 # Without SIGPIPE and SIGXFSZ, which Python ignores itself and resets in its children, and without
 # SIGTTIN and SIGTTOU: a handler for them makes a background job wait for its terminal.
@@ -47,6 +50,26 @@ def start_children_with_defaults() -> None:
 def ignored(number: signal.Signals) -> bool:
     """Whether this process was started with the signal ignored."""
     return number in _ignored or signal.getsignal(number) is signal.SIG_IGN
+
+
+@contextlib.contextmanager
+def later(number: signal.Signals) -> Iterator[None]:
+    """Handle a signal that comes while the block runs after it, in the main thread.
+
+    For steps that must not end halfway by a Ctrl-C. A blocked signal would not do: the kernel gives
+    it to any other thread that has it unblocked, and Python then interrupts the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[FrameType | None] = []
+    former = signal.signal(number, lambda _number, frame: came.append(frame))
+    try:
+        yield
+    finally:
+        signal.signal(number, former)
+        if came and callable(former):
+            former(number, came[0])
 
 
 def _do_nothing(_number: int, _frame: object) -> None:

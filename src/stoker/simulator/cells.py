@@ -15,6 +15,7 @@ import msgspec
 
 from stoker.autoscaler.planning import PlannerSettings
 from stoker.errors import ConfigError
+from stoker.signals import later
 from stoker.simulator.engine import Simulation
 from stoker.simulator.policies import Policy, parse_policy
 from stoker.simulator.result import Result
@@ -214,11 +215,8 @@ def run_cells(
     with ProcessPoolExecutor(count, context) as pool:
         try:
             # Ctrl-C waits until all processes are started, so that each is known and can be ended.
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            try:
+            with later(signal.SIGINT):
                 futures = {pool.submit(run_cell, cell): n for n, cell in enumerate(cells)}
-            finally:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             for future in as_completed(futures):
                 place = futures[future]
                 results[place] = future.result()
