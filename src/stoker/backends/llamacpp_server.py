@@ -2,18 +2,25 @@
 
 ``python -m stoker.backends.llamacpp_server --model FILE --port N`` serves until SIGTERM. Its log is
 on standard error: "model loaded", then "listening on http://…". Exit codes: 0 after SIGTERM, 2 for
-wrong arguments, 1 for all else, with one line that begins ``llamacpp_server: error:``.
+wrong arguments, 1 for all else, with one line that begins ``llamacpp_server: error:``. With
+``--check`` it only says whether it could start.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from pathlib import Path
+from typing import Any
+
+OPENMP = "libgomp.so.1"
+"""The library that the wheel of xllamacpp needs from the system, and a minimal Debian lacks."""
 
 SHUTDOWN_GRACE = 10.0
 """Seconds for running requests to end after SIGTERM."""
@@ -31,6 +38,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--gpu-layers", type=int, default=-1, help="-1: llama.cpp decides")
     parser.add_argument("--embeddings", action="store_true")
     parser.add_argument("--prompt-cache-mib", type=int, default=256)
+    parser.add_argument("--check", action="store_true", help="say whether it could start, and end")
     return parser
 
 
@@ -57,9 +65,11 @@ def main(argv: list[str] | None = None) -> int:
     if problem := _problem(args.model, args.host, args.port):
         return _fail(problem)
     try:
-        import xllamacpp
+        xllamacpp = _llamacpp()
     except ImportError as error:
-        return _fail(f"the package xllamacpp cannot be imported ({error}): pip install xllamacpp")
+        return _fail(f"the package xllamacpp cannot be imported ({error}): {_remedy(error)}")
+    if args.check:
+        return 0
 
     params = xllamacpp.CommonParams()
     params.model.path = str(args.model)
@@ -97,6 +107,54 @@ def main(argv: list[str] | None = None) -> int:
     threading.Timer(SHUTDOWN_GRACE, os._exit, (0,)).start()
     del server
     os._exit(0)
+
+
+def _llamacpp() -> Any:
+    """The package xllamacpp, with an OpenMP library of another wheel where the system has none.
+
+    The dynamic linker reads its search path when a process starts, and knows a library by the name
+    of its file, which wheels change. So this process starts itself again, once, with a folder in
+    the path where the library has the name that xllamacpp asks for.
+
+    Raises:
+        ImportError: it cannot be imported.
+    """
+    folder, _, others = os.environ.get("LD_LIBRARY_PATH", "").partition(":")
+    ours = Path(folder).name.startswith(_FOLDER)
+    try:
+        import xllamacpp
+    except ImportError as error:
+        library = _openmp()
+        if ours or library is None or OPENMP not in str(error):
+            raise
+        new = Path(tempfile.mkdtemp(prefix=_FOLDER))
+        (new / OPENMP).symlink_to(library)
+        path = ":".join(filter(None, (str(new), os.environ.get("LD_LIBRARY_PATH"))))
+        environment = os.environ | {"LD_LIBRARY_PATH": path}
+        os.execve(sys.executable, sys.orig_argv, environment)  # noqa: S606  (no shell is wanted)
+    finally:
+        if ours:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.environ["LD_LIBRARY_PATH"] = others
+    return xllamacpp
+
+
+_FOLDER = "stoker-openmp-"
+
+
+def _openmp() -> Path | None:
+    """An OpenMP library inside an installed package (scikit-learn, PyTorch, pykdtree, ...)."""
+    for folder in map(Path, filter(None, sys.path)):
+        for pattern in ("*.libs/libgomp*.so*", "torch/lib/libgomp*.so*"):
+            for file in sorted(folder.glob(pattern)):
+                return file.resolve()
+    return None
+
+
+def _remedy(error: ImportError) -> str:
+    if OPENMP in str(error):
+        return "install the system's libgomp1, or 'pip install pykdtree', which brings it"
+    return "pip install xllamacpp"
 
 
 def _fail(problem: str) -> int:

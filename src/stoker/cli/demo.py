@@ -12,10 +12,11 @@ import contextlib
 import secrets
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,6 +41,8 @@ CLIENTS = 32
 """Concurrent requests of the load."""
 ANSWER_TOKENS = 48
 BOOT_LIMIT = 45.0
+CHECK_LIMIT = 30.0
+"""Seconds in which the model server must say whether it could start."""
 SECOND_WORKER_LIMIT = 45.0
 ZERO_LIMIT = 30.0
 PATIENCE = 15.0
@@ -91,9 +94,7 @@ def run(*, keep: bool, as_json: bool) -> int:
     console = output.err if as_json else output.out
     directory = Path(tempfile.mkdtemp(prefix="stoker-demo-"))
     try:
-        get_backend("llamacpp").command(
-            get_backend("llamacpp").parse({"parallel": 4, "threads": 1}), "127.0.0.1", 1
-        )
+        _check_model_server()
         summary = uvloop.run(_Demo(directory, console).run())
     finally:
         if keep:
@@ -147,7 +148,7 @@ class _Demo:
             self._endpoint_id = endpoint["id"]
             timeline = asyncio.create_task(self._timeline(client))
             try:
-                await self._first_answer(client)
+                await _unless(self._first_answer(client), self._failure_of_a_worker(client))
                 await self._load(client)
                 await self._until_zero(client)
                 self._summary.worker_seconds = await self._worker_seconds(server.url)
@@ -187,11 +188,12 @@ class _Demo:
                     self._console.print(output.escape(text), end="", style="cyan", soft_wrap=True)
                     self._console.file.flush()
         except TimeoutError:
-            self._problem(f"the answer was not there after {BOOT_LIMIT + 30:.0f} s")
+            raise StokerError(f"the answer was not there after {BOOT_LIMIT + 30:.0f} s") from None
         except StokerError as error:
-            self._problem(f"the first request failed: {error}")
+            raise StokerError(f"the first request failed: {error}") from None
+        finally:
+            self._quiet = False
         self._console.print()
-        self._quiet = False
         if pieces < 2:
             self._problem(f"the answer came in {pieces} pieces, not token by token")
 
@@ -239,6 +241,14 @@ class _Demo:
             self._problem(f"the endpoint did not go back to zero within {ZERO_LIMIT:.0f} s")
 
     # -- watching --------------------------------------------------------------------------
+
+    async def _failure_of_a_worker(self, client: Client) -> str:
+        """Why the first worker cannot serve; returns when that is known."""
+        while True:
+            for worker in await _patiently(lambda: client.workers(self._endpoint_id)):
+                if worker["error_msg"]:
+                    return f"worker {worker['id']} cannot serve: {worker['error_msg']}"
+            await asyncio.sleep(0.25)
 
     async def _workers(self, client: Client) -> list[dict[str, Any]]:
         workers = await _patiently(lambda: client.workers(self._endpoint_id))
@@ -296,6 +306,45 @@ class _Demo:
             self._console.print(f"\n  [bold red]{len(s.problems)} problems, see above[/]")
         else:
             self._console.print("\n  [green]all of it happened, and nothing is left running[/]")
+
+
+def _check_model_server() -> None:
+    """Ask the model server whether it could start here, which takes under a second.
+
+    Raises:
+        StokerError: it cannot; the message has the line in which it says why.
+    """
+    backend = get_backend("llamacpp")
+    command = backend.command(backend.parse({"parallel": 4, "threads": 1}), "127.0.0.1", 0)
+    try:
+        done = subprocess.run(
+            [*command, "--check"], capture_output=True, text=True, timeout=CHECK_LIMIT, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise StokerError(f"the model server was silent for {CHECK_LIMIT:.0f} s") from None
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [""])[-1]
+        reason = last or f"it ended with exit code {done.returncode}"
+        raise StokerError(f"the model server cannot start here: {reason}")
+
+
+async def _unless(act: Coroutine[Any, Any, None], failure: Coroutine[Any, Any, str]) -> None:
+    """Wait for `act` to end, or for what makes it hopeless.
+
+    Raises:
+        StokerError: `failure` came first; its text is the message.
+    """
+    acting, failing = asyncio.create_task(act), asyncio.create_task(failure)
+    try:
+        await asyncio.wait((acting, failing), return_when=asyncio.FIRST_COMPLETED)
+        if acting.done() or failing.exception():
+            await acting
+        else:
+            raise StokerError(failing.result())
+    finally:
+        for task in (acting, failing):
+            task.cancel()
+        await asyncio.gather(acting, failing, return_exceptions=True)
 
 
 async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
