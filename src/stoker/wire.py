@@ -332,8 +332,18 @@ encode = msgspec.json.Encoder().encode
 
 
 def error_body(message: str, fields: dict[str, str] | None = None, **more: Any) -> bytes:
-    """The JSON body of every refusal: ``{"error": …}``, with ``fields`` where some are to blame."""
-    body: dict[str, Any] = {"error": message}
+    """The JSON body of every refusal: ``{"error": …, "msg": …}``.
+
+    Args:
+        message: a sentence for people. `msg` is what the command line of ``vastai`` prints.
+        fields: what is wrong, by the field that is to blame; `msg` names each of them.
+        more: further members.
+    """
+    told = message
+    if fields:
+        found = "; ".join(f"{name}: {problem}" for name, problem in fields.items())
+        told = message if found in message else f"{message}: {found}"
+    body: dict[str, Any] = {"error": message, "msg": told}
     if fields:
         body["fields"] = fields
     return encode(body | more)

@@ -33,7 +33,7 @@ async def test_the_key_may_come_in_each_of_three_places(house, place):
 
 async def test_an_unknown_endpoint_is_an_error_that_names_it(house):
     status, body = await house.post("/route/", {"endpoint": "lmm"})
-    assert status == 400
+    assert status == 404
     assert "'lmm'" in body["error"]
 
 
@@ -42,7 +42,24 @@ async def test_an_endpoints_own_key_opens_that_endpoint_alone(house):
     key = house.plane.endpoint_key(mine)
     assert (await house.route("mine", key=key))["request_idx"] > 0
     status, _ = await house.post("/route/", {"endpoint": "other"}, key=key)
-    assert status == 400
+    assert status == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/route/", {"endpoint": "lmm"}),
+        ("/get_endpoint_workers/", {"id": 99}),
+        ("/get_endpoint_logs/", {"id": 99}),
+        ("/get_autogroup_logs/", {"id": 99}),
+        ("/update_workers/", {"workergroup_id": 99}),
+    ],
+)
+async def test_what_does_not_exist_is_404_with_a_message_for_every_peer(house, path, body):
+    status, answer = await house.post(path, body)
+    assert status == 404
+    assert answer["msg"] == answer["error"]
+    assert answer["msg"]
 
 
 @pytest.mark.parametrize(
@@ -70,6 +87,7 @@ async def test_a_bad_field_is_named(house, raw, field):
     status, body = await house.post("/route/", None, raw=raw)
     assert status == 400
     assert field in body["fields"]
+    assert body["fields"][field] in body["msg"]
 
 
 async def test_a_wrong_method_is_told_the_right_one(house):
@@ -430,5 +448,5 @@ async def test_an_endpoints_own_key_starts_no_update(house):
     (group,) = house.plane.fleet.groups
     key = house.plane.endpoint_key(record)
     status, _ = await house.post("/update_workers/", {"id": group}, key=key)
-    assert status == 400
+    assert status == 404
     assert (await house.post("/update_workers/", {"id": group}))[0] == 200

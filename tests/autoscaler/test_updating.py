@@ -119,6 +119,7 @@ async def test_a_cancelled_update_leaves_those_that_wait_as_they_are(house, work
         {"workergroup_id": worker.record.workergroup_id, "cancel_update": True},
     )
     assert (status, body["msg"].endswith("1 of 1 workers keep theirs")) == (200, True)
+    assert (body["cancelled"], body["workers_to_update"]) == (True, 0)
     await do(house, worker, ActionKind.START)
     assert (worker.state, worker.revision, asked(house)) == (WorkerState.READY, 0, [])
     assert asked(house, "start") == []
@@ -129,13 +130,15 @@ async def test_asking_twice_or_for_nothing_says_so_and_changes_nothing(house, wo
     for cancel, said in [(False, "all 1 workers run"), (True, "no update is under way")]:
         _, body = await house.post("/update_workers/", {"id": group, "cancel_update": cancel})
         assert said in body["msg"]
+        assert (body["cancelled"], body["workers_to_update"]) == (cancel, 0)
     await change(house, worker)
     _, body = await house.post("/update_workers/", {"workergroup_id": group})
     assert "an update is under way; 1 of 1 workers are to come" in body["msg"]
+    assert (body["cancelled"], body["workers_to_update"]) == (False, 1)
 
 
 @pytest.mark.parametrize(
-    ("body", "status"), [({"workergroup_id": 99}, 400), ({}, 400), ({"workergroup_id": "x"}, 400)]
+    ("body", "status"), [({"workergroup_id": 99}, 404), ({}, 400), ({"workergroup_id": "x"}, 400)]
 )
 async def test_an_update_of_what_is_not_there_is_refused(house, body, status):
     assert (await house.post("/update_workers/", body))[0] == status

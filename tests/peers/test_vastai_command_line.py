@@ -15,7 +15,7 @@ pytestmark = pytest.mark.real
 def vastai(stoker, tmp_path):
     program = Path(sys.executable).with_name("vastai")
 
-    def run(*arguments):
+    def run(*arguments, stderr=False):
         done = subprocess.run(
             [program, "--url", stoker.url, "--api-key", stoker.key, *arguments],
             env=os.environ | {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)},
@@ -23,8 +23,8 @@ def vastai(stoker, tmp_path):
             text=True,
             timeout=60,
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert stderr or done.returncode == 0, done.stderr
+        return done.stderr + done.stdout if stderr else done.stdout
 
     return run
 
@@ -77,3 +77,25 @@ def test_it_starts_and_cancels_an_update_of_a_workergroups_workers(vastai, endpo
     said = vastai("update", "workers", group, "--raw")
     assert "all 0 workers run its present settings" in said
     assert "no update is under way" in vastai("update", "workers", group, "--cancel", "--raw")
+    assert f"Update started for workergroup {group} (0 workers)" in vastai(
+        "update", "workers", group
+    )
+    assert f"Update cancelled for workergroup {group}" in vastai(
+        "update", "workers", group, "--cancel"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("get", "endpt-workers", "999"), "there is no endpoint 999"),
+        (("update", "workers", "999"), "there is no workergroup 999"),
+        (("update", "endpoint", "999", "--max_workers", "3"), "there is no endpoint 999"),
+        (("create", "endpoint", "--endpoint_name", "chat"), "'chat'"),
+    ],
+)
+def test_it_prints_why_something_is_refused(vastai, arguments, reason):
+    said = vastai(*arguments, stderr=True)
+    assert reason in said
+    assert "None" not in said
+    assert "Traceback" not in said

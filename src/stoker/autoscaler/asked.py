@@ -83,9 +83,15 @@ class Asked(Plane):
         Raises:
             NotFoundError: no such workergroup.
         """
-        text = await request_update(self, group_id, cancel=cancel)
+        text, former = await request_update(self, group_id, cancel=cancel)
         self.wake()
-        return {"success": True, "msg": text, "workergroup_id": group_id}
+        return {
+            "success": True,
+            "msg": text,
+            "workergroup_id": group_id,
+            "cancelled": cancel,
+            "workers_to_update": 0 if cancel else former,
+        }
 
     async def attach(self, endpoint_name: str) -> dict[str, str]:
         """Make an identity for a worker that somebody starts by hand.

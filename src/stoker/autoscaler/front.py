@@ -129,8 +129,8 @@ class FrontDoor:
             status = 401
             exchange.respond(401, wire.error_body(str(error)))
         except NotFoundError as error:
-            status = 400
-            exchange.respond(400, wire.error_body(str(error)))
+            status = 404
+            exchange.respond(404, wire.error_body(str(error)))
         except RouterFullError as error:
             status = 429
             exchange.respond(429, wire.error_body(str(error)), headers=[(b"retry-after", b"5")])
@@ -255,7 +255,7 @@ class FrontDoor:
                 if exchange.context in self._plane.fleet.endpoints:
                     self._answer_held(exchange, index, exchange.context)
                 else:
-                    exchange.respond(400, wire.error_body("the endpoint was deleted"))
+                    exchange.respond(404, wire.error_body("the endpoint was deleted"))
 
     # -- workers ---------------------------------------------------------------------------
 
@@ -358,7 +358,7 @@ class FrontDoor:
             try:
                 exchange.respond(200, wire.encode(await make()))
             except NotFoundError as error:  # it was deleted just now
-                exchange.respond(400, wire.error_body(str(error)))
+                exchange.respond(404, wire.error_body(str(error)))
             except Exception:
                 log.exception("a query failed", path=exchange.path)
                 if not exchange.started:

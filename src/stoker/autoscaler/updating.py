@@ -32,13 +32,13 @@ def _of_group(plane: Plane, endpoint_id: int, group_id: int) -> list[Worker]:
     ]
 
 
-async def request_update(plane: Plane, group_id: int, *, cancel: bool) -> str:
+async def request_update(plane: Plane, group_id: int, *, cancel: bool) -> tuple[str, int]:
     """Begin a rolling update of a workergroup, or end it where it is.
 
     Both may be asked for twice.
 
     Returns:
-        What that means, in one line.
+        What that means, in one line, and how many workers run former settings.
 
     Raises:
         NotFoundError: there is no such workergroup.
@@ -51,18 +51,19 @@ async def request_update(plane: Plane, group_id: int, *, cancel: bool) -> str:
     former = sum(worker.revision != group.revision for worker in workers)
     if cancel:
         if not group.updating:
-            return f"{where}: no update is under way"
+            return f"{where}: no update is under way", former
         text = f"{where}: the update is cancelled; {former} of {len(workers)} workers keep theirs"
     elif not former:
-        return f"{where}: all {len(workers)} workers run its present settings"
+        return f"{where}: all {len(workers)} workers run its present settings", 0
     elif group.updating:
-        return f"{where}: an update is under way; {former} of {len(workers)} workers are to come"
+        said = f"{where}: an update is under way; {former} of {len(workers)} workers are to come"
+        return said, former
     else:
         text = f"{where}: update {former} of {len(workers)} workers to revision {group.revision}"
     await plane.store.update_workergroup(group_id, updating=not cancel)
     await plane.changed()
     plane.journal.note(group.endpoint_id, "info0", text, group_id=group_id)
-    return text
+    return text, former
 
 
 async def finish_updates(plane: Plane, endpoint_id: int) -> None:

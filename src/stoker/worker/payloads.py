@@ -31,9 +31,11 @@ def refused_fields(error: Exception) -> dict[str, str] | None:
 
     Also for the exception of that name of another library, which has the same attribute.
     """
-    told = getattr(error, "message", None)
-    if type(error).__name__ != "JsonDataException" or not isinstance(told, dict):
+    if type(error).__name__ != "JsonDataException":
         return None
+    told = getattr(error, "message", None)
+    if not isinstance(told, dict) or not told:
+        return {"payload": str(told or error or "is not valid")}
     return {f"payload.{name}": str(text) for name, text in told.items()}
 
 
