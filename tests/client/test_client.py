@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -11,7 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from stoker.client import (
+    AnswerFailedError,
     Client,
+    Piece,
     RequestFailedError,
     RouteTimeoutError,
     UnauthorizedError,
@@ -230,6 +232,52 @@ async def test_a_stream_of_events_is_parsed(client: Client, system: Any) -> None
     async with client.stream("llm", "/x", {}) as stream:
         events = [(event.event, event.data) async for event in stream.events()]
     assert events == [("message", '{"a": 1}'), ("end", "[DONE]")]
+
+
+async def collect(source: AsyncIterable[Any], into: list[Any]) -> None:
+    async for one in source:
+        into.append(one)
+
+
+FAILED = b'data: {"choices": [{"delta": {"content": "Hi"}}]}\n\ndata: {"error": "dead"}\n\n'
+
+
+@pytest.fixture
+def failing(system: Any) -> None:
+    async def answer(_request: Request, _body: Any) -> Response:
+        return Response(FAILED, media_type="text/event-stream")
+
+    system.answers = [answer]
+
+
+@pytest.mark.usefixtures("failing")
+async def test_an_answer_that_tells_of_an_error_raises_with_the_whole_answer(
+    client: Client,
+) -> None:
+    with pytest.raises(AnswerFailedError, match="inside its answer: dead") as caught:
+        await client.request("llm", "/x", {})
+    assert caught.value.status == 200
+    assert caught.value.response is not None
+    assert caught.value.response.content == FAILED
+
+
+@pytest.mark.usefixtures("failing")
+async def test_a_stream_that_tells_of_an_error_raises_after_its_last_byte(client: Client) -> None:
+    async with client.stream("llm", "/x", {}) as stream:
+        got: list[bytes] = []
+        with pytest.raises(AnswerFailedError, match="dead"):
+            await collect(stream, got)
+    assert b"".join(got) == FAILED
+
+
+@pytest.mark.usefixtures("failing")
+async def test_what_a_model_says_comes_in_pieces_whatever_its_dialect(client: Client) -> None:
+    async with client.stream("llm", "/x", {}) as stream:
+        assert stream.has_pieces
+        pieces: list[Piece] = []
+        with pytest.raises(AnswerFailedError, match="dead"):
+            await collect(stream.pieces(), pieces)
+    assert pieces == [Piece("Hi", "text")]
 
 
 async def test_leaving_a_stream_early_ends_it_at_the_worker(client: Client, system: Any) -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stoker.loadtest.answer import MAX_DETAIL, MAX_LINE, AnswerReader
+from stoker.loadtest.answer import ERROR_INSIDE, MAX_DETAIL, MAX_HELD, AnswerTimer
 
 
 def event(data):
@@ -30,11 +30,11 @@ STREAM = b"".join(
 
 def read(kind, *pieces, status=200):
     """Each piece comes a second after the one before it."""
-    reader = AnswerReader(start=0.0)
-    reader.head(status, kind)
+    timer = AnswerTimer(start=0.0)
+    timer.head(status, kind)
     for second, piece in enumerate(pieces, 1):
-        reader.feed(piece, float(second))
-    return reader.finish(float(len(pieces) + 1))
+        timer.feed(piece, float(second))
+    return timer.finish(float(len(pieces) + 1))
 
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=20))
@@ -59,6 +59,10 @@ def test_the_first_token_is_the_first_chunk_with_text_and_gaps_are_between_those
     [
         delta("x"),
         {"choices": [{"delta": {"reasoning_content": "x"}}]},
+        {"choices": [{"delta": {"reasoning": "x"}}]},
+        {"choices": [{"delta": {"tool_calls": [{"function": {"name": "x"}}]}}]},
+        {"type": "content_block_delta", "delta": {"type": "thinking_delta", "thinking": "x"}},
+        {"type": "response.output_text.delta", "delta": "x"},
         {"choices": [{"text": "x"}]},
         {"content": "x"},
         {"token": {"text": "x"}},
@@ -83,7 +87,7 @@ def test_a_whole_json_answer_tells_its_tokens(said):
 
 def test_an_error_inside_a_stream_is_a_failure_though_the_status_was_good():
     outcome = read("text/event-stream", event(delta("a")), event({"error": {"message": "oom"}}))
-    assert (outcome.reason, outcome.detail) == ("error inside the stream", "oom")
+    assert (outcome.reason, outcome.detail) == (ERROR_INSIDE, "oom")
 
 
 def test_a_refusal_is_named_by_its_status_with_what_it_says():
@@ -96,9 +100,9 @@ def test_a_refusal_is_named_by_its_status_with_what_it_says():
     [("7", 7.0), ("Wed, 21 Oct 2026", None), ("-1", None), ("9" * 40, 86_400)],
 )
 def test_retry_after_counts_in_seconds(header, seconds):
-    reader = AnswerReader(0.0)
-    reader.head(503, "", header)
-    assert reader.finish(1.0).retry_after == seconds
+    timer = AnswerTimer(0.0)
+    timer.head(503, "", header)
+    assert timer.finish(1.0).retry_after == seconds
 
 
 def test_what_a_refusal_says_is_short_and_without_secrets_and_control_characters():
@@ -109,18 +113,23 @@ def test_what_a_refusal_says_is_short_and_without_secrets_and_control_characters
 
 
 def test_a_refusal_that_is_cut_is_still_that_refusal():
-    reader = AnswerReader(0.0)
-    reader.head(500, "")
-    assert reader.fail("cut in the middle", 1.0).reason == "status 500"
+    timer = AnswerTimer(0.0)
+    timer.head(500, "")
+    assert timer.fail("cut in the middle", 1.0).reason == "status 500"
 
 
-def test_a_line_without_end_is_a_failure_and_not_kept():
-    reader = AnswerReader(0.0)
-    reader.head(200, "text/event-stream")
-    for second in range(2 * MAX_LINE // 2**20):
-        reader.feed(b"x" * 2**20, float(second))
-        assert len(reader._rest) <= MAX_LINE + 2**20
-    assert reader.finish(99.0).reason == "error inside the stream"
+def test_a_line_without_end_is_not_kept():
+    timer = AnswerTimer(0.0)
+    timer.head(200, "text/event-stream")
+    for second in range(2 * MAX_HELD // 2**20):
+        timer.feed(b"x" * 2**20, float(second))
+        assert len(timer._reader._frames._lines._held) <= MAX_HELD
+    assert timer.finish(99.0).tokens == 0
+
+
+def test_a_json_body_that_is_an_error_is_a_failure_though_the_status_was_good():
+    outcome = read("application/json", b'{"error": {"message": "oom", "code": 500}}')
+    assert (outcome.reason, outcome.detail) == (ERROR_INSIDE, "oom")
 
 
 @given(st.binary(max_size=400), st.sampled_from(["text/event-stream", "application/x-ndjson", ""]))

@@ -8,7 +8,7 @@ import pytest
 
 from stoker.client import RequestFailedError, RouteTimeoutError
 from stoker.errors import ConfigError, StokerError
-from stoker.loadtest import AnswerReader, EndpointTarget, UrlTarget
+from stoker.loadtest import AnswerTimer, EndpointTarget, UrlTarget
 from stoker.loadtest.answer import ERROR_INSIDE
 from stoker.loadtest.targets import REASONS
 
@@ -45,13 +45,13 @@ class FailingClient:
 )
 async def test_each_failure_of_an_endpoint_has_its_reason(error, after, reason):
     target = EndpointTarget(FailingClient(error, after=after), "chat", "/x")
-    outcome = await target.send(b"{}", AnswerReader(0.0), lambda: 1.0, 5.0)
+    outcome = await target.send(b"{}", AnswerTimer(0.0), lambda: 1.0, 5.0)
     assert (outcome.reason, outcome.end) == (reason, 1.0)
 
 
 async def test_a_path_in_the_url_comes_before_the_route(model, aim):
     target = UrlTarget(model.url + "/", "/echo", raw=True)
-    outcome = await target.send(b"{}", AnswerReader(0.0), lambda: 1.0, 5.0)
+    outcome = await target.send(b"{}", AnswerTimer(0.0), lambda: 1.0, 5.0)
     await target.close()
     assert outcome.reason == ""
 

@@ -116,6 +116,14 @@ class Model(Changes):
         exchange.write(b'{"n": 2}\n')
         exchange.finish()
 
+    def do_say(self, exchange: Exchange) -> None:
+        """Answers with the type and the text that the payload names."""
+        said = msgspec.json.decode(exchange.body)
+        exchange.start(200, [(b"content-type", said["type"].encode())])
+        for byte in said["text"].encode():
+            exchange.write(bytes([byte]))
+        exchange.finish()
+
     def do_binary(self, exchange: Exchange) -> None:
         body = bytes(range(256)) * 4096
         exchange.respond(200, body, content_type=b"image/png", headers=[(b"x-seed", b"7")])
@@ -256,7 +264,18 @@ class Peer:
 def make_config(model: Model, log: Path | None = None, **handler: Any) -> WorkerConfig:
     """A worker in front of `model`, with a route for each thing that it does."""
     benchmark = BenchmarkConfig(dataset=[{"benchmark": True}], runs=2, concurrency=2)
-    names = ["echo", "refuse", "wait", "stream", "ndjson", "binary", "die", "parallel", "garbage"]
+    names = [
+        "echo",
+        "refuse",
+        "wait",
+        "stream",
+        "ndjson",
+        "say",
+        "binary",
+        "die",
+        "parallel",
+        "garbage",
+    ]
     handlers = [HandlerConfig(f"/{name}", **handler) for name in names]
     handlers[0].benchmark_config = benchmark
     for each in handlers:

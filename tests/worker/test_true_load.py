@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from stoker.http import fetch
+from stoker.inference import AnswerReader
 from stoker.wire import encode
 from stoker.worker import BenchmarkConfig, HandlerConfig, WorkerConfig
 from stoker.worker.calculators import LlmTokens
-from stoker.worker.usage import TokenCounter
 
 pytestmark = pytest.mark.real
 
@@ -112,8 +112,8 @@ async def test_tokens_are_counted_where_no_usage_is_told(
     for body in bodies:
         assert b'"usage":{' not in body
         # By the events alone, without the figures in which llama.cpp tells it in the end.
-        counter = TokenCounter(streamed=True)
-        assert counter.feed(body) == pytest.approx(80, rel=TOLERANCE)
+        reader = AnswerReader("text/event-stream")
+        assert reader.feed(body) == pytest.approx(80, rel=TOLERANCE)
     await control.until(lambda: len(control.finished) == 2)
     truth = await tokens_predicted(port) - before
     assert truth == 160

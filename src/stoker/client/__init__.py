@@ -10,15 +10,22 @@ except ModuleNotFoundError:
     ) from None
 
 from stoker.client.client import Client
-from stoker.client.errors import RequestFailedError, RouteTimeoutError, UnauthorizedError
+from stoker.client.errors import (
+    AnswerFailedError,
+    RequestFailedError,
+    RouteTimeoutError,
+    UnauthorizedError,
+)
 from stoker.client.prefixes import prefixes
 from stoker.client.responses import ClientResponse, ClientStream
-from stoker.client.sse import ServerSentEvent
+from stoker.inference import Piece, ServerSentEvent
 
 __all__ = [
+    "AnswerFailedError",
     "Client",
     "ClientResponse",
     "ClientStream",
+    "Piece",
     "RequestFailedError",
     "RouteTimeoutError",
     "ServerSentEvent",

@@ -29,7 +29,7 @@ from stoker.client.connection import (
     failure,
     reason_of,
 )
-from stoker.client.errors import RequestFailedError, RouteTimeoutError
+from stoker.client.errors import AnswerFailedError, RequestFailedError, RouteTimeoutError
 from stoker.client.manage import ManagingConnection
 from stoker.client.responses import ClientResponse, ClientStream
 from stoker.errors import StokerError
@@ -127,6 +127,8 @@ class Client(ManagingConnection):
         Raises:
             RouteTimeoutError: no worker was free in time.
             UnauthorizedError: the API key is not good for this endpoint.
+            AnswerFailedError: the status was good, and the answer tells of an error; its `response`
+                is that answer.
             RequestFailedError: refused by the model server, cut, or unreachable.
         """
         deadline = asyncio.get_running_loop().time() + timeout
@@ -140,14 +142,19 @@ class Client(ManagingConnection):
             affinity=affinity,
             on_status=on_status,
         ) as stream:
+            chunks: list[bytes] = []
             try:
                 async with asyncio.timeout_at(deadline):
-                    content = b"".join([chunk async for chunk in stream])
+                    async for chunk in stream:
+                        chunks.append(chunk)
             except TimeoutError:
                 raise RequestFailedError(
                     stream.status, f"the answer was not complete within {timeout:g} s"
                 ) from None
-            return ClientResponse(stream.status, stream.headers, content)
+            except AnswerFailedError as error:
+                error.response = ClientResponse(stream.status, stream.headers, b"".join(chunks))
+                raise
+            return ClientResponse(stream.status, stream.headers, b"".join(chunks))
 
     @asynccontextmanager
     async def stream(

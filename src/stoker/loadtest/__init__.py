@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from stoker.loadtest.answer import AnswerReader, Outcome
+from stoker.loadtest.answer import AnswerTimer, Outcome
 from stoker.loadtest.payloads import PayloadTemplate, read_payloads
 from stoker.loadtest.runner import LoadTest, Plan
 from stoker.loadtest.statistics import Distribution, Results, Spread, Statistics, Timeline
 from stoker.loadtest.targets import EndpointTarget, Target, UrlTarget
 
 __all__ = [
-    "AnswerReader",
+    "AnswerTimer",
     "Distribution",
     "EndpointTarget",
     "LoadTest",

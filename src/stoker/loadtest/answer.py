@@ -1,33 +1,30 @@
-"""One answer as it comes, and what becomes of it. No I/O and no clock: `now` is passed in.
+"""Times one answer as it comes, and says what became of it. No I/O, no clock: `now` is given.
 
-Rules of what is counted:
+What an answer says is read by `stoker.inference`. Rules of what is counted:
 
-* A chunk is one ``data:`` line of an event stream, or one line of NDJSON; ``[DONE]`` is none.
-* A chunk has text when it has it where OpenAI's routes put it (``choices[].delta.content``,
-  ``.reasoning_content``, ``.text``), llama.cpp's (``content``), TGI's (``token.text``) or Ollama's
-  (``message.content``, ``response``). The first such chunk is the first token, and the time to each
-  further one is a time between tokens.
-* Tokens are what the answer itself says (``usage.completion_tokens``, ``tokens_predicted``,
-  ``eval_count``), in its last word about it; chunks with text where it says nothing.
-* An error inside a stream that began well (``{"error": …}``) is a failure.
+* A chunk is one event of a stream; ``[DONE]`` is none.
+* The first chunk with words of the model (text, reasoning, a call of a tool) is the first token,
+  and the time to each further one is a time between tokens.
+* Tokens are what the answer itself says, in its last word about it; chunks with words where it says
+  nothing.
+* An error inside an answer whose status is good is a failure.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
+from stoker.inference import AnswerReader, dialects
 from stoker.logs import printable, redact
 
-ERROR_INSIDE = "error inside the stream"
-"""Reason of a stream that began well and then told of an error, or cannot be read."""
+ERROR_INSIDE = "error inside the answer"
+"""Reason of an answer that began well and then told of an error."""
 
-MAX_LINE = 16 * 2**20
-"""Bytes of one line of a stream; more is a failure."""
+MAX_HELD = 4 * 2**20
+"""Bytes of one event, or of a JSON answer, that are looked at together."""
 
-MAX_JSON = 4 * 2**20
-"""Bytes of a JSON answer that are kept to look for its token count."""
+MAX_REFUSAL = 65_536
+"""Bytes of a refusal that are kept."""
 
 MAX_GAPS = 65_536
 """Times between tokens that are kept of one answer."""
@@ -61,34 +58,15 @@ class Outcome(msgspec.Struct, kw_only=True):
     bytes_received: int = 0
 
 
-class _Event(msgspec.Struct):
-    """What is looked at; anything else is skipped unread. Lenient: servers differ."""
-
-    choices: Any = None
-    usage: Any = None
-    content: Any = None
-    message: Any = None
-    response: Any = None
-    token: Any = None
-    tokens_predicted: Any = None
-    eval_count: Any = None
-    error: Any = None
-
-
-_EVENTS = msgspec.json.Decoder(_Event)
-
-
-class AnswerReader:
+class AnswerTimer:
     """Takes one answer, piece by piece; `outcome` is complete after `finish` or `fail`."""
 
     def __init__(self, start: float) -> None:
         """Begin, for a request that was sent (or due) at `start`."""
         self.outcome = Outcome(start=start, gaps=[])
-        self._kind = b""
-        self._rest = bytearray()
+        self._reader: AnswerReader | None = None
+        self._refusal = bytearray()
         self._last_token = 0.0
-        self._text_chunks = 0
-        self._problem = ""
 
     @property
     def began(self) -> bool:
@@ -105,16 +83,10 @@ class AnswerReader:
         """
         outcome = self.outcome
         outcome.status = status
-        kind = content_type.partition(";")[0].strip().lower()
         if status >= 400:
-            self._kind = b"error"
             outcome.retry_after = _seconds(retry_after)
-        elif kind == "text/event-stream":
-            self._kind = b"events"
-        elif kind in ("application/x-ndjson", "application/jsonl", "application/x-jsonlines"):
-            self._kind = b"lines"
-        elif kind == "application/json":
-            self._kind = b"json"
+        else:
+            self._reader = AnswerReader(content_type, limit=MAX_HELD)
 
     def feed(self, data: bytes, now: float) -> None:
         """A part of the body."""
@@ -124,66 +96,28 @@ class AnswerReader:
         if outcome.first_byte is None:
             outcome.first_byte = now
         outcome.bytes_received += len(data)
-        if self._kind in (b"events", b"lines"):
-            self._feed_lines(data, now)
-        elif self._kind and len(self._rest) < MAX_JSON:
-            self._rest += data
+        if self._reader is not None:
+            self._tokens(self._reader.feed(data), now)
+        elif len(self._refusal) < MAX_REFUSAL:
+            self._refusal += data
 
-    def _feed_lines(self, data: bytes, now: float) -> None:
-        rest = self._rest
-        rest += data
-        if b"\n" in data:
-            *lines, last = bytes(rest).split(b"\n")
-            self._rest = rest = bytearray(last)
-            for line in lines:
-                self._line(line.strip(), now)
-        if len(rest) > MAX_LINE:
-            rest.clear()
-            self._problem = self._problem or "a line of the stream is too large"
-
-    def _line(self, line: bytes, now: float) -> None:
-        if self._kind == b"events":
-            if not line.startswith(b"data:"):
-                return
-            line = line[5:].strip()
-        if not line or line == b"[DONE]":
-            return
+    def _tokens(self, count: int, now: float) -> None:
         outcome = self.outcome
-        outcome.chunks += 1
-        event = _decode(line)
-        if event is None:
-            return
-        if event.error:
-            self._problem = self._problem or _said(event.error)
-        self._told(event)
-        if not _text(event):
-            return
-        self._text_chunks += 1
-        if outcome.first_token is None:
-            outcome.first_token = now
-        elif len(outcome.gaps) < MAX_GAPS:
-            outcome.gaps.append(now - self._last_token)
-        self._last_token = now
-
-    def _told(self, event: _Event) -> None:
-        usage = event.usage.get("completion_tokens") if isinstance(event.usage, dict) else None
-        for count in (usage, event.tokens_predicted, event.eval_count):
-            if isinstance(count, int) and not isinstance(count, bool) and count >= 0:
-                self.outcome.tokens = min(count, 2**53)
-                self.outcome.tokens_told = True
-                return
+        for _ in range(count):
+            if outcome.first_token is None:
+                outcome.first_token = now
+            elif len(outcome.gaps) < MAX_GAPS:
+                outcome.gaps.append(now - self._last_token)
+            self._last_token = now
 
     def finish(self, now: float) -> Outcome:
         """The answer is whole."""
-        outcome = self.outcome
-        if self._kind in (b"events", b"lines") and self._rest:
-            self._line(bytes(self._rest).strip(), now)
-        if outcome.status >= 400:
-            return self._end(now, f"status {outcome.status}", _body_says(bytes(self._rest)))
-        if self._problem:
-            return self._end(now, ERROR_INSIDE, self._problem)
-        if self._kind == b"json" and (event := _decode(bytes(self._rest))) is not None:
-            self._told(event)
+        reader = self._reader
+        if reader is None:
+            return self._refused(now)
+        self._tokens(reader.finish(), now)
+        if reader.failure is not None:
+            return self._end(now, ERROR_INSIDE, reader.failure.message)
         return self._end(now)
 
     def fail(self, reason: str, now: float, detail: str = "") -> Outcome:
@@ -194,61 +128,35 @@ class AnswerReader:
             now: time.
             detail: what else is known.
         """
-        if self.outcome.status >= 400:
-            # The rest of a refusal matters to nobody.
-            return self._end(now, f"status {self.outcome.status}", _body_says(bytes(self._rest)))
+        if self.outcome.status >= 400:  # the rest of a refusal matters to nobody
+            return self._refused(now)
         return self._end(now, reason, detail)
 
+    def _refused(self, now: float) -> Outcome:
+        body = bytes(self._refusal)
+        said = dialects.failure(_decode(body))
+        text = body[: 4 * MAX_DETAIL].decode("utf-8", "replace") if said is None else said.message
+        return self._end(now, f"status {self.outcome.status}", text)
+
     def _end(self, now: float, reason: str = "", detail: str = "") -> Outcome:
-        outcome = self.outcome
+        outcome, reader = self.outcome, self._reader
         outcome.end = now
         outcome.reason = reason
         outcome.detail = printable(redact(detail))[:MAX_DETAIL].strip()
-        if not outcome.tokens_told:
-            outcome.tokens = self._text_chunks
-        self._rest.clear()
+        if reader is not None:
+            outcome.chunks = reader.events if reader.streamed else 0
+            told = reader.completion_tokens
+            outcome.tokens_told = told is not None
+            outcome.tokens = reader.tokens if told is None else told
+        self._refusal.clear()
         return outcome
 
 
-def _decode(line: bytes) -> _Event | None:
+def _decode(body: bytes) -> object:
     try:
-        return _EVENTS.decode(line)
+        return msgspec.json.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-
-
-def _text(event: _Event) -> bool:
-    """Whether it brings text."""
-    if isinstance(event.choices, list):
-        for choice in event.choices:
-            if not isinstance(choice, dict):
-                continue
-            delta = choice.get("delta")
-            if isinstance(delta, dict) and (delta.get("content") or delta.get("reasoning_content")):
-                return True
-            if choice.get("text"):
-                return True
-        return False
-    for holder, name in ((event.message, "content"), (event.token, "text")):
-        if isinstance(holder, dict) and holder.get(name):
-            return True
-    return bool(
-        (isinstance(event.content, str) and event.content)
-        or (isinstance(event.response, str) and event.response)
-    )
-
-
-def _said(error: Any) -> str:
-    if isinstance(error, dict):
-        error = error.get("message") or error
-    return error if isinstance(error, str) else msgspec.json.encode(error).decode()
-
-
-def _body_says(body: bytes) -> str:
-    event = _decode(body)
-    if event is not None and event.error:
-        return _said(event.error)
-    return body[: 4 * MAX_DETAIL].decode("utf-8", "replace")
 
 
 def _seconds(text: str | None) -> float | None:

@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from stoker.errors import ConfigError
-from stoker.loadtest.answer import AnswerReader, Outcome
+from stoker.loadtest.answer import AnswerTimer, Outcome
 from stoker.loadtest.payloads import PayloadTemplate
 from stoker.loadtest.statistics import Results, Statistics
 from stoker.loadtest.targets import NO_CONNECTION, Target
@@ -254,7 +254,7 @@ class LoadTest:
     async def _send(self, start: float, number: int) -> Outcome:
         payload = self._payloads[number % len(self._payloads)].render(number, self._rng)
         outcome = await self._target.send(
-            payload, AnswerReader(start), self.elapsed, self.plan.timeout
+            payload, AnswerTimer(start), self.elapsed, self.plan.timeout
         )
         self.statistics.add(outcome)
         return outcome

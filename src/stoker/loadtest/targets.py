@@ -15,7 +15,7 @@ import msgspec
 
 from stoker.errors import ConfigError, StokerError
 from stoker.http import Origin, UpstreamError, UpstreamPool
-from stoker.loadtest.answer import AnswerReader, Outcome
+from stoker.loadtest.answer import AnswerTimer, Outcome
 from stoker.wire import AuthData, encode
 
 if TYPE_CHECKING:
@@ -45,14 +45,12 @@ class Target(Protocol):
     name: str
     """For people."""
 
-    async def send(
-        self, body: bytes, reader: AnswerReader, clock: Clock, timeout: float
-    ) -> Outcome:
-        """Send one request and feed its answer to `reader`; never raises for a failure.
+    async def send(self, body: bytes, timer: AnswerTimer, clock: Clock, timeout: float) -> Outcome:
+        """Send one request and feed its answer to `timer`; never raises for a failure.
 
         Args:
             body: the payload, JSON.
-            reader: takes the answer.
+            timer: takes the answer.
             clock: seconds since the start of the test.
             timeout: seconds for all of it.
         """
@@ -62,12 +60,12 @@ class Target(Protocol):
 
 
 class _Sink:
-    """Feeds the answer of one request to its reader."""
+    """Feeds the answer of one request to its timer."""
 
-    __slots__ = ("_clock", "_reader", "done")
+    __slots__ = ("_clock", "_timer", "done")
 
-    def __init__(self, reader: AnswerReader, clock: Clock) -> None:
-        self._reader = reader
+    def __init__(self, timer: AnswerTimer, clock: Clock) -> None:
+        self._timer = timer
         self._clock = clock
         self.done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
@@ -81,23 +79,23 @@ class _Sink:
                 kind = value.decode("latin-1")
             elif name == b"retry-after":
                 again = value.decode("latin-1").strip()
-        self._reader.head(status, kind, again)
+        self._timer.head(status, kind, again)
 
     def on_data(self, data: bytes) -> None:
-        self._reader.feed(data, self._clock())
+        self._timer.feed(data, self._clock())
 
     def on_complete(self) -> None:
-        self._end(self._reader.finish(self._clock()))
+        self._end(self._timer.finish(self._clock()))
 
     def on_error(self, error: UpstreamError) -> None:
-        reader = self._reader
+        timer = self._timer
         reason = {
             "refused": NO_CONNECTION,
             "timeout": TIMEOUT,
-            "closed": CUT if reader.began else UNANSWERED,
+            "closed": CUT if timer.began else UNANSWERED,
             "malformed": MALFORMED,
         }[error.kind]
-        self._end(reader.fail(reason, self._clock(), str(error)))
+        self._end(timer.fail(reason, self._clock(), str(error)))
 
     def _end(self, outcome: Outcome) -> None:
         if not self.done.done():
@@ -141,18 +139,16 @@ class UrlTarget:
         self._before = b"" if raw else b'{"auth_data":%b,"session_id":null,"payload":' % auth
         self._after = b"" if raw else b"}"
 
-    async def send(
-        self, body: bytes, reader: AnswerReader, clock: Clock, timeout: float
-    ) -> Outcome:
+    async def send(self, body: bytes, timer: AnswerTimer, clock: Clock, timeout: float) -> Outcome:
         """See `Target`."""
-        sink = _Sink(reader, clock)
+        sink = _Sink(timer, clock)
         whole = b"".join((self._before, body, self._after))
         request = self._pool.request("POST", self._target, _HEADERS, whole, sink)
         try:
             async with asyncio.timeout(timeout):
                 return await sink.done
         except TimeoutError:
-            return reader.fail(TIMEOUT, clock(), f"not complete within {timeout:g} s")
+            return timer.fail(TIMEOUT, clock(), f"not complete within {timeout:g} s")
         finally:
             if not sink.done.done() or sink.done.cancelled():
                 request.abort()
@@ -189,11 +185,9 @@ class EndpointTarget:
         self._route = route
         self._cost = cost
 
-    async def send(
-        self, body: bytes, reader: AnswerReader, clock: Clock, timeout: float
-    ) -> Outcome:
+    async def send(self, body: bytes, timer: AnswerTimer, clock: Clock, timeout: float) -> Outcome:
         """See `Target`."""
-        from stoker.client import RequestFailedError, RouteTimeoutError
+        from stoker.client import AnswerFailedError, RequestFailedError, RouteTimeoutError
 
         try:
             async with (
@@ -206,22 +200,24 @@ class EndpointTarget:
                     timeout=timeout,
                 ) as answer,
             ):
-                reader.head(answer.status, answer.headers.get("content-type", ""))
+                timer.head(answer.status, answer.headers.get("content-type", ""))
                 async for data in answer:
-                    reader.feed(data, clock())
-                return reader.finish(clock())
+                    timer.feed(data, clock())
+                return timer.finish(clock())
         except TimeoutError:
-            return reader.fail(TIMEOUT, clock(), f"not complete within {timeout:g} s")
+            return timer.fail(TIMEOUT, clock(), f"not complete within {timeout:g} s")
+        except AnswerFailedError:
+            return timer.finish(clock())
         except RouteTimeoutError as error:
-            return reader.fail(NO_WORKER, clock(), str(error))
+            return timer.fail(NO_WORKER, clock(), str(error))
         except RequestFailedError as error:
-            if reader.began:
+            if timer.began:
                 reason = CUT
             else:
                 reason = NO_ANSWER if error.status is None else f"status {error.status}"
-            return reader.fail(reason, clock(), error.message)
+            return timer.fail(reason, clock(), error.message)
         except StokerError as error:
-            return reader.fail(NO_ANSWER, clock(), str(error))
+            return timer.fail(NO_ANSWER, clock(), str(error))
 
     async def close(self) -> None:
         """The client is its owner's to close."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stoker.http import Exchange
+from stoker.http import Exchange, RelayObserver
 from stoker.worker.handling import Request
 
 _OURS = frozenset({"content-length", "transfer-encoding", "connection", "date", "server"})
@@ -23,10 +23,15 @@ class AiohttpRequest(Request):
     keep_alive = True
 
     def __init__(
-        self, exchange: Exchange, payload: dict[str, Any], session_id: str | None, request_idx: int
+        self,
+        exchange: Exchange,
+        payload: dict[str, Any],
+        session_id: str | None,
+        request_idx: int,
+        observer: RelayObserver,
     ) -> None:
         super().__init__(exchange, payload, session_id, request_idx)
-        self._payload_writer = _Writer(exchange)
+        self._payload_writer = _Writer(exchange, observer)
 
     async def _prepare_hook(self, response: Any) -> None:
         """Signals of an aiohttp application, which there is none of."""
@@ -38,8 +43,9 @@ class _Writer:
     output_size = 0
     transport = None
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, observer: RelayObserver) -> None:
         self._exchange = exchange
+        self._observer = observer
 
     def enable_chunking(self) -> None:
         """The exchange frames the body itself."""
@@ -60,6 +66,7 @@ class _Writer:
             for name, value in headers.items()
             if name.lower() not in _OURS
         ]
+        self._observer.on_head(status, lines)
         length = headers.get("Content-Length")
         self._exchange.start(status, lines, content_length=None if length is None else int(length))
 
@@ -68,12 +75,14 @@ class _Writer:
 
     async def write(self, data: Any) -> None:
         """Send a part."""
+        self._observer.on_data(bytes(data))
         self._exchange.write(bytes(data))
         await self._exchange.drain()
 
     async def write_eof(self, data: bytes = b"") -> None:
         """End the answer."""
         if not self._exchange.finished:
+            self._observer.on_data(bytes(data))
             self._exchange.write(bytes(data))
             self._exchange.finish()
 

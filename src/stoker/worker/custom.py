@@ -21,7 +21,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from stoker.http import Exchange, UpstreamError, open_stream
+from stoker.http import Exchange, RelayObserver, UpstreamError, open_stream
 from stoker.wire import encode, error_body
 from stoker.worker.aiohttp_bridge import AiohttpRequest, is_aiohttp_response
 from stoker.worker.aiohttp_bridge import send as send_aiohttp
@@ -119,8 +119,7 @@ class CustomJob(Job):
             elif self.verdict is not None:  # it let itself not be cancelled
                 self._tell(*self.verdict)
             else:
-                status = exchange.status
-                self.app.ended(self, "Success" if status < 400 else "Error", status)
+                self.completed(exchange.status)
 
     def _own_code_failed(self) -> None:
         body = self.app.own_code_failed(self.route, "a handler's own code failed")
@@ -142,7 +141,7 @@ class CustomJob(Job):
         )
         exchange, route = self.exchange, self.route
         session_id = self.session.id if self.session is not None else None
-        request = AiohttpRequest(exchange, self.payload, session_id, self.request_idx)
+        request = AiohttpRequest(exchange, self.payload, session_id, self.request_idx, self)
         headers = route.headers(exchange.header(b"accept"), self.content_type)
         body, self.body = self.body, b""
         async with open_stream(
@@ -153,11 +152,13 @@ class CustomJob(Job):
             if is_aiohttp_response(answer):
                 await send_aiohttp(answer, request)
             else:
-                await send(exchange, answer, response)
+                await send(exchange, answer, response, self)
 
 
-async def send(exchange: Exchange, answer: Any, response: ModelResponse) -> None:
-    """Send what a handler's own code returned.
+async def send(
+    exchange: Exchange, answer: Any, response: ModelResponse, observer: RelayObserver
+) -> None:
+    """Send what a handler's own code returned, and let `observer` see it.
 
     Raises:
         TypeError: it is nothing that can be sent.
@@ -181,14 +182,19 @@ async def send(exchange: Exchange, answer: Any, response: ModelResponse) -> None
         if str(name).lower() not in _FORBIDDEN:
             headers.append((str(name).lower().encode(), str(value).encode()))
     media = made.media.encode()
+    observer.on_head(status, [(b"content-type", media), *headers])
     if not hasattr(made.body, "__aiter__"):
-        exchange.respond(status, made.encoded(), content_type=media, headers=headers)
+        body = made.encoded()
+        observer.on_data(body)
+        exchange.respond(status, body, content_type=media, headers=headers)
         return
     parts: AsyncIterator[bytes | str] = aiter(made.body)  # type: ignore[arg-type]
     exchange.start(status, [(b"content-type", media), *headers])
     async for part in parts:
         if not isinstance(part, str | bytes | bytearray | memoryview):
             raise TypeError(f"a part of a body cannot be a {type(part).__name__}")
-        exchange.write(part.encode() if isinstance(part, str) else bytes(part))
+        data = part.encode() if isinstance(part, str) else bytes(part)
+        observer.on_data(data)
+        exchange.write(data)
         await exchange.drain()
     exchange.finish()

@@ -29,6 +29,7 @@ import msgspec
 from stoker.errors import InvalidMessageError
 from stoker.http import Exchange, Outcome, Tunnel, TunnelObserver, relay, tunnel
 from stoker.http.messages import NOT_FORWARDED, Headers
+from stoker.inference import AnswerReader
 from stoker.wire import DEFAULT_LOAD, AuthData, error_body
 from stoker.worker.auth import Mode
 from stoker.worker.checking import RESERVED_PREFIX, RESERVED_ROUTES
@@ -225,10 +226,9 @@ class DirectJob(TokenJob):
         if not self.gone:
             self.running = running
 
-    def on_head(self, status: int, headers: Headers) -> None:
-        """See `stoker.http.RelayObserver`."""
-        if self.route.counts_tokens:
-            super().on_head(status, headers)
+    def make_reader(self, content_type: bytes) -> AnswerReader:
+        """See `Job`."""
+        return AnswerReader(content_type, failures_only=not self.route.counts_tokens)
 
 
 class _Watch(TunnelObserver):

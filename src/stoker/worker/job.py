@@ -1,6 +1,7 @@
 """One request from its arrival to its end: its place in the lane, and what is counted of it.
 
-* `Job` is relayed: the fast path, without custom code.
+* `Job` is relayed: the fast path, without custom code. An error inside an answer whose status is
+  good is seen as it passes, and is a failure.
 * `TokenJob` is relayed, and its tokens are counted as they pass.
 * `stoker.worker.custom.CustomJob` is answered by a handler's own code.
 
@@ -18,12 +19,12 @@ from typing import TYPE_CHECKING
 from stoker import logs
 from stoker.http import Exchange, Outcome, Relay, RelayObserver, relay, relay_prefix
 from stoker.http.messages import Headers
+from stoker.inference import AnswerReader, is_readable
 from stoker.worker.admission import Lane, Place
 from stoker.worker.config import HandlerConfig
 from stoker.worker.metrics import WorkerMetrics
 from stoker.worker.preparing import JSON, preparer_of
 from stoker.worker.sessions import Session
-from stoker.worker.usage import TokenCounter, counter_for
 from stoker.worker.workload import Workload
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ CLIENT_LEFT = 499
 
 _MAX_ACCEPT = 256
 _MAX_PREFIXES = 64
+_MAX_SHOWN = 200
 
 PROGRESS_TOKENS = 8
 """Tokens that pass before they are taken off the load: each time costs 1.5 us."""
@@ -128,6 +130,7 @@ class Job(Place, RelayObserver):
         work_started_at: Unix time; None: it has not started.
         arrived: when it came, by the monotonic clock.
         started: when it went to the model server, by the monotonic clock.
+        reader: reads the answer as it passes; None: it is none that can be read.
     """
 
     __slots__ = (
@@ -138,6 +141,7 @@ class Job(Place, RelayObserver):
         "entered_queue_at",
         "estimate",
         "exchange",
+        "reader",
         "request_idx",
         "route",
         "running",
@@ -164,6 +168,7 @@ class Job(Place, RelayObserver):
         self.request_idx = index
         self.session: Session[Job] | None = None
         self.running: Relay | None = None
+        self.reader: AnswerReader | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.verdict: tuple[int, bytes, str] | None = None
         self.entered_queue_at = now
@@ -200,16 +205,44 @@ class Job(Place, RelayObserver):
     def flush(self) -> None:
         """Take what is known to be served off the load: nothing is, here."""
 
+    def on_head(self, status: int, headers: Headers) -> None:
+        """See `stoker.http.RelayObserver`."""
+        if status < 400 and (content_type := readable_type(headers)) is not None:
+            self.reader = self.make_reader(content_type)
+
+    def make_reader(self, content_type: bytes) -> AnswerReader:
+        """What reads an answer of this type, which can be read."""
+        return AnswerReader(content_type, failures_only=True)
+
+    def on_data(self, data: bytes) -> None:
+        """See `stoker.http.RelayObserver`."""
+        if self.reader is not None:
+            self.reader.feed(data)
+
     def on_done(self, outcome: Outcome, status: int, detail: str) -> None:
         """The relay ended (see `stoker.http.RelayObserver`)."""
         if outcome is Outcome.COMPLETE:
-            self.app.ended(self, "Success" if status < 400 else "Error", status)
+            self.completed(status)
         elif outcome is Outcome.CLIENT_GONE:
             self.client_left()
         elif outcome is Outcome.ABORTED and self.verdict is not None:
             self._tell(*self.verdict)
         else:
             self.upstream_failed(_STATUS_OF[outcome], outcome.value, detail)
+
+    def completed(self, status: int) -> None:
+        """The answer is whole: it ends here, well or not."""
+        failure = None
+        if self.reader is not None:
+            self.reader.finish()
+            failure = self.reader.failure
+        if failure is None:
+            self.app.ended(self, "Success" if status < 400 else "Error", status)
+        elif failure.status < 500:  # the caller's doing
+            self.app.ended(self, "Error", failure.status)
+        else:
+            said = logs.printable(logs.redact(failure.message))[:_MAX_SHOWN]
+            self.upstream_failed(failure.status, "error_inside", said)
 
     def client_left(self) -> None:
         """The client went before its answer was whole."""
@@ -274,30 +307,24 @@ class Job(Place, RelayObserver):
 class TokenJob(Job):
     """A request whose answer's tokens are counted as they pass."""
 
-    __slots__ = ("counter", "passed", "prompt_load")
+    __slots__ = ("passed", "prompt_load")
 
     def __init__(
         self, app: WorkerApp, route: Route, exchange: Exchange, index: int, load: float, now: float
     ) -> None:
         super().__init__(app, route, exchange, index, load, now)
-        self.counter: TokenCounter | None = None
         self.passed = 0  # tokens that are still in the load
         self.prompt_load = 0.0
 
-    def on_head(self, status: int, headers: Headers) -> None:
-        """See `stoker.http.RelayObserver`."""
-        if status >= 400:
-            return
-        for name, value in headers:
-            if name == b"content-type":
-                self.counter = counter_for(value)
-                return
+    def make_reader(self, content_type: bytes) -> AnswerReader:
+        """See `Job`."""
+        return AnswerReader(content_type)
 
     def on_data(self, data: bytes) -> None:
         """See `stoker.http.RelayObserver`."""
-        counter = self.counter
-        if counter is not None:
-            self.passed += counter.feed(data)
+        reader = self.reader
+        if reader is not None:
+            self.passed += reader.feed(data)
             if self.passed >= PROGRESS_TOKENS:
                 self.flush()
 
@@ -309,20 +336,30 @@ class TokenJob(Job):
 
     def actual(self) -> float | None:
         """Load by the model server's own count, or else by the tokens that passed."""
-        counter = self.counter
-        if counter is None:
+        reader = self.reader
+        if reader is None:
             return None
         if self.passed:
             self.flush()
-        counter.finish()
         of_usage = self.route.workload.of_usage
-        completion = counter.completion_tokens
+        completion = reader.completion_tokens
         if completion is None:
-            if not counter.tokens:
+            if not reader.tokens:
                 return None
-            completion = counter.tokens
-        if counter.prompt_tokens is not None:
-            return of_usage(counter.prompt_tokens, completion)
+            completion = reader.tokens
+        if reader.prompt_tokens is not None:
+            return of_usage(reader.prompt_tokens, completion)
         # The estimate of the prompt's part is all that is known of it.
         load = of_usage(0, completion)
         return None if load is None else self.prompt_load + load
+
+
+def readable_type(headers: Headers) -> bytes | None:
+    """The type of an answer that can be read as it passes; None: it cannot."""
+    content_type = None
+    for name, value in headers:
+        if name == b"content-type":
+            content_type = value
+        elif name == b"content-encoding" and value.strip().lower() != b"identity":
+            return None
+    return content_type if content_type is not None and is_readable(content_type) else None

@@ -16,12 +16,12 @@ from urllib.parse import urlsplit
 
 from stoker import logs
 from stoker.http import UpstreamError, fetch
+from stoker.inference import AnswerReader
 from stoker.worker.benchmark import BenchmarkError, Post, ResultFile, measure
 from stoker.worker.config import HandlerConfig, WorkerConfig
 from stoker.worker.logtail import LineMatcher, LogTail, Meaning
 from stoker.worker.preparing import Prepared, remote_of
 from stoker.worker.readiness import Event, Health, Readiness, State
-from stoker.worker.usage import load_of_answer
 from stoker.worker.workload import Workload
 
 _MAX_ANSWER = 64 * 2**20
@@ -274,9 +274,14 @@ def answerer(handler: HandlerConfig, origin: str, rhythm: Rhythm) -> Post:
         if response.status // 100 != 2:
             said = logs.redact(response.body[:200].decode("utf-8", "replace"))
             raise BenchmarkError(f"{handler.route} answered {response.status}: {said}")
-        if not workload.in_tokens:
+        reader = AnswerReader(response.header(b"content-type") or b"")
+        reader.feed(response.body)
+        reader.finish()
+        if reader.failure is not None:
+            said = logs.redact(reader.failure.message[:200])
+            raise BenchmarkError(f"{handler.route} answered with an error inside: {said}")
+        if reader.completion_tokens is None:
             return None
-        content_type = response.header(b"content-type") or b""
-        return load_of_answer(content_type, response.body, workload.of_usage)
+        return workload.of_usage(reader.prompt_tokens or 0, reader.completion_tokens)
 
     return call if remote_of(handler) is not None else post
