@@ -42,6 +42,13 @@ if os.environ.get("GRANDCHILD"):
     # Leaves the session, and its parent ends at once: only the tag leads to it.
     code = "import os,time; os.fork() and os._exit(0); os.setsid(); time.sleep(600)"
     subprocess.run([sys.executable, "-c", code])
+if os.environ.get("ESCAPES") and os.fork() == 0:
+    # Leaves the session, loses its parent and wipes its environment: nothing in it leads here.
+    os.setsid()
+    if os.fork() == 0:
+        (folder / "escaped").write_text(str(os.getpid()))
+        os.execve("/bin/sleep", ["sleep", "600"], {})
+    os._exit(0)
 
 class Answer(http.server.BaseHTTPRequestHandler):
     def do_GET(self):

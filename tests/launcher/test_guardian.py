@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import psutil
 import pytest
 
-from stoker.launcher.guardian import ROLE, TAG, find, same_process, sweep
+from stoker.launcher.guardian import ROLE, TAG, Kin, find, same_process, sweep
 
 pytestmark = pytest.mark.real
 
@@ -131,3 +131,61 @@ def test_as_a_program_it_kills_when_its_input_ends(spawn: Spawn) -> None:
     assert done.returncode == 0
     assert tagged.wait(10) == root.wait(10) == -9
     assert spared.poll() is None
+
+
+# Ends at once and leaves a child in its session; the child carries no tag.
+LEAVES_A_CHILD = """
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env={})
+print(child.pid, flush=True)
+"""
+
+
+def test_the_session_of_a_root_that_ended_belongs_to_the_instance(spawn: Spawn) -> None:
+    root = subprocess.Popen(
+        [sys.executable, "-c", LEAVES_A_CHILD],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    created = psutil.Process(root.pid).create_time()
+    assert root.stdout is not None
+    child = int(root.stdout.readline())
+    root.wait()
+    root.stdout.close()
+    assert set(find("no such tag", [(root.pid, created)])) == {child}
+    sweep("no such tag", [(root.pid, created)])
+    assert find("no such tag", [(root.pid, created)]) == {}
+
+
+def test_kin_remembers_the_part_of_a_process_that_lost_its_parent(spawn: Spawn) -> None:
+    root = spawn(UNTAGGED_CHILD)
+    other = spawn()
+    kin = Kin(os.getpid(), THIS)
+    kin.look({root.pid: "model", other.pid: "worker"})
+    (child,) = psutil.Process(root.pid).children()
+    root.kill()
+    root.wait()
+    kin.look({other.pid: "worker"})
+    assert set(kin.of("model", alone=False)) == {child.pid}
+    child.kill()
+
+
+def test_kin_leaves_alone_what_was_there_before(spawn: Spawn) -> None:
+    foreign, own = spawn(UNTAGGED_CHILD), spawn()
+    kin = Kin(os.getpid(), THIS, foreign={foreign.pid}, exclusive=False)
+    kin.look({own.pid: "model"})
+    assert set(kin.of("", alone=True)) == {own.pid}
+    for child in psutil.Process(foreign.pid).children():
+        child.kill()
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_kin_takes_an_orphan_of_which_nothing_is_known_only_where_all_are_its_own(
+    spawn: Spawn, *, exclusive: bool
+) -> None:
+    orphan = spawn()  # a child that nobody named
+    kin = Kin(os.getpid(), THIS, exclusive=exclusive)
+    kin.look()
+    assert (orphan.pid in kin.of("model", alone=True)) is exclusive
+    assert orphan.pid not in kin.of("model", alone=False)

@@ -10,6 +10,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import psutil
 import pytest
 
 from stoker.http import Exchange, HttpServer
+from stoker.launcher import write_manifest
 from stoker.launcher.steps import RunStep
 
 pytestmark = pytest.mark.real
@@ -89,6 +91,77 @@ def test_a_launcher_that_is_killed_leaves_no_process(instance: Launched) -> None
     assert len(instance.processes()) == 4  # model server, its grandchild, worker, guardian
     kill(launcher.pid)
     instance.until(lambda: not instance.processes(), "nothing is left", timeout=3.0)
+
+
+def escaped(instance: Launched) -> psutil.Process:
+    """A process of the model server that wiped its environment and left session and parent."""
+    path = instance.directory / "escaped"
+    pid = instance.until(lambda: path.exists() and path.read_text(), "a process escaped")
+    path.unlink()
+    process = psutil.Process(int(pid))
+    instance.until(lambda: process.name() == "sleep", "it wiped its environment")
+    return process
+
+
+def gone(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_what_a_killed_model_server_leaves_is_ended_before_the_next_start(
+    instance: Launched,
+) -> None:
+    instance.change(env={"ESCAPES": "1"})
+    launcher = instance.up()
+    first = escaped(instance)
+    kill(instance.state.model_pid)
+    instance.until(lambda: instance.state.restarts == 1, "restarted")
+    assert gone(first)
+    instance.until_phase("running")
+    second = escaped(instance)
+    kill(instance.state.worker_pid)
+    instance.until(lambda: instance.state.restarts == 2, "the worker was restarted")
+    assert not gone(second)  # the model server still runs, and it is that one's
+    launcher.send_signal(signal.SIGTERM)
+    assert launcher.wait(20) == 0
+    assert gone(second)
+
+
+def test_a_launcher_that_is_killed_leaves_no_process_that_escaped(instance: Launched) -> None:
+    instance.change(env={"ESCAPES": "1"})
+    launcher = instance.up()
+    process = escaped(instance)
+    # The guardian looks once a second.
+    instance.until(lambda: time.time() - process.create_time() > 2.5, "the guardian has seen it")
+    kill(launcher.pid)
+    instance.until(lambda: gone(process), "it was ended", timeout=5.0)
+
+
+def test_children_that_the_launcher_did_not_start_are_left_alone(instance: Launched) -> None:
+    write_manifest(instance.directory, instance.manifest)
+    path = instance.directory / "foreign"
+    # As an on-start script does it: a job in the background, one that goes on without its parent,
+    # then the launcher in place of the shell.
+    script = f"""
+(env -i sleep 601 & echo $! >> {path})
+env -i sleep 602 & echo $! >> {path}
+exec {sys.executable} -m stoker.launcher {instance.directory}
+"""
+    launcher = subprocess.Popen(
+        ["/bin/sh", "-c", script], stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    foreign = []
+    try:
+        instance.until(lambda: instance.directory.joinpath("state.json").exists(), "it runs")
+        instance.until(lambda: instance.state.phase == "running", "it runs")
+        foreign = [psutil.Process(int(pid)) for pid in path.read_text().split()]
+        launcher.send_signal(signal.SIGTERM)
+        assert launcher.wait(20) == 0
+        assert instance.lines("order") == ["worker", "model"]
+        assert [gone(process) for process in foreign] == [False, False]
+    finally:
+        launcher.kill()
+        for process in foreign:
+            process.kill()
 
 
 def test_a_guardian_that_is_killed_is_replaced_and_does_its_work(instance: Launched) -> None:

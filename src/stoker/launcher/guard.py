@@ -24,10 +24,25 @@ class Guard:
     """Keeps one guardian process alive; it kills the instance when this process dies."""
 
     def __init__(
-        self, manifest: InstanceManifest, directory: Path, on_exit: Callable[[], None]
+        self,
+        manifest: InstanceManifest,
+        directory: Path,
+        on_exit: Callable[[], None],
+        *,
+        exclusive: bool = True,
     ) -> None:
+        """Guard nothing yet.
+
+        Args:
+            manifest: of the instance.
+            directory: of the instance.
+            on_exit: called when the guardian has ended.
+            exclusive: everything below this process is the instance's.
+        """
         program = str(Path(guardian.__file__).resolve())
         self._argv = [sys.executable, "-I", program, tag(manifest.instance_id, directory)]
+        if exclusive:
+            self._argv.append("all")
         self._environment = guardian_environment(manifest, directory)
         self._on_exit = on_exit
         self._process: asyncio.subprocess.Process | None = None

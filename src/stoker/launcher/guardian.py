@@ -1,23 +1,28 @@
 """Kills what is left of an instance when its launcher is gone. A program of its own.
 
-The launcher starts it as ``python -I guardian.py TAG`` and writes the root processes of the
+The launcher starts it as ``python -I guardian.py TAG [all]`` and writes the root processes of the
 instance to its standard input, one a line: ``watch PID CREATED`` and ``forget PID``. End of file
-means that the launcher is gone, by whatever way: everything below the roots, in their sessions, or
-with TAG in its environment is killed.
+means that the launcher is gone, by whatever way: everything below the roots, in their sessions,
+with TAG in its environment, or (with ``all``) ever seen below the launcher is killed.
 
-The tag finds processes that left the session and lost their parent; the other two find those that
-wrote over their environment (as programs do that set their title). It needs the standard library
-and psutil only, so that it starts fast and works whatever happens to the rest of the installation.
+The tag finds processes that left the session and lost their parent. Descent and session find those
+that wrote over their environment, as programs do that set their title. One that did all of it was
+seen below the launcher before (`Kin`), because the launcher adopts the orphans of its instance.
+
+It needs the standard library and psutil only, so that it starts fast and works whatever happens to
+the rest of the installation.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 
 import psutil
 
@@ -26,6 +31,9 @@ TAG = "STOKER_INSTANCE"
 
 ROLE = "STOKER_ROLE"
 """Environment variable: which part of the instance a process belongs to."""
+
+LOOK_INTERVAL = 1.0
+"""Seconds between two looks at what is below the launcher."""
 
 _ROUNDS = 20
 _TOLERANCE = 0.02
@@ -70,7 +78,13 @@ def find(
     sessions = set()
     for pid, created in roots:
         root = same_process(pid, created)
-        if root is None or pid in spared:
+        if pid in spared:
+            continue
+        if root is None:
+            # The session of a process that ended keeps its number, which is given to no new process
+            # for as long as one of the session lives.
+            if _is_free(pid, created):
+                sessions.add(pid)
             continue
         found[pid] = root
         with contextlib.suppress(psutil.Error):
@@ -86,6 +100,148 @@ def find(
     return {pid: process for pid, process in found.items() if pid not in spared and _lives(process)}
 
 
+def _is_free(pid: int, created: float) -> bool:
+    """Whether no process has `pid`, other than what is left of the one created at `created`."""
+    try:
+        return abs(psutil.Process(pid).create_time() - created) <= _TOLERANCE
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:
+        return False
+
+
+def _parents(top: int) -> dict[int, int]:
+    """The parent of every process below `top`, parents first."""
+    found: dict[int, int] = {}
+    todo = [top]
+    try:
+        for pid in todo:
+            for child in _children(pid):
+                if child not in found:
+                    found[child] = pid
+                    todo.append(child)
+    except FileNotFoundError:  # the kernel was built without these files
+        found.clear()
+        with contextlib.suppress(psutil.Error):
+            for process in psutil.Process(top).children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    found[process.pid] = process.ppid()
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    children = []
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208
+    except OSError:  # ended just now
+        return []
+    for thread in threads:
+        path = f"/proc/{pid}/task/{thread}/children"
+        try:
+            with open(path) as file:  # noqa: PTH123
+                children += [int(child) for child in file.read().split()]
+        except FileNotFoundError:
+            if thread == str(pid) and os.path.exists(f"/proc/{pid}/stat"):  # noqa: PTH110
+                raise
+        except OSError:
+            continue
+    return children
+
+
+class Kin:
+    """Every process that was seen below a launcher and lives, with the part that it came from.
+
+    A process keeps its part whatever it does later: when it leaves its session, wipes its
+    environment, or loses its parent and is adopted by the launcher.
+    """
+
+    def __init__(
+        self, top: int, tag: str, *, foreign: Iterable[int] = (), exclusive: bool = True
+    ) -> None:
+        """Know nobody yet.
+
+        Args:
+            top: pid of the launcher.
+            tag: value of `TAG` in the environment of the instance's processes.
+            foreign: children of the launcher that are not the instance's.
+            exclusive: whoever is adopted by the launcher is the instance's. Otherwise an orphan of
+                which nothing is known may be a foreign child's, and is left alone.
+        """
+        self._top = top
+        self._tag = tag
+        self._foreign = set(foreign)
+        self._exclusive = exclusive
+        self._lock = threading.Lock()
+        self._known: dict[int, tuple[psutil.Process, str]] = {}
+        self._sessions: dict[int, str] = {}
+
+    def look(self, roots: Mapping[int, str] = {}, spare: Container[int] = ()) -> None:
+        """See who is there now.
+
+        Args:
+            roots: part by the pid of its first process.
+            spare: children of the launcher that are of no part.
+        """
+        with self._lock:
+            self._look(roots, spare)
+
+    def _look(self, roots: Mapping[int, str], spare: Container[int]) -> None:
+        known = {pid: seen for pid, seen in self._known.items() if _lives(seen[0])}
+        self._sessions |= roots
+        # A process is in `parts` if it is the instance's; what descends from another is not.
+        parts: dict[int, str] = {}
+        for pid, parent in _parents(self._top).items():
+            if pid in spare or pid in self._foreign:
+                continue
+            if parent != self._top and parent not in parts:
+                continue
+            if pid in roots:
+                parts[pid] = roots[pid]
+            elif pid in known:
+                parts[pid] = known[pid][1] or parts.get(parent, "")
+            elif parent in parts:
+                parts[pid] = parts[parent]
+            else:
+                part = self._part_of_orphan(pid)
+                if part is None:
+                    continue
+                parts[pid] = part
+            with contextlib.suppress(psutil.Error):
+                process = known[pid][0] if pid in known else psutil.Process(pid)
+                if _lives(process):
+                    known[pid] = process, parts[pid]
+        self._known = known
+        live = set(roots)
+        for pid in known:
+            with contextlib.suppress(OSError):
+                live.add(os.getsid(pid))
+        self._sessions = {sid: part for sid, part in self._sessions.items() if sid in live}
+
+    def _part_of_orphan(self, pid: int) -> str | None:
+        """Of a child that the launcher did not start; "" where nothing tells, None: nobody's."""
+        with contextlib.suppress(psutil.Error, OSError):
+            environment = psutil.Process(pid).environ()
+            if environment.get(TAG) == self._tag:
+                return environment.get(ROLE, "")
+        with contextlib.suppress(OSError):
+            if (sid := os.getsid(pid)) in self._sessions:
+                return self._sessions[sid]
+        return "" if self._exclusive else None
+
+    def of(self, part: str, *, alone: bool) -> dict[int, psutil.Process]:
+        """The living processes of a part, by pid; of all where it is empty.
+
+        Args:
+            part: which.
+            alone: no other part runs, so what is of no known part is of this one.
+        """
+        return {
+            pid: process
+            for pid, (process, of) in self._known.items()
+            if (not part or of == part or (alone and not of)) and _lives(process)
+        }
+
+
 def _lives(process: psutil.Process) -> bool:
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
@@ -99,6 +255,7 @@ def sweep(
     *,
     role: str = "",
     spare: Iterable[int] = (),
+    also: Callable[[], dict[int, psutil.Process]] = dict,
 ) -> int:
     """Kill all processes of an instance; returns how many there were.
 
@@ -110,12 +267,13 @@ def sweep(
         roots: as for `find`.
         role: as for `find`.
         spare: pids that stay.
+        also: more of the instance's processes, by pid; asked in every round.
     """
-    spared = set(spare)
+    spared = {*spare, os.getpid()}
     roots = list(roots)
     known: dict[int, psutil.Process] = {}
     for _ in range(_ROUNDS):
-        found = find(tag, roots, role=role)
+        found = find(tag, roots, role=role) | also()
         new = {p: q for p, q in found.items() if p not in known and p not in spared}
         if not new:
             break
@@ -138,19 +296,43 @@ def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None
 
 def main() -> int:
     """Wait for the launcher's end, then sweep."""
-    tag = sys.argv[1]
+    tag, launcher = sys.argv[1], os.getppid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    kin = Kin(launcher, tag) if sys.argv[2:] == ["all"] else None
     roots: dict[int, float] = {}
-    for line in sys.stdin:
-        with contextlib.suppress(ValueError, IndexError):
-            word, pid, *rest = line.split()
-            if word == "watch":
-                roots[int(pid)] = float(rest[0])
-            elif word == "forget":
-                roots.pop(int(pid), None)
-    sweep(tag, roots.items())
+    rest = b""
+    while True:
+        if not select.select([0], [], [], LOOK_INTERVAL)[0]:
+            if kin is not None and os.getppid() == launcher:
+                kin.look(spare={os.getpid()})
+            continue
+        data = os.read(0, 1 << 16)
+        if not data:
+            break
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            _note(line.decode(errors="replace"), roots)
+    seen = kin.of("", alone=True) if kin is not None else {}
+
+    def family() -> dict[int, psutil.Process]:
+        found = {pid: process for pid, process in seen.items() if _lives(process)}
+        for process in list(found.values()):
+            with contextlib.suppress(psutil.Error):
+                found |= {child.pid: child for child in process.children(recursive=True)}
+        return found
+
+    sweep(tag, roots.items(), also=family)
     return 0
+
+
+def _note(line: str, roots: dict[int, float]) -> None:
+    with contextlib.suppress(ValueError, IndexError):
+        word, pid, *rest = line.split()
+        if word == "watch":
+            roots[int(pid)] = float(rest[0])
+        elif word == "forget":
+            roots.pop(int(pid), None)
 
 
 if __name__ == "__main__":

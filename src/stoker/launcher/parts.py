@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
+import psutil
+
 from stoker.launcher import environment, guardian
 from stoker.launcher.guard import Guard
 from stoker.launcher.logfiles import RotatingLog
@@ -36,11 +38,13 @@ class Parts:
         directory: Path,
         manifest: InstanceManifest,
         guard: Guard,
+        kin: guardian.Kin,
         on_exit: Callable[[], None],
     ) -> None:
         self._directory = directory
         self._manifest = manifest
         self._guard = guard
+        self._kin = kin
         self._on_exit = on_exit
         self._tag = tag(manifest.instance_id, directory)
         size = manifest.supervision.log_bytes
@@ -245,7 +249,7 @@ class Parts:
         child = self._children.pop(role, None)
         if child is None:
             return
-        await asyncio.to_thread(guardian.sweep, self._tag, [child.root], role=role)
+        await self._sweep(role, [child.root], alone=not self._children)
         await child.wait(2.0)
         child.close()
         self._guard.forget(child.pid)
@@ -260,7 +264,28 @@ class Parts:
         await self.clear("setup")
         await self.clear("worker")
         await self.clear("model")
-        await asyncio.to_thread(guardian.sweep, self._tag, spare=self._guard.pids())
+        await self._sweep("", [], alone=True)
+
+    async def look(self) -> None:
+        """See which processes there are, so that each is known when it loses its parent."""
+        await asyncio.to_thread(self._kin.look, self._roots(), self._guard.pids())
+
+    def _roots(self) -> dict[int, str]:
+        return {child.pid: role for role, child in self._children.items()}
+
+    async def _sweep(
+        self, part: Role | Literal[""], roots: list[tuple[int, float]], *, alone: bool
+    ) -> None:
+        first = self._roots() | {pid: part for pid, _ in roots}
+        guards = self._guard.pids()
+
+        def family() -> dict[int, psutil.Process]:
+            self._kin.look(first, guards)
+            return self._kin.of(part, alone=alone)
+
+        await asyncio.to_thread(
+            guardian.sweep, self._tag, roots, role=part, spare=guards, also=family
+        )
 
     def close(self) -> None:
         """Close the logs."""

@@ -9,10 +9,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import signal
+from collections.abc import Callable
 
 import psutil
 
-_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h, as is the next
+_PR_SET_CHILD_SUBREAPER = 36
+
+_PASSED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def adopt_orphans() -> bool:
@@ -22,6 +27,53 @@ def adopt_orphans() -> bool:
         return bool(libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
     except (OSError, AttributeError):
         return False
+
+
+def children() -> set[int]:
+    """Pids of this process's children."""
+    return {child.pid for child in psutil.Process().children()}
+
+
+def run_apart(work: Callable[[], int]) -> int:
+    """Do `work` in a process all of whose descendants are its own; returns its exit code.
+
+    That is this process, unless it has children already (a script put jobs in the background and
+    then became us by ``exec``), or is the first process of a machine or container, which adopts
+    everybody's orphans. Then it is a child in a session of its own, and this process passes
+    signals on and collects orphans. The child is told to stop when this process is killed.
+    """
+    if os.getpid() != 1 and not children():
+        return work()
+    parent = os.getpid()
+    passed = [n for n in _PASSED if signal.getsignal(n) is not signal.SIG_IGN]
+    signal.pthread_sigmask(signal.SIG_BLOCK, [*passed, signal.SIGCHLD])
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        _end_with_parent(parent)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [*passed, signal.SIGCHLD])
+        return work()
+    while True:
+        number = signal.sigwait([*passed, signal.SIGCHLD])
+        if number != signal.SIGCHLD:
+            os.kill(child, number)
+            continue
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                if ended[0] == child:
+                    return _shell_code(os.waitstatus_to_exitcode(ended[1]))
+
+
+def _shell_code(code: int) -> int:
+    """An exit code as a shell gives it: 128 and the signal, where one killed the process."""
+    return code if code >= 0 else 128 - code
+
+
+def _end_with_parent(parent: int) -> None:
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    if os.getppid() != parent:  # it was killed before the line above
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def reap_orphans(own: set[int]) -> int:

@@ -18,6 +18,7 @@ from stoker.launcher.files import FileLock
 from stoker.launcher.manifest import InstanceManifest
 from stoker.launcher.ownlog import LAUNCHER_LOG, OwnLog
 from stoker.launcher.reading import manifest_path, read_manifest
+from stoker.launcher.reap import run_apart
 from stoker.launcher.state import LOCK, launcher_of, myself
 from stoker.launcher.supervisor import Supervisor
 
@@ -83,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     level = os.environ.get(LOG_LEVEL, "").lower()
     try:
         logs.configure(stream=stream, level=level if level in logs.LEVELS else "info")
-        return launch(Path(arguments[0]))
+        return run_apart(lambda: launch(Path(arguments[0])))
     except ConfigError as error:
         print(f"launcher: error: {error}", file=sys.stderr)
         return EXIT_MISTAKE

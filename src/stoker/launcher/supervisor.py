@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import time
 from collections.abc import Callable, Coroutine
@@ -33,7 +34,7 @@ from stoker.launcher.machine import Sampler
 from stoker.launcher.manifest import InstanceManifest, tag
 from stoker.launcher.parts import Parts
 from stoker.launcher.preparing import Preparation, SetupError, make_directories
-from stoker.launcher.reap import adopt_orphans, reap_orphans
+from stoker.launcher.reap import adopt_orphans, children, reap_orphans
 from stoker.launcher.state import InstanceState, myself, read_state, write_state
 from stoker.launcher.watch import HealthJudge, OwnerWatch
 from stoker.logs import get_logger
@@ -44,7 +45,7 @@ BOOT_CHECK_INTERVAL = 0.1
 """Seconds between health checks until the first good one."""
 
 OWNER_CHECK_INTERVAL = 5.0
-REAP_INTERVAL = 5.0
+REAP_INTERVAL = 2.0
 MAX_TICK = 1.0
 """Longest sleep of the loop, seconds; whatever happens to a child wakes it at once."""
 
@@ -85,8 +86,14 @@ class Supervisor:
         self._life = Lifecycle(backoff, max_restarts=manifest.max_restarts)
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
-        self._guard = Guard(manifest, directory, self._wake.set)
-        self._parts = Parts(directory, manifest, self._guard, self._wake.set)
+        # What this process has for children before it started any is not the instance's, and the
+        # first process of a machine or container adopts everybody's orphans.
+        foreign = children()
+        exclusive = not foreign and os.getpid() != 1
+        mark = tag(manifest.instance_id, directory)
+        kin = guardian.Kin(os.getpid(), mark, foreign=foreign, exclusive=exclusive)
+        self._guard = Guard(manifest, directory, self._wake.set, exclusive=exclusive)
+        self._parts = Parts(directory, manifest, self._guard, kin, self._wake.set)
         self._certificates = CertificateKeeper(directory, manifest, wall=wall)
         self._preparation = Preparation(
             directory, manifest, self._parts, self._certificates, wall=wall
@@ -162,6 +169,7 @@ class Supervisor:
                     return
             if now >= next_reap:
                 next_reap = now + REAP_INTERVAL
+                await self._parts.look()
                 reap_orphans(self._parts.pids() | self._sampler.pids())
             self._tell_dropped()
             self._save()
