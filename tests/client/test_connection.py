@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import ssl
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +124,58 @@ def test_without_httpx_the_import_says_what_to_install() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert "pip install 'stoker[client]'" in done.stderr.splitlines()[-1]
+
+
+class Proxy:
+    """A proxy that refuses, and records what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.url = ""
+
+    async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        self.asked.append(head.decode("latin-1"))
+        writer.write(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+
+@pytest.fixture
+async def proxy() -> AsyncIterator[Proxy]:
+    made = Proxy()
+    server = await asyncio.start_server(made.take, "127.0.0.1", 0)
+    made.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server:
+        yield made
+
+
+OTHERS = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"]
+
+
+@pytest.mark.parametrize("value", ["", "socks5://127.0.0.1:9", "127.0.0.1:9", "http://[x"])
+async def test_no_call_goes_through_a_proxy_that_is_meant_for_others(
+    system: Any, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    for name in OTHERS:
+        monkeypatch.setenv(name, value or proxy.url)
+    monkeypatch.setenv("NO_PROXY", "[::1],fd00::/8")
+    async with Client(system.url, KEY) as client:
+        assert (await client.request("llm", "/x", {})).status == 200
+    async with Client("http://stoker.invalid:1", KEY) as client:
+        with pytest.raises(StokerError, match="cannot be reached"):
+            await client.call("GET", "/x")
+    assert proxy.asked == []
+
+
+async def test_the_proxy_that_is_asked_for_gets_calls_to_other_machines_alone(
+    system: Any, proxy: Proxy
+) -> None:
+    system.targets = ["http://worker.invalid:1"]
+    async with Client(system.url, KEY, proxy=proxy.url) as client:
+        with pytest.raises(RequestFailedError) as caught:
+            await client.request("llm", "/x", {}, timeout=5)
+    assert caught.value.status == 403
+    (asked,) = proxy.asked
+    assert asked.startswith("POST http://worker.invalid:1/x HTTP/1.1")
+    assert KEY not in asked

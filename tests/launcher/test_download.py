@@ -151,3 +151,21 @@ def test_as_a_program_it_says_in_one_line_what_is_wrong(
     if code:
         (line,) = done.stderr.splitlines()
         assert line.startswith("download: error: the content has sha256")
+
+
+def test_no_download_goes_through_a_proxy_that_is_meant_for_others(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, url)
+    with pytest.raises(DownloadError, match="cannot be reached"):
+        fetch("http://files.invalid/file", HASH, tmp_path / "weights")
+    assert Files.seen == []
+
+
+def test_the_proxy_that_is_asked_for_gets_downloads_from_other_machines_alone(
+    url: str, tmp_path: Path
+) -> None:
+    fetch(f"{url}/file", HASH, tmp_path / "direct", proxy="http://127.0.0.1:9")
+    fetch("http://files.invalid/file", HASH, tmp_path / "weights", proxy=url)
+    assert Files.seen[-1]["path"] == "http://files.invalid/file"

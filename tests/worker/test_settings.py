@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from stoker.errors import ConfigError
-from stoker.worker.settings import SocketOptions, WorkerSettings, is_loopback
+from stoker.network import is_loopback
+from stoker.worker.settings import SocketOptions, WorkerSettings
 
 SECURED = {
     "CONTAINER_ID": "7",

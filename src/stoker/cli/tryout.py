@@ -106,7 +106,7 @@ def loopback(host: str) -> str:
     Raises:
         ConfigError: others can.
     """
-    from stoker.worker.settings import is_loopback
+    from stoker.network import is_loopback
 
     if not is_loopback(host):
         raise ConfigError(

@@ -13,6 +13,7 @@ import msgspec
 
 from stoker.client.errors import RequestFailedError, UnauthorizedError
 from stoker.errors import StokerError
+from stoker.network import checked_proxy, proxy_for, proxy_of
 
 CONNECT_TIMEOUT = 5.0
 """Seconds to establish a connection."""
@@ -37,6 +38,7 @@ class Connection:
         *,
         worker_ca: Authority | None = None,
         verify: ssl.SSLContext | bool = True,
+        proxy: str | None = None,
     ) -> None:
         """Nothing is connected before the first call.
 
@@ -46,9 +48,11 @@ class Connection:
             worker_ca: who certifies the workers: a PEM file, PEM bytes, or a whole TLS context.
                 Default: asked of the control plane at the first worker that speaks TLS.
             verify: how the control plane's own certificate is verified.
+            proxy: URL of an HTTP proxy for calls to other machines; empty: none. Default: what
+                ``STOKER_PROXY`` says. Nothing else is asked (see `stoker.network`).
 
         Raises:
-            StokerError: when the URL or the key can't be one.
+            StokerError: when the URL, the key or the proxy can't be one.
         """
         parsed = _parse(url)
         if not api_key or not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
@@ -57,8 +61,14 @@ class Connection:
         self._authorization = {"authorization": f"Bearer {api_key}"}
         self._authority = worker_ca
         # Over plain HTTP no certificate is looked at; loading the system's takes 20 ms.
-        self._verify = verify if parsed.scheme == "https" else _trust_nobody()
-        self._clients: dict[str, httpx.AsyncClient] = {}
+        if parsed.scheme != "https":
+            verify = _trust_nobody()
+        elif verify is True:
+            verify = httpx.create_ssl_context()
+        self._verify = verify
+        self._proxy = proxy_of(os.environ) if proxy is None else checked_proxy(proxy, "proxy")
+        self._clients: dict[tuple[str, str | None], httpx.AsyncClient] = {}
+        self._worker_tls: ssl.SSLContext | None = None
         self._lock = asyncio.Lock()
         self._closed = False
         self.answered = False
@@ -111,7 +121,7 @@ class Connection:
             content = msgspec.json.encode(body)
             headers["content-type"] = "application/json"
         query = {name: value for name, value in (params or {}).items() if value is not None}
-        client = self._client("control", self._verify)
+        client = self._client("control", self._verify, self.url)
         try:
             async with asyncio.timeout(timeout):
                 response = await client.request(
@@ -139,11 +149,11 @@ class Connection:
     async def worker_client(self, url: str) -> httpx.AsyncClient:
         """The pool for requests to a worker at `url`."""
         if not url.startswith("https:"):
-            return self._client("plain", _trust_nobody())
+            return self._client("plain", _trust_nobody(), url)
         async with self._lock:
-            if "secure" not in self._clients:
-                return self._client("secure", await self._worker_context())
-            return self._clients["secure"]
+            if self._worker_tls is None:
+                self._worker_tls = await self._worker_context()
+        return self._client("secure", self._worker_tls, url)
 
     async def _worker_context(self) -> ssl.SSLContext:
         authority = self._authority
@@ -167,7 +177,7 @@ class Connection:
         return context
 
     async def _fetch_authority(self) -> str | None:
-        client = self._client("control", self._verify)
+        client = self._client("control", self._verify, self.url)
         try:
             response = await client.get(f"{self.url}/static/stoker_root.cer", timeout=CALL_TIMEOUT)
         except httpx.HTTPError as error:
@@ -177,14 +187,18 @@ class Connection:
         # A control plane without its own authority: the system's are all that there is.
         return response.text if response.status_code == 200 else None
 
-    def _client(self, name: str, verify: ssl.SSLContext | bool) -> httpx.AsyncClient:
+    def _client(self, name: str, verify: ssl.SSLContext | bool, url: str) -> httpx.AsyncClient:
+        """The pool of that name for calls to `url`, with or without the proxy."""
         if self._closed:
             raise StokerError("the client is closed")
-        if name not in self._clients:
-            self._clients[name] = httpx.AsyncClient(
-                verify=verify, limits=_LIMITS, follow_redirects=False
+        proxy = proxy_for(httpx.URL(url).host, self._proxy)
+        key = (name, proxy)
+        if key not in self._clients:
+            # trust_env would read proxies for others, and passwords out of ~/.netrc.
+            self._clients[key] = httpx.AsyncClient(
+                verify=verify, limits=_LIMITS, follow_redirects=False, trust_env=False, proxy=proxy
             )
-        return self._clients[name]
+        return self._clients[key]
 
 
 def failure(status: int, content: bytes) -> RequestFailedError:

@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from stoker.errors import ConfigError
 from stoker.launcher.steps import DOWNLOAD
+from stoker.network import is_this_machine, proxy_of
 
 SOCKET_TIMEOUT = 60.0
 """Seconds without a byte after which a connection is given up."""
@@ -35,7 +37,7 @@ class DownloadError(Exception):
     """The file cannot be had; the text says why."""
 
 
-def fetch(url: str, sha256: str, destination: Path, *, token: str = "") -> None:
+def fetch(url: str, sha256: str, destination: Path, *, token: str = "", proxy: str = "") -> None:
     """Bring the file to `destination`; nothing is fetched when it is there already.
 
     Args:
@@ -43,6 +45,8 @@ def fetch(url: str, sha256: str, destination: Path, *, token: str = "") -> None:
         sha256: of the content, lower-case hexadecimal.
         destination: its directory is made when missing.
         token: sent as a bearer token to the URL's host, and to no other that it redirects to.
+        proxy: URL of the proxy for hosts other than this machine; empty: none, whatever the
+            environment says to others.
 
     Raises:
         DownloadError: it cannot be had, or its content is another one.
@@ -54,7 +58,7 @@ def fetch(url: str, sha256: str, destination: Path, *, token: str = "") -> None:
     destination.parent.mkdir(parents=True, exist_ok=True)
     part = destination.with_name(f"{destination.name}.part")
     have = part.stat().st_size if part.is_file() else 0
-    with _open(url, token, have) as answer:
+    with _open(url, token, have, proxy) as answer:
         # A server that does not go on in the middle begins anew, with another status.
         resumed = have > 0 and getattr(answer, "status", None) == http.client.PARTIAL_CONTENT
         digest = _digest(part) if resumed else hashlib.sha256()
@@ -72,7 +76,23 @@ def fetch(url: str, sha256: str, destination: Path, *, token: str = "") -> None:
     print(f"{destination} is complete")
 
 
-def _open(url: str, token: str, have: int) -> Any:
+class _Proxy(urllib.request.ProxyHandler):
+    """Sends what is for other machines through the proxy that was asked for, if one was.
+
+    With an empty table urllib's own handler reads no variable of the environment.
+    """
+
+    def __init__(self, proxy: str) -> None:
+        super().__init__({"http": proxy, "https": proxy} if proxy else {})
+
+    def proxy_open(self, req: Any, proxy: str, type: str) -> Any:  # noqa: A002
+        """See urllib; called for each host, also those that a server redirects to."""
+        if is_this_machine(urlsplit(req.full_url).hostname or ""):
+            return None
+        return super().proxy_open(req, proxy, type)
+
+
+def _open(url: str, token: str, have: int, proxy: str = "") -> Any:
     shown = _shown(url)
     request = urllib.request.Request(url, headers={"User-Agent": "stoker"})  # noqa: S310
     if have:
@@ -82,10 +102,10 @@ def _open(url: str, token: str, have: int) -> Any:
         request.add_unredirected_header("Authorization", f"Bearer {token}")
     print(f"fetching {shown}" + (f" from byte {have}" if have else ""))
     try:
-        return urllib.request.urlopen(request, timeout=SOCKET_TIMEOUT)  # noqa: S310
+        return urllib.request.build_opener(_Proxy(proxy)).open(request, timeout=SOCKET_TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and have:
-            return _open(url, token, 0)
+            return _open(url, token, 0, proxy)
         hint = " (it asks for a token: see token_env)" if error.code in (401, 403) else ""
         raise DownloadError(f"{shown} answered {error.code} {error.reason}{hint}") from None
     except urllib.error.URLError as error:
@@ -136,8 +156,14 @@ def main() -> int:
         return 1
     token = os.environ.get(order["token_env"], "") if order["token_env"] else ""
     try:
-        fetch(order["url"], order["sha256"], Path(order["destination"]), token=token)
-    except DownloadError as error:
+        fetch(
+            order["url"],
+            order["sha256"],
+            Path(order["destination"]),
+            token=token,
+            proxy=proxy_of(os.environ),
+        )
+    except (DownloadError, ConfigError) as error:
         print(f"download: error: {error}", file=sys.stderr)
     except OSError as error:
         print(f"download: error: cannot write: {error}", file=sys.stderr)

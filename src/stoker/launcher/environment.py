@@ -20,6 +20,7 @@ from stoker.launcher.manifest import InstanceManifest, tag
 from stoker.launcher.ownlog import LAUNCHER_LOG
 from stoker.launcher.steps import fill
 from stoker.logs import LOG_FORMAT
+from stoker.network import PROXY
 
 MODEL_HOST = "127.0.0.1"
 LOG_LEVEL = "STOKER_LOG_LEVEL"
@@ -115,7 +116,8 @@ def setup_environment(
     manifest: InstanceManifest, directory: Path, environ: Mapping[str, str]
 ) -> dict[str, str]:
     """Environment of the steps before the start; the worker's secret is not in it."""
-    return {**inherited(environ), **manifest.env, **_marks(manifest, directory, "setup")}
+    proxy = {PROXY: environ[PROXY]} if environ.get(PROXY) else {}
+    return {**inherited(environ), **proxy, **manifest.env, **_marks(manifest, directory, "setup")}
 
 
 def model_environment(

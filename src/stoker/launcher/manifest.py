@@ -140,7 +140,7 @@ class InstanceManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
             if not 0 <= getattr(self, name) <= 65535:
                 raise ConfigError(name, "must be from 1 to 65535, or 0")
         if self.unsecured:
-            from stoker.worker.settings import is_loopback  # late: few instances need it
+            from stoker.network import is_loopback  # late: few instances need it
 
             if not is_loopback(self.host):
                 raise ConfigError(

@@ -45,7 +45,13 @@ SPARE_GRACE = 10.0
 
 _ID = re.compile(r"local-\d{1,19}")
 _SECRET = re.compile(r"STOKER_.*|.*(?:API_?KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS)", re.I)
-_NEEDED = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "STOKER_LOG_LEVEL", "STOKER_LOG_FORMAT"}
+_NEEDED = {
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "STOKER_LOG_LEVEL",
+    "STOKER_LOG_FORMAT",
+    "STOKER_PROXY",
+}
 """What is passed on all the same; a model server's weights may be behind the first two."""
 
 

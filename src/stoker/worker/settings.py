@@ -5,7 +5,6 @@ The names are those of the existing protocol; the ones that begin with ``STOKER_
 
 from __future__ import annotations
 
-import ipaddress
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from stoker.errors import ConfigError
+from stoker.network import is_loopback
 
 DEFAULT_PORT = 3000
 DEFAULT_CERTIFICATE = "/etc/instance.crt"
@@ -196,16 +196,6 @@ class SocketOptions:
 
 
 _SOCKET_OPTIONS: dict[str, type] = {"backlog": int, "reuse_address": bool, "reuse_port": bool}
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a socket bound to `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _flag(environ: Mapping[str, str], name: str) -> bool:

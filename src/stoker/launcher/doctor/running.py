@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import ssl
 import time
 from collections.abc import Iterable
@@ -22,6 +21,7 @@ from stoker.launcher.files import is_locked
 from stoker.launcher.guardian import find
 from stoker.launcher.lifecycle import Phase
 from stoker.launcher.manifest import tag
+from stoker.network import is_loopback
 
 ASK_TIMEOUT = 4.0
 LONG_LOAD = 900.0
@@ -196,16 +196,18 @@ async def address(patient: Patient) -> list[Finding]:
     wanted, state = patient.manifest, patient.state
     if wanted is None:
         return []
-    host = wanted.public_host.strip("[]")
+    # Without authentication it listens on loopback, is given to nobody, and reports to nobody.
+    host = (wanted.host if wanted.unsecured else wanted.public_host).strip("[]")
     found = []
-    away = [a for a in wanted.report_addr.split(",") if not _loopback(urlsplit(a).hostname or "")]
-    if _loopback(host) and away and not patient.anonymous:
+    planes = [urlsplit(address.strip()).hostname for address in wanted.report_addr.split(",")]
+    away = [plane for plane in planes if plane and not is_loopback(plane)]
+    if is_loopback(host) and away and not wanted.unsecured and not patient.anonymous:
         text = "its public address is this machine's own, while its control plane is elsewhere"
         remedy = "set public_host (PUBLIC_IPADDR) to the address that clients reach"
         found.append(Finding("address", "warning", text, remedy))
     if state is None or patient.phase is not Phase.RUNNING or not state.worker_pid:
         return found
-    port = wanted.public_port or state.worker_port
+    port = (not wanted.unsecured and wanted.public_port) or state.worker_port
     try:
         async with asyncio.timeout(3.0):
             _, writer = await asyncio.open_connection(host, port)
@@ -220,13 +222,6 @@ async def address(patient: Patient) -> list[Finding]:
             await writer.wait_closed()
         found.append(Finding("address", "ok", f"{host}:{port} can be reached from this machine"))
     return found
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def owner(patient: Patient) -> Iterable[Finding]:
