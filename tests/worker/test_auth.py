@@ -19,6 +19,7 @@ URL = "http://203.0.113.9:41234"
 def gate(mode: Mode = Mode.UNDECIDED) -> Gate:
     made = Gate(mtoken="secret", worker_id=7, boot_id="boot", mode=mode)
     made.url = URL + "/"
+    made.clock_offset = 0.0
     return made
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
 
 from stoker.http import Exchange, Response
-from stoker.worker.reporting import TRIES, Pace, _reason
+from stoker.wire import WorkerStatus
+from stoker.worker.auth import Gate, Mode
+from stoker.worker.metering import Meter
+from stoker.worker.reporting import TRIES, Pace, Reporter, _reason
 
 Worker = Any
 Model = Any
@@ -51,6 +55,48 @@ async def test_a_refused_report_is_in_the_log_with_its_reason(
     control.answer_with(refuse)
     await control.until(lambda: control.attempts > before + TRIES)
     assert "url: must be http(s)://host:port" in "".join(capfd.readouterr())
+
+
+def clocked() -> tuple[Reporter, Gate]:
+    gate = Gate(mtoken="secret", worker_id=7, boot_id="boot")
+    return Reporter((), Meter(), gate, lambda _figures: WorkerStatus(7)), gate
+
+
+@pytest.mark.parametrize("unix", [60.0, 1.8e9, 4e9])
+async def test_the_control_planes_clock_is_believed_however_far_it_is_off(unix: float) -> None:
+    reporter, gate = clocked()
+    await reporter._learn("http://a", b'{"now": %f, "tickets": true}' % unix, 1000.0, 1000.5)
+    assert gate.clock_offset == unix - 1000.25
+
+
+@pytest.mark.parametrize("body", [b'{"now": -5, "tickets": true}', b'{"now": 1e400}', b"no"])
+async def test_a_time_that_is_none_changes_nothing(body: bytes) -> None:
+    reporter, gate = clocked()
+    gate.mode = Mode.TICKETS
+    before = gate.clock_offset
+    await reporter._learn("http://a", body, 1000.0, 1000.5)
+    assert gate.clock_offset == before
+
+
+async def test_a_slow_answer_tells_the_time_only_when_nothing_better_is_known() -> None:
+    reporter, gate = clocked()
+    await reporter._learn("http://a", b'{"now": 5000, "tickets": true}', 1000.0, 1000.2)
+    good = gate.clock_offset
+    await reporter._learn("http://a", b'{"now": 5014, "tickets": true}', 1010.0, 1014.0)
+    assert gate.clock_offset == good
+    await reporter._learn("http://a", b'{"now": 5104, "tickets": true}', 1100.0, 1104.0)
+    assert gate.clock_offset == 5104 - 1102
+
+
+async def test_requests_that_finished_are_told_with_unix_times(
+    worker: Worker, control: Control
+) -> None:
+    before = time.time()
+    await worker.post()
+    await control.until(lambda: control.finished)
+    (told,) = control.finished
+    moments = (told.entered_queue_at, told.work_started_at, told.work_completed_at)
+    assert before - 1 <= moments[0] <= moments[1] <= moments[2] <= time.time() + 1
 
 
 async def test_a_worker_reports_who_it_is_and_how_it_is(worker: Worker, control: Control) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from stoker.http import Response, fetch
 from stoker.wire import encode
+from stoker.worker import session_calls
 
 Worker = Any  # the fixtures of conftest.py, which cannot be imported
 Model = Any
@@ -81,7 +82,7 @@ async def test_each_request_puts_the_end_off(worker: Worker) -> None:
     session = await opened(worker, lifetime=60)
     before = (await session.call("get")).json()["expiration"]
     await session.post()
-    assert (await session.call("get")).json()["expiration"] == before + 60
+    assert (await session.call("get")).json()["expiration"] == pytest.approx(before + 60, abs=1)
 
 
 async def test_another_proof_does_not_get_into_a_session(worker: Worker) -> None:
@@ -147,11 +148,29 @@ async def test_its_end_cancels_what_runs_and_what_waits(
 async def test_what_expires_is_ended(worker: Worker, model: Model) -> None:
     session = await opened(worker, lifetime=60, on_close_route="/bye")
     calls = worker.running._app.sessions
-    calls.sweep(time.time() + 59)
+    calls.sweep(time.monotonic() + 59)
     assert (await session.call("health")).json() == {"ok": True}
-    calls.sweep(time.time() + 61)
+    calls.sweep(time.monotonic() + 61)
     assert (await session.call("health")).json() == {"ok": False}
     await model.until(lambda: model.bodies("/bye"))
+
+
+@pytest.mark.parametrize("step", [3600.0, -3600.0])
+async def test_a_step_of_the_wall_clock_neither_ends_nor_prolongs_a_session(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
+    session = await opened(worker, lifetime=60)
+    real = time.time
+    monkeypatch.setattr(session_calls, "time", lambda: real() + step)
+    monkeypatch.setattr(time, "time", lambda: real() + step)
+    calls = worker.running._app.sessions
+    calls.sweep(time.monotonic() + 59)
+    assert (await session.call("health")).json() == {"ok": True}
+    # What a client is told is the time of day at which it ends, by the clock as it stands now.
+    left = (await session.call("get")).json()["expiration"] - time.time()
+    assert 0 < left <= 60
+    calls.sweep(time.monotonic() + 61)
+    assert (await session.call("health")).json() == {"ok": False}
 
 
 async def test_no_more_than_max_sessions_are_open(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
-from time import monotonic, time
+from time import monotonic
 from typing import Any
 
 from stoker import logs
@@ -144,7 +144,7 @@ class WorkerApp:
         except InvalidMessageError as error:
             self.invalid(exchange, error)
             return
-        now = time()
+        now = monotonic()
         auth = envelope.auth_data
         job: Job
         session: Session[Job] | None = None
@@ -177,7 +177,7 @@ class WorkerApp:
     def _take_other(self, exchange: Exchange, route: Route | None) -> None:
         direct = self.direct.wants(exchange, route)
         if direct is not None:
-            self.direct.take(exchange, direct, time())
+            self.direct.take(exchange, direct, monotonic())
         elif route is not None and exchange.method == "POST":
             self._take_envelope(exchange, route)
         else:
@@ -308,7 +308,7 @@ class WorkerApp:
         """A job is over: count it, and start those that waited for its place."""
         if job.gone:
             return
-        now = time()
+        now = monotonic()
         figures = job.route.figures
         figures.answered(http_status)
         if job.working:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from enum import Enum
+from time import monotonic, time
 from typing import Any
 
 import msgspec
@@ -55,14 +56,16 @@ class Gate:
     Attributes:
         mode: see the rules above.
         url: the worker's own public URL, which a signature must name.
-        clock_offset: control plane's clock less ours, seconds.
+        clock_offset: the control plane's Unix time less our monotonic clock, seconds. A step of our
+            wall clock changes neither.
     """
 
     def __init__(
         self, *, mtoken: str, worker_id: int, boot_id: str, mode: Mode = Mode.UNDECIDED
     ) -> None:
         self.mode = mode
-        self.clock_offset = 0.0
+        # Until the control plane tells its own time, this machine's is all that is known.
+        self.clock_offset = time() - monotonic()
         self._url = ""
         self._tickets = TicketVerifier(mtoken.encode(), worker_id, boot_id)
         self._signatures: SignatureVerifier | None = None
@@ -163,7 +166,7 @@ class Gate:
 
         Args:
             auth: what the request shows.
-            now: our own Unix time, seconds.
+            now: seconds of our monotonic clock.
 
         Raises:
             TicketError: it is not authorised.

@@ -126,7 +126,7 @@ class Job(Place, RelayObserver):
         session: that it belongs to, if any.
         estimate: load units that were expected when it came; `load` is what is left of them.
         served: load units that are known to be served.
-        entered_queue_at: Unix time.
+        entered_queue_at: seconds of the worker's monotonic clock.
         work_started_at: Unix time; None: it has not started.
         arrived: when it came, by the monotonic clock.
         started: when it went to the model server, by the monotonic clock.

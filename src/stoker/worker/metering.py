@@ -57,8 +57,8 @@ class Metered(Protocol):
         estimate: load units that were expected when it came.
         served: load units that are known to be served.
         silent: the router is not told of it (a request within a session).
-        entered_queue_at: Unix time.
-        work_started_at: Unix time; None: it did not start.
+        entered_queue_at: seconds of the worker's monotonic clock.
+        work_started_at: likewise; None: it did not start.
     """
 
     request_idx: int
@@ -138,7 +138,7 @@ class Meter:
         Args:
             request: the one that was `accepted`.
             status: ``Success``, ``Error`` or ``Cancelled``.
-            now: Unix time.
+            now: seconds of the worker's monotonic clock.
             actual: its load as it turned out; None: as estimated.
         """
         live = self._live
@@ -208,7 +208,10 @@ class Meter:
         self._received += figures.received
 
     def take_finished(self) -> list[FinishedRequest]:
-        """Take the oldest finished requests, `MAX_BATCH` at most, to tell of them."""
+        """Take the oldest finished requests, `MAX_BATCH` at most, to tell of them.
+
+        Their times are those of the worker's monotonic clock.
+        """
         count = min(len(self._finished), MAX_BATCH)
         return [self._finished.popleft() for _ in range(count)]
 

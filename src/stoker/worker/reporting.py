@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ import msgspec
 from stoker import logs
 from stoker.errors import InvalidMessageError
 from stoker.http import Origin, Response, UpstreamError, UpstreamPool, fetch
-from stoker.wire import DeleteRequests, WorkerStatus, encode
+from stoker.wire import DeleteRequests, FinishedRequest, WorkerStatus, encode
 from stoker.worker.auth import Gate, Mode
 from stoker.worker.metering import Figures, Meter
 
@@ -33,8 +34,14 @@ TRIES = 3
 KEEP_ALIVE = 15.0
 """Seconds for which a connection waits for the next report; quiet ones are 10 s apart."""
 
-MAX_CLOCK_OFFSET = 10 * 366 * 86_400.0
-"""A control plane's clock further off than that is not believed, seconds."""
+QUICK_REPLY = 1.0
+"""Seconds within which an answer's time is good: it may be off by half of what the answer took."""
+
+CLOCK_AGE = 60.0
+"""Seconds after which a slow answer's time is better than an old one."""
+
+TOLD_STEP = 2.0
+"""Seconds by which the control plane's clock must have moved to be worth a line in the log."""
 
 _MAX_REPLY = 65_536
 _JSON = [(b"content-type", b"application/json"), (b"accept", b"application/json")]
@@ -63,6 +70,22 @@ class Pace:
     def due(self, *, changed: bool, since_last: float) -> bool:
         """Whether a report goes out now."""
         return since_last >= self.quiet or (changed and since_last >= self.interval)
+
+
+def _with_unix_times(request: FinishedRequest, offset: float) -> FinishedRequest:
+    """The request as the wire has it.
+
+    Args:
+        request: with times of our monotonic clock.
+        offset: Unix time less the monotonic clock, seconds.
+    """
+    moments = (request.entered_queue_at, request.work_started_at, request.work_completed_at)
+    return FinishedRequest(
+        request.request_idx,
+        request.success,
+        request.status,
+        *(None if at is None else at + offset for at in moments),
+    )
 
 
 def _reason(response: Response) -> str:
@@ -109,6 +132,7 @@ class Reporter:
         self.accepted = 0
         self.failed = 0
         self.last_accepted_at = 0.0
+        self._clock_set_at = -math.inf
 
     def wake(self) -> None:
         """Something changed that the control plane should know at once."""
@@ -195,14 +219,14 @@ class Reporter:
 
     async def _post_status(self, address: str, body: bytes) -> str:
         """What went wrong; empty when the report was taken."""
-        sent = time.time()
+        sent = time.monotonic()
         try:
             response = await self._ask(address, "/worker_status/", body)
         except UpstreamError as error:
             return str(error)
         if not 200 <= response.status < 300:
             return f"answered {response.status}{_reason(response)}"
-        await self._learn(address, response.body, sent, time.time())
+        await self._learn(address, response.body, sent, time.monotonic())
         return ""
 
     async def _learn(self, address: str, body: bytes, sent: float, received: float) -> None:
@@ -210,14 +234,24 @@ class Reporter:
             reply = _decode_reply(body)
         except (msgspec.DecodeError, UnicodeDecodeError):
             reply = _Reply()
-        if reply.now > 0.0:
-            offset = reply.now - (sent + received) / 2.0
-            if abs(offset) < MAX_CLOCK_OFFSET:
-                self._gate.clock_offset = offset
+        if 0.0 < reply.now < math.inf:
+            self._set_clock(reply.now, sent, received)
         if reply.tickets:
             self._gate.demand_tickets()
         elif self._gate.mode is Mode.UNDECIDED:
             await self._fetch_key(address)
+
+    def _set_clock(self, unix: float, sent: float, received: float) -> None:
+        """Believe the control plane's clock, whatever ours says: tickets expire by it."""
+        slow = received - sent > QUICK_REPLY
+        if slow and received - self._clock_set_at < CLOCK_AGE:
+            return
+        offset = unix - (sent + received) / 2.0
+        step = offset - self._gate.clock_offset
+        if abs(step) > TOLD_STEP:
+            _log.info("tickets are judged by the control plane's clock", ahead=round(step, 3))
+        self._gate.clock_offset = offset
+        self._clock_set_at = received
 
     async def _fetch_key(self, address: str) -> None:
         try:
@@ -233,7 +267,8 @@ class Reporter:
     async def _send_finished(self, address: str) -> None:
         while batch := self._meter.take_finished():
             status = self._describe(Figures())
-            body = encode(DeleteRequests(status.id, status.mtoken, batch))
+            told = [_with_unix_times(request, time.time() - time.monotonic()) for request in batch]
+            body = encode(DeleteRequests(status.id, status.mtoken, told))
             taken = False
             try:
                 response = await self._ask(address, "/delete_requests/", body)

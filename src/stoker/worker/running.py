@@ -215,7 +215,7 @@ class RunningWorker:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            self._app.sessions.sweep(time.time())
+            self._app.sessions.sweep(time.monotonic())
             self.look_at_capacity(time.monotonic())
 
     def look_at_capacity(self, now: float) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from time import time
+from time import monotonic, time
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -39,6 +39,11 @@ _JSON = [(b"content-type", b"application/json")]
 _log = logs.get_logger("worker")
 _payloads = msgspec.json.Decoder(SessionPayload)
 _calls = msgspec.json.Decoder(SessionCall)
+
+
+def _unix(moment: float) -> float:
+    """Unix seconds of a moment of the monotonic clock, as the wall clock has it now."""
+    return time() + (moment - monotonic())
 
 
 class SessionCalls:
@@ -104,7 +109,7 @@ class SessionCalls:
     # --- the calls
 
     def _create(self, exchange: Exchange) -> None:
-        app, now = self._app, time()
+        app, now = self._app, monotonic()
         if not app.accepting:
             app.not_ready(exchange)
             return
@@ -127,7 +132,7 @@ class SessionCalls:
             return
         session = self._table.open(auth, payload, now)
         app.meter.accepted(session)
-        reply = {"session_id": session.id, "expiration": session.expires}
+        reply = {"session_id": session.id, "expiration": _unix(session.expires)}
         exchange.respond(201, encode(reply))
 
     def _get(self, exchange: Exchange) -> None:
@@ -137,8 +142,8 @@ class SessionCalls:
                 "session_id": session.id,
                 "auth_data": session.auth,
                 "lifetime": session.lifetime,
-                "expiration": session.expires,
-                "created_at": session.created_at,
+                "expiration": _unix(session.expires),
+                "created_at": _unix(session.created_at),
                 "on_close_route": session.on_close_route or None,
                 "on_close_payload": session.on_close_payload or None,
             }
@@ -186,7 +191,7 @@ class SessionCalls:
         for job in list(session.jobs):
             job.abort(410, _ENDED, "Cancelled")
         app = self._app
-        app.meter.ended(session, "Success", time())
+        app.meter.ended(session, "Success", monotonic())
         if session.on_close_route:
             task = asyncio.get_running_loop().create_task(self._call_back(session))
             self._closing.add(task)
@@ -195,7 +200,7 @@ class SessionCalls:
             app.on_idle()
 
     def sweep(self, now: float) -> None:
-        """End what has expired by `now`, Unix time."""
+        """End what has expired by `now`, seconds of the monotonic clock."""
         for session in self._table.due(now):
             _log.info("a session has expired", requests=len(session.jobs))
             self.end(session)

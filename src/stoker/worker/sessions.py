@@ -78,8 +78,8 @@ class Session(Generic[J]):
         id: random, known to its owner alone.
         auth: what it was opened with.
         lifetime: seconds.
-        expires: Unix time.
-        created_at: Unix time.
+        expires: seconds of the worker's monotonic clock.
+        created_at: likewise.
         on_close_route: path at the model server; empty: no callback.
         on_close_payload: of the callback.
         jobs: its requests that run or wait.
@@ -144,7 +144,7 @@ class SessionTable(Generic[J]):
         Args:
             auth: what authorised it.
             payload: one without `SessionPayload.problems`.
-            now: Unix time.
+            now: seconds of the worker's monotonic clock.
         """
         session: Session[J] = Session(
             id=self._make_id(),
