@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from stoker.autoscaler.acting import DRAIN_LIMIT, REPEAT_AFTER
 from stoker.autoscaler.calls import Calls
+from stoker.autoscaler.dayclock import HOLDS
 from stoker.autoscaler.fleet import MAX_ERROR
 from stoker.autoscaler.pace import REPORT_DEADLINE
 from stoker.autoscaler.planning import Plan
@@ -310,12 +311,31 @@ async def test_what_was_learnt_is_there_after_a_restart(house, worker):
 
 
 async def test_what_comes_each_day_is_known_after_a_restart(house, worker):
-    today = house.plane.ticket_time() // DAY * DAY
+    today = house.plane.day_time() // DAY * DAY
     history = house.plane.forecasters[worker.endpoint_id].history
     for night in (today - 2 * DAY, today - DAY):
         history.add(70.0, 1, night, seconds=SLOT)
         history.add(0.0, 0, night + SLOT, seconds=DAY - SLOT)
     await house.reopen()
+    history = house.plane.forecasters[worker.endpoint_id].history
+    assert history.day.recurring(today, today) == pytest.approx(70.0)
+
+
+async def test_a_clock_that_is_set_after_the_start_puts_times_of_day_right(house, worker):
+    right = house.plane.day_time()
+    history = house.plane.forecasters[worker.endpoint_id].history
+    today = right // DAY * DAY
+    for night in (today - 2 * DAY, today - DAY):
+        history.add(70.0, 1, night, seconds=SLOT)
+        history.add(0.0, 0, night + SLOT, seconds=DAY - SLOT)
+    house.clock.jumped = -1_700_000_000.0  # the machine starts without the time
+    await house.reopen()
+    house.clock.jumped = 0.0
+    for _ in range(int(HOLDS) + 2):
+        house.clock.seconds += 1.0
+        await house.report(house.plane.fleet.workers[worker.id])
+        await house.settle(rounds=1)
+    assert house.plane.day_time() == pytest.approx(house.clock.wall())
     history = house.plane.forecasters[worker.endpoint_id].history
     assert history.day.recurring(today, today) == pytest.approx(70.0)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 
 from stoker import wire
 from stoker.autoscaler.asked import Asked
+from stoker.autoscaler.dayclock import DayClock
 from stoker.autoscaler.experience import Experience
 from stoker.autoscaler.fleet import Endpoint, Fleet, Worker
 from stoker.autoscaler.hearing import BEAT
@@ -79,6 +80,9 @@ class ControlPlane(Asked):
         self.journal = Journal(store, self.wall, self._endpoint_name)
         self._numbers = Numbers(wall_clock(), clock())
         self._anchor = wall_clock() - clock()
+        self._day = DayClock(wall_clock(), clock())
+        self._unread: dict[int, str] = {}
+        """What was kept of loads and is no use at the time that it seems to be."""
         self.router = self._new_router()
         self.reconciler = Reconciler(self, planner)
         self.on_assigned: Callable[[Assigned], bool] = lambda _answer: False
@@ -111,12 +115,44 @@ class ControlPlane(Asked):
         return endpoint.name if endpoint else str(endpoint_id)
 
     def ticket_time(self, at: float | None = None) -> float:
-        """Unix seconds for tickets, and for what workers are told of our clock: it never jumps.
+        """Unix seconds for tickets, and for what workers are told of our clock.
+
+        It never jumps, and may be wrong: workers judge tickets by what they are told of it.
 
         Args:
             at: a moment of `now`; None: now.
         """
         return self._anchor + (self._clock() if at is None else at)
+
+    def day_time(self, at: float | None = None) -> float:
+        """Unix seconds for what depends on the time of day: it is put right when it proves wrong.
+
+        Args:
+            at: a moment of `now`; None: now.
+        """
+        return self._day.unix(self._clock() if at is None else at)
+
+    def _look_at_the_clock(self) -> None:
+        step = self._day.look(self._wall_clock(), self._clock())
+        if not step:
+            return
+        log.warning("the clock of this machine was set; times of day follow", seconds=round(step))
+        for forecaster in self.forecasters.values():
+            forecaster.clock_set(step)
+        unread, self._unread = self._unread, {}
+        for endpoint_id, text in unread.items():
+            self._read_forecast(endpoint_id, text)
+
+    def _read_forecast(self, endpoint_id: int, text: str) -> None:
+        """Take up what an earlier process had learnt of an endpoint's load."""
+        if endpoint_id not in self.fleet.endpoints:
+            return
+        forecaster = Forecaster()
+        if forecaster.read(text, self.day_time()):
+            self.forecasters[endpoint_id] = forecaster
+        else:
+            self._unread[endpoint_id] = text
+            log.info("what was kept of a load is too old, or broken", endpoint=endpoint_id)
 
     def _new_router(self) -> Router:
         return Router(
@@ -141,10 +177,7 @@ class ControlPlane(Asked):
             if group_id in self.fleet.groups:
                 self.experience.read(self.fleet.groups[group_id], text, self.moment)
         for endpoint_id, text in (await self.store.read_forecasts()).items():
-            if endpoint_id in self.fleet.endpoints:
-                forecaster = self.forecasters[endpoint_id] = Forecaster()
-                if not forecaster.read(text, self.ticket_time()):
-                    log.info("what was kept of a load is too old, or broken", endpoint=endpoint_id)
+            self._read_forecast(endpoint_id, text)
 
     async def start(self) -> None:
         """Load, and begin to reconcile."""
@@ -187,6 +220,7 @@ class ControlPlane(Asked):
 
     async def step(self) -> None:
         """One round: observe, decide, act, write down."""
+        self._look_at_the_clock()
         try:
             await self.reconciler.step(self.now())
         finally:
@@ -357,6 +391,7 @@ class ControlPlane(Asked):
             self.router.remove_endpoint(endpoint_id, now)
             self.recordings.forget(endpoint_id)
             self.forecasters.pop(endpoint_id, None)
+            self._unread.pop(endpoint_id, None)
         for group in groups:
             former = self.fleet.groups.get(group.id, group)
             if former != group:

@@ -59,7 +59,7 @@ def snapshot(
     if forecaster is None:
         forecaster = plane.forecasters[endpoint.id] = Forecaster()
     # Its days are to begin at the same time whenever we were started.
-    return replace(seen, outlook=forecaster.observe(seen, plane.ticket_time(now)))
+    return replace(seen, outlook=forecaster.observe(seen, plane.day_time(now)))
 
 
 def _offers(learnt: Learnt, offers: Mapping[str, Sequence[Offer]]) -> tuple[OfferSnapshot, ...]:

@@ -42,6 +42,10 @@ class Plane(Protocol):
         """Unix seconds that never jump, now or at a moment of `now`."""
         ...
 
+    def day_time(self, at: float | None = None) -> float:
+        """Unix seconds for what depends on the time of day, now or at a moment of `now`."""
+        ...
+
     def wake(self) -> None:
         """Have the next round come soon."""
         ...

@@ -102,6 +102,6 @@ class Rows:
             # Spread over the time, by chance of their numbers.
             turn = due.setdefault(endpoint_id, now + FORECASTS_EVERY * (endpoint_id % 64 + 1) / 64)
             if turn <= now or at_once:
-                figures[endpoint_id] = forecaster.written(plane.ticket_time(now))
+                figures[endpoint_id] = forecaster.written(plane.day_time(now))
         await plane.store.keep_forecasts(figures)
         due.update(dict.fromkeys(figures, now + FORECASTS_EVERY))

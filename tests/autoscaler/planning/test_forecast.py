@@ -296,3 +296,15 @@ def test_a_clock_that_was_set_back_by_a_day_is_not_waited_for() -> None:
     endpoint.run([50.0] * 200)
     endpoint.now -= 86400.0
     assert endpoint.run([1500.0] * 60).predicted > 500.0
+
+
+@pytest.mark.parametrize("step", [7200.0, -7200.0, 1.7e9])
+def test_a_clock_that_was_put_right_is_no_silence(step: float) -> None:
+    steady, shifted = Endpoint(), Endpoint()
+    for endpoint in (steady, shifted):
+        endpoint.run([200.0] * 300)
+    shifted.now += step
+    shifted.forecaster.clock_set(step)
+    for endpoint in (steady, shifted):
+        endpoint.run([200.0] * 300)
+    assert shifted.forecaster.history.seconds() == steady.forecaster.history.seconds()

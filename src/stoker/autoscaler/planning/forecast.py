@@ -175,6 +175,16 @@ class Forecaster:
             self._rehearsal = self._begin(around, self.history.seconds())
         return self._outlook(demand, fleet, parameters, around, now)
 
+    def clock_set(self, by: float) -> None:
+        """The clock that `observe` is given was put right; no time has passed by that.
+
+        Args:
+            by: seconds that it was put forward; below 0: back.
+        """
+        if self._second is not None:
+            self._second += round(by)
+        self._peak_at += by
+
     # What outlives the process.
 
     def written(self, now: float) -> str:
