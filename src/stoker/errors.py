@@ -54,5 +54,9 @@ class NotFoundError(StokerError):
     """The named endpoint, workergroup, worker or template does not exist."""
 
 
-class AlreadyExistsError(StokerError):
+class ConflictError(StokerError):
+    """What is asked for does not fit what is there."""
+
+
+class AlreadyExistsError(ConflictError):
     """The name is taken, or the thing is there already."""

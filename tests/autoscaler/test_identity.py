@@ -5,6 +5,7 @@ import pytest
 
 from stoker.autoscaler.identity import Identity, Keyring, hash_key, new_api_key
 from stoker.errors import ConfigError
+from stoker.store import ApiKeyRecord
 
 
 def test_secrets_are_made_once_and_found_again(tmp_path):
@@ -59,10 +60,17 @@ def test_a_disk_that_is_full_leaves_nothing_behind_and_the_next_start_works(tmp_
     Identity.open(tmp_path)
 
 
+def record(key, number=1, **more):
+    return ApiKeyRecord(
+        id=number, sha256=hash_key(key), name=f"key-{number}", created_at=0.0, **more
+    )
+
+
 def test_a_key_leads_to_its_bearer():
     ring, account = Keyring(), new_api_key()
-    ring.replace([hash_key(account)], [(7, "endpoint key")])
+    ring.replace([record(account), record("beside", 2, endpoint_id=7)], [(7, "endpoint key")])
     assert ring.authenticate(account).kind == "account"
+    assert ring.authenticate("beside").endpoint_id == 7
     assert ring.authenticate("endpoint key").endpoint_id == 7
     assert ring.authenticate("stranger") is None
 
@@ -77,6 +85,34 @@ def test_the_key_of_one_endpoint_does_not_open_another():
 
 def test_a_removed_key_is_a_strangers():
     ring = Keyring()
-    ring.replace([hash_key("k")], [])
+    ring.replace([record("k")], [])
+    bearer = ring.authenticate("k")
+    assert ring.is_good(bearer)
     ring.replace([], [])
     assert ring.authenticate("k") is None
+    assert not ring.is_good(bearer)
+
+
+def test_a_key_ends_at_its_time_without_being_read_again():
+    now = [100.0]
+    ring = Keyring(lambda: now[0])
+    ring.replace([record("k", expires_at=110.0)], [])
+    bearer = ring.authenticate("k")
+    now[0] = 109.9
+    assert ring.authenticate("k") == bearer
+    now[0] = 110.0
+    assert ring.authenticate("k") is None
+    assert not ring.is_good(bearer)
+
+
+def test_the_keyring_knows_when_keys_were_used():
+    now = [100.0]
+    ring = Keyring(lambda: now[0])
+    ring.replace([record("k", 3), record("unused", 4)], [(7, "own")])
+    ring.authenticate("k")
+    now[0] = 105.0
+    ring.authenticate("own")
+    ring.authenticate("stranger")
+    assert ring.used_since(0.0) == ({3: 100.0}, {7: 105.0})
+    assert ring.used_since(101.0) == ({}, {7: 105.0})
+    assert ring.used_at(hash_key("unused")) is None

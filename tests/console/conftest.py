@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from stoker.autoscaler.identity import Keyring, Principal
+from stoker.autoscaler.keys import Keys
 from stoker.config import convert
 from stoker.console import create_app
 from stoker.errors import ConfigError, NotFoundError
@@ -15,12 +16,6 @@ from stoker.store import EndpointRecord, Store
 from stoker.wire import Recorded, WorkerInfo
 
 KEY = "stk_account-key-of-the-tests"
-
-
-@dataclass(frozen=True)
-class Owner:
-    kind: str
-    endpoint_id: int | None = None
 
 
 class Plane:
@@ -32,16 +27,17 @@ class Plane:
         self.failing = False
         self.infos: dict[int, list[WorkerInfo]] = {}
         self.attached: list[int] = []
+        self.keys = Keys(store, Keyring(lambda: 1_700_000_000.5), self.endpoint_key, self.changed)
 
     async def changed(self) -> None:
         self.changes += 1
         if self.failing:
             raise RuntimeError("the control plane is ill")
 
-    def authenticate(self, key: str) -> Owner | None:
+    def authenticate(self, key: str) -> Principal | None:
         if key == KEY:
-            return Owner("account")
-        return Owner("endpoint", 1) if key.startswith("ste_") else None
+            return Principal("account")
+        return Principal("endpoint", 1) if key.startswith("ste_") else None
 
     def is_worker(self, worker_id: int, token: str) -> bool:
         return token == f"mtoken-{worker_id}"

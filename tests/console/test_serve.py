@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from stoker.autoscaler.identity import hash_key
+from stoker.autoscaler.keys import KeysMarker
 from stoker.cli.settings import LocalSettings
 from stoker.console.serve import Server
 from stoker.errors import ConfigError, StokerError
 from stoker.http import fetch
 from stoker.store import Store
 
-KEY = "an account key of the tests"
+KEY = "an-account-key-of-the-tests"
 GROUP = {"backend": "llamacpp", "options": {"parallel": 2}}
 
 
@@ -106,16 +108,72 @@ async def test_a_name_that_cannot_be_is_not_declared(server, name):
     assert server.plane.fleet.by_name == {}
 
 
-async def test_a_key_is_made_at_the_first_start_alone(tmp_path):
+async def test_a_key_is_made_until_one_was_shown_and_not_again(tmp_path):
     first = await start(tmp_path / "state", api_key=None)
-    key = first.new_api_key
+    unseen = first.new_api_key
     await stop(first)
     second = await start(tmp_path / "state", api_key=None)
+    key = second.new_api_key
+    assert key not in (None, unseen)
+    await second.accept_new_api_key()
+    assert (await ask(second, "/api/v0/endptjobs/", key=key)).status == 200
+    assert (await ask(second, "/api/v0/endptjobs/", key=unseen)).status == 401
+    await stop(second)
+    third = await start(tmp_path / "state", api_key=None)
     try:
-        assert second.new_api_key is None
-        assert (await ask(second, "/api/v0/endptjobs/", key=key)).status == 200
+        assert third.new_api_key is None
+        assert (await ask(third, "/api/v0/endptjobs/", key=key)).status == 200
     finally:
-        await stop(second)
+        await stop(third)
+
+
+async def test_a_key_is_made_again_where_none_opens_the_account_any_more(tmp_path):
+    server = await start(tmp_path / "state")
+    endpoint = await server.plane.store.create_endpoint("chat")
+    (given,) = await server.plane.store.list_api_keys()
+    await server.plane.keys.create("ci", endpoint_id=endpoint.id)
+    await server.plane.keys.revoke(str(given.id), force=True)
+    await stop(server)
+    server = await start(tmp_path / "state", api_key=None)
+    assert server.new_api_key is not None
+    await stop(server)
+
+
+async def test_another_key_from_the_environment_shuts_out_the_one_before(tmp_path):
+    await stop(await start(tmp_path / "state"))
+    server = await start(tmp_path / "state", api_key="another-key-of-the-tests")
+    try:
+        assert (await ask(server, "/api/v0/endptjobs/")).status == 401
+        answer = await ask(server, "/api/v0/endptjobs/", key="another-key-of-the-tests")
+        assert answer.status == 200
+    finally:
+        await stop(server)
+
+
+async def test_a_key_that_was_revoked_does_not_come_back_at_a_start(tmp_path):
+    server = await start(tmp_path / "state")
+    (given,) = await server.plane.store.list_api_keys()
+    await server.plane.keys.revoke(str(given.id), force=True)
+    await stop(server)
+    with pytest.raises(ConfigError, match="STOKER_API_KEY: .* was revoked"):
+        await start(tmp_path / "state")
+
+
+async def test_keys_that_another_process_writes_are_taken_over(tmp_path, server):
+    async with await Store.open(server.state_directory / "stoker.db") as store:
+        await store.add_api_key(hash_key("key-of-another-process"))
+    KeysMarker(server.state_directory).touch()
+    async with asyncio.timeout(10):
+        while server.plane.authenticate("key-of-another-process") is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    "key", ["with a blank inside of it", "with-a-line\n-inside", "schlüssel" * 3]
+)
+async def test_a_key_that_no_client_can_send_is_refused(tmp_path, key):
+    with pytest.raises(ConfigError, match="STOKER_API_KEY: has characters"):
+        await start(tmp_path / "state", api_key=key)
 
 
 async def test_a_short_key_is_refused(tmp_path):

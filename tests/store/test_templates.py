@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import hashlib
-
 import pytest
 
 from stoker.errors import NotFoundError
@@ -38,21 +36,3 @@ async def test_a_deleted_template_is_not_found(store: Store) -> None:
     ):
         with pytest.raises(NotFoundError):
             await call
-
-
-async def test_an_api_key_is_added_once_and_revoked(store: Store) -> None:
-    digest = hashlib.sha256(b"key").hexdigest()
-    made = await store.add_api_key(digest, "laptop")
-    assert await store.add_api_key(digest, "again") == made
-    assert await store.list_api_keys() == [made]
-    await store.delete_api_key(made.id)
-    assert await store.list_api_keys() == []
-    with pytest.raises(NotFoundError):
-        await store.delete_api_key(made.id)
-
-
-@pytest.mark.parametrize("key", ["sk-plain-text-key", "", "A" * 64, "a" * 63])
-async def test_what_is_no_digest_is_never_stored(store: Store, key: str) -> None:
-    with pytest.raises(ValueError, match="SHA-256"):
-        await store.add_api_key(key)
-    assert await store.list_api_keys() == []

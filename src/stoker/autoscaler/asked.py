@@ -8,6 +8,7 @@ from typing import Any
 from stoker import wire
 from stoker.autoscaler.explain import explain
 from stoker.autoscaler.identity import Identity, Keyring, Principal
+from stoker.autoscaler.keys import Keys
 from stoker.autoscaler.plane import Plane
 from stoker.autoscaler.reconciler import Reconciler
 from stoker.autoscaler.recording import Recordings
@@ -25,6 +26,7 @@ class Asked(Plane):
 
     identity: Identity
     keyring: Keyring
+    keys: Keys
     reconciler: Reconciler
     recordings: Recordings
     loaded_at: float

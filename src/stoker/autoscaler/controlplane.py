@@ -18,6 +18,7 @@ from stoker.autoscaler.fleet import Endpoint, Fleet, Worker
 from stoker.autoscaler.hearing import BEAT
 from stoker.autoscaler.identity import Identity, Keyring
 from stoker.autoscaler.journal import Journal
+from stoker.autoscaler.keys import Keys
 from stoker.autoscaler.metrics import render
 from stoker.autoscaler.numbering import Numbers
 from stoker.autoscaler.pace import MIN_TICK, REPORT_DEADLINE, TICK
@@ -73,7 +74,6 @@ class ControlPlane(Asked):
         self.fleet = Fleet()
         self.forecasters: dict[int, Forecaster] = {}
         self.experience = Experience()
-        self.keyring = Keyring()
         self.recordings = Recordings()
         self._clock = clock
         self._wall_clock = wall_clock
@@ -83,6 +83,8 @@ class ControlPlane(Asked):
         self._day = DayClock(wall_clock(), clock())
         self._unread: dict[int, str] = {}
         """What was kept of loads and is no use at the time that it seems to be."""
+        self.keyring = Keyring(self.wall)
+        self.keys = Keys(store, self.keyring, self.endpoint_key, self.changed)
         self.router = self._new_router()
         self.reconciler = Reconciler(self, planner)
         self.on_assigned: Callable[[Assigned], bool] = lambda _answer: False
@@ -399,10 +401,7 @@ class ControlPlane(Asked):
         for group_id in set(self.fleet.groups) - {group.id for group in groups}:
             self.experience.forget(group_id)
         self.fleet.replace_endpoints(endpoints, groups)
-        self.keyring.replace(
-            (key.sha256 for key in keys),
-            ((e.id, e.key) for e in endpoints if not e.record.destroyed),
-        )
+        self.keyring.replace(keys, ((e.id, e.key) for e in endpoints if not e.record.destroyed))
         self.wake()
 
     def is_empty(self, worker: Worker, now: float) -> bool:

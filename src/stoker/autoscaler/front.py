@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
@@ -61,6 +62,8 @@ class _ById(msgspec.Struct, frozen=True):
 
 _by_id = msgspec.json.Decoder(_ById)
 
+_REVOKED = "this API key was revoked, or has expired"
+
 
 class UnauthorizedError(StokerError):
     """The caller showed no key, or one that does not open this door."""
@@ -78,13 +81,24 @@ class _Relayed(RelayObserver):
         self._door.count("console", CLIENT_LEFT if outcome is Outcome.CLIENT_GONE else status)
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A client on the line."""
+
+    exchange: Exchange
+    until: float
+    endpoint_id: int
+    principal: Principal
+    """Looked at again at the end: its key may be revoked while it waits."""
+
+
 class FrontDoor:
     """The request handler of the control plane's port."""
 
     def __init__(self, plane: ControlPlane, console: UpstreamPool) -> None:
         self._plane = plane
         self._console = console
-        self.waiting: dict[int, tuple[Exchange, float]] = {}
+        self.waiting: dict[int, _Waiting] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.requests: dict[tuple[str, int], int] = {}
         """Answers by path (one of ours, or ``console``) and status."""
@@ -187,7 +201,8 @@ class FrontDoor:
             return
         plane.wake()
         if request.wait > 0:
-            self._hold(exchange, answer.request_idx, endpoint.id, now + request.wait)
+            until = now + request.wait
+            self._hold(answer.request_idx, _Waiting(exchange, until, endpoint.id, principal))
         else:
             self._answer_held(exchange, answer.request_idx, endpoint.id)
 
@@ -224,38 +239,47 @@ class FrontDoor:
         )
         exchange.respond(200, wire.encode(reply))
 
-    def _hold(self, exchange: Exchange, index: int, endpoint_id: int, until: float) -> None:
+    def _hold(self, index: int, client: _Waiting) -> None:
         replaced = self.waiting.pop(index, None)
-        if replaced is not None and not replaced[0].disconnected:
-            self._answer_held(replaced[0], index, endpoint_id)
-        exchange.context = endpoint_id
-        self.waiting[index] = (exchange, until)
+        if replaced is not None and not replaced.exchange.disconnected:
+            self._answer_held(replaced.exchange, index, client.endpoint_id)
+        self.waiting[index] = client
 
         def gone() -> None:
-            if index in self.waiting and self.waiting[index][0] is exchange:
+            if self.waiting.get(index) is client:
                 del self.waiting[index]
                 self._plane.router.hung_up(index, self._plane.now())
 
-        exchange.on_disconnect = gone
+        client.exchange.on_disconnect = gone
 
     def assigned(self, answer: Assigned) -> bool:
         """The router found a worker for a held request: tell the client, if it is on the line."""
-        waiting = self.waiting.pop(answer.request_idx, None)
-        if waiting is None:
+        client = self.waiting.pop(answer.request_idx, None)
+        if client is None:
             return False
-        endpoint = self._plane.fleet.endpoints[waiting[0].context]
-        self._answer(waiting[0], answer, endpoint.name)
+        if not self._plane.keyring.is_good(client.principal):
+            client.exchange.respond(401, wire.error_body(_REVOKED))
+            return False
+        endpoint = self._plane.fleet.endpoints[client.endpoint_id]
+        self._answer(client.exchange, answer, endpoint.name)
         return True
 
     def tick(self, now: float) -> None:
-        """End the long polls whose time is up."""
-        for index, (exchange, until) in list(self.waiting.items()):
-            if now >= until or exchange.context not in self._plane.fleet.endpoints:
-                del self.waiting[index]
-                if exchange.context in self._plane.fleet.endpoints:
-                    self._answer_held(exchange, index, exchange.context)
-                else:
-                    exchange.respond(404, wire.error_body("the endpoint was deleted"))
+        """End the long polls whose time is up, and those of keys that were revoked."""
+        plane = self._plane
+        for index, client in list(self.waiting.items()):
+            there = client.endpoint_id in plane.fleet.endpoints
+            good = plane.keyring.is_good(client.principal)
+            if now < client.until and there and good:
+                continue
+            del self.waiting[index]
+            if not there:
+                client.exchange.respond(404, wire.error_body("the endpoint was deleted"))
+            elif not good:
+                plane.router.hung_up(index, now)
+                client.exchange.respond(401, wire.error_body(_REVOKED))
+            else:
+                self._answer_held(client.exchange, index, client.endpoint_id)
 
     # -- workers ---------------------------------------------------------------------------
 

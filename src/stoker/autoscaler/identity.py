@@ -12,6 +12,7 @@ import contextlib
 import hmac
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -23,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from stoker.errors import ConfigError
 from stoker.launcher import check_private
+from stoker.store import ApiKeyRecord
 from stoker.tickets import SignatureSigner
 
 SECRET_BYTES = 32
@@ -39,19 +41,25 @@ class Principal:
     endpoint_id: int | None = None
     id: str = field(default="", compare=False)
     """Tells keys apart where they are to be treated fairly: the beginning of the key's digest."""
+    key_id: int | None = field(default=None, compare=False)
+    """Of its row in the store; None: an endpoint's own key, which has none."""
 
     def may_use(self, endpoint_id: int) -> bool:
         """Whether requests to that endpoint are allowed."""
         return self.kind == "account" or self.endpoint_id == endpoint_id
 
 
-def new_api_key() -> str:
-    """A fresh account key: 256 random bits, with a prefix that secret scanners can find."""
-    return "stk_" + secrets.token_urlsafe(SECRET_BYTES)
+def new_api_key(*, endpoint: bool = False) -> str:
+    """A fresh key: 256 random bits, with a prefix that secret scanners can find.
+
+    Args:
+        endpoint: for one endpoint alone, not for the account.
+    """
+    return ("ste_" if endpoint else "stk_") + secrets.token_urlsafe(SECRET_BYTES)
 
 
 def hash_key(key: str) -> str:
-    """How an account key is kept. Keys are 256 random bits, so a plain SHA-256 is enough."""
+    """How a key is kept. Keys are 256 random bits, so a plain SHA-256 is enough."""
     return sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -97,31 +105,92 @@ class Identity:
 
 
 class Keyring:
-    """Finds out who a key belongs to, in constant time and memory.
+    """Finds out who a key belongs to, in constant time and memory; remembers when it was used.
 
-    It holds digests only; a lookup by digest tells an attacker nothing about the keys.
+    It holds digests only; a lookup by digest tells an attacker nothing about the keys. Nobody else
+    keeps a verdict about a key, so that one that is revoked is refused from the next call on.
     """
 
-    def __init__(self) -> None:
-        self._principals: dict[str, Principal] = {}
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        """Begin without a key.
 
-    def replace(self, accounts: Iterable[str], endpoints: Iterable[tuple[int, str]]) -> None:
+        Args:
+            clock: Unix seconds.
+        """
+        self._clock = clock
+        self._entries: dict[str, _Entry] = {}
+        self._digests: dict[str, str] = {}
+        """Digests by the ids of principals."""
+        self._used: dict[str, float] = {}
+        """Unix time of the last use, by digest."""
+
+    def now(self) -> float:
+        """Unix seconds, by which keys end."""
+        return self._clock()
+
+    def replace(self, keys: Iterable[ApiKeyRecord], own: Iterable[tuple[int, str]]) -> None:
         """Take over the current keys.
 
         Args:
-            accounts: digests (see `hash_key`) of the account keys.
-            endpoints: (endpoint id, its own key in the clear).
+            keys: as they are stored; those that are not good any more are left out.
+            own: (endpoint id, its own key in the clear).
         """
-        self._principals = {
-            digest: Principal("account", id=digest[:ID_LENGTH]) for digest in accounts
-        }
-        for endpoint_id, key in endpoints:
-            digest = hash_key(key)
-            self._principals[digest] = Principal("endpoint", endpoint_id, digest[:ID_LENGTH])
+        now = self._clock()
+        entries: dict[str, _Entry] = {}
+        for key in keys:
+            if key.is_good(now):
+                kind: Literal["account", "endpoint"] = (
+                    "account" if key.endpoint_id is None else "endpoint"
+                )
+                principal = Principal(kind, key.endpoint_id, key.sha256[:ID_LENGTH], key.id)
+                entries[key.sha256] = _Entry(principal, key.expires_at)
+        for endpoint_id, text in own:
+            digest = hash_key(text)
+            entries[digest] = _Entry(Principal("endpoint", endpoint_id, digest[:ID_LENGTH]))
+        self._entries = entries
+        self._digests = {entry.principal.id: digest for digest, entry in entries.items()}
+        self._used = {d: at for d, at in self._used.items() if d in entries}
 
     def authenticate(self, key: str) -> Principal | None:
         """The bearer of `key`, or None when nobody knows it."""
-        return self._principals.get(hash_key(key))
+        digest = hash_key(key)
+        entry = self._entries.get(digest)
+        if entry is None:
+            return None
+        now = self._clock()
+        if entry.expires_at is not None and now >= entry.expires_at:
+            return None
+        self._used[digest] = now
+        return entry.principal
+
+    def is_good(self, principal: Principal) -> bool:
+        """Whether the key that `principal` showed earlier would still be accepted."""
+        entry = self._entries.get(self._digests.get(principal.id, ""))
+        return entry is not None and (entry.expires_at is None or self._clock() < entry.expires_at)
+
+    def used_at(self, sha256: str) -> float | None:
+        """When a key was last used, Unix time; None: not since we started."""
+        return self._used.get(sha256)
+
+    def used_since(self, since: float) -> tuple[dict[int, float], dict[int, float]]:
+        """When keys were used, if at `since` or later: stored ones by id, own ones by endpoint."""
+        keys: dict[int, float] = {}
+        own: dict[int, float] = {}
+        for digest, at in self._used.items():
+            principal = self._entries[digest].principal
+            if at < since:
+                continue
+            if principal.key_id is not None:
+                keys[principal.key_id] = at
+            elif principal.endpoint_id is not None:
+                own[principal.endpoint_id] = at
+        return keys, own
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    principal: Principal
+    expires_at: float | None = None
 
 
 def _new_private_key() -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -93,7 +94,7 @@ async def _serve(settings: Settings, options: _Options) -> int:
                 for g in endpoint.workergroup
             ]
             await server.declare(endpoint.name, endpoint.given(), groups)
-        _greet(server, settings)
+        await _greet(server, settings)
         await stopping.wait()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, hurry.set)
@@ -112,22 +113,42 @@ async def _serve(settings: Settings, options: _Options) -> int:
     return 0
 
 
-def _greet(server: Server, settings: Settings) -> None:
-    """Say where we are. Whoever started us may be gone already; that is `_watch_stdin`'s matter."""
-    with contextlib.suppress(BrokenPipeError):
+async def _greet(server: Server, settings: Settings) -> None:
+    """Say where we are, and let a new API key in once it was shown.
+
+    Raises:
+        StokerError: the key was shown, but cannot be stored.
+    """
+    try:
         _print_greeting(server, settings)
+    except (OSError, ValueError, AttributeError) as error:  # closed, full, or nobody reads it
+        # Whoever started us may be gone already; to stop then is `_watch_stdin`'s matter.
+        if server.new_api_key:
+            why = getattr(error, "strerror", None) or "it is closed"
+            output.err.print(
+                f"[bold red]no API key was made:[/] standard output cannot be written "
+                f"({output.escape(why)}); make one with: stoker key create --state "
+                f"{output.escape(shlex.quote(str(server.state_directory)))}",
+                soft_wrap=True,
+            )
+        return
+    await server.accept_new_api_key()
 
 
 def _print_greeting(server: Server, settings: Settings) -> None:
     out = sys.stdout
     out.write(f"stoker listens on {server.url}\n")
     out.write(f"state is in {server.state_directory}\n")
-    if server.new_api_key:
-        out.write("a new API key was made; it is shown this once:\n")
-        out.write(f"  export STOKER_URL={server.url} STOKER_API_KEY={server.new_api_key}\n")
     for endpoint in settings.endpoint:
         groups = ", ".join(g.backend for g in endpoint.workergroup) or "no workergroup"
         out.write(f"endpoint {endpoint.name}: {groups}\n")
+    if server.new_api_key:
+        out.write("a new API key was made; it is shown this once:\n")
+        out.write(f"  {server.new_api_key}\n")
+        out.write("to use it in every terminal, run this there once, and paste the key:\n")
+        out.write(f"  stoker login {server.url}\n")
+        out.write("or set it in one terminal:\n")
+        out.write(f"  export STOKER_URL={server.url} STOKER_API_KEY={server.new_api_key}\n")
     if out.isatty():
         out.write("press Ctrl-C to stop it and its workers\n")
     out.flush()

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from stoker.console.app import create_app
 from stoker.console.ca import CertificateAuthority
-from stoker.console.control import Control, Principal
+from stoker.console.control import Control
 
-__all__ = ["CertificateAuthority", "Control", "Principal", "create_app"]
+__all__ = ["CertificateAuthority", "Control", "create_app"]

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from stoker.console import endpoints, templates, workergroups, workers
+from stoker.console import endpoints, keys, templates, workergroups, workers
 from stoker.console.ca import CertificateAuthority
 from stoker.console.call import Handler, House, refuse, served
 from stoker.console.control import Control
@@ -79,6 +79,13 @@ def create_app(store: Store, control: Control, *, state_directory: Path | None =
         f"{API}/attached": {"POST": workers.attach},
         f"{API}/attached/{{id:number}}": {"DELETE": workers.detach},
         f"{API}/backends": {"GET": workers.list_backends},
+        f"{API}/keys": {"GET": keys.list_keys, "POST": keys.create_key},
+        f"{API}/keys/current": {"GET": keys.current_key},
+        f"{API}/keys/{{key}}": {
+            "GET": keys.show_key,
+            "PUT": keys.update_key,
+            "DELETE": keys.revoke_key,
+        },
         f"{API}/users/current": {"GET": workers.current_user},
         f"{API}/sign_cert": {"POST": workers.sign_certificate},
         "/static/{name}.cer": {"GET": workers.authority},

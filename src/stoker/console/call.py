@@ -18,6 +18,7 @@ from stoker.console.control import Control
 from stoker.errors import (
     AlreadyExistsError,
     ConfigError,
+    ConflictError,
     InvalidMessageError,
     NotFoundError,
     ProviderError,
@@ -202,6 +203,7 @@ _STATUSES: list[tuple[type[StokerError], int, str]] = [
     (TooLargeError, 413, "too_large"),
     (NotFoundError, 404, "not_found"),
     (AlreadyExistsError, 409, "already_exists"),
+    (ConflictError, 409, "conflict"),
     (UnavailableError, 503, "unavailable"),
     (ProviderError, 502, "provider_error"),
     (StoreError, 503, "unavailable"),

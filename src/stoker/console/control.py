@@ -5,21 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from stoker.autoscaler.identity import Principal
+from stoker.autoscaler.keys import Keys
 from stoker.store import EndpointRecord
 from stoker.wire import Recorded, WorkerInfo
 
 
-class Principal(Protocol):
-    """Who a key belongs to."""
-
-    @property
-    def kind(self) -> str:
-        """``account``, or ``endpoint`` for a key that routes to one endpoint alone."""
-        ...
-
-
 class Control(Protocol):
     """The control plane as the console sees it."""
+
+    keys: Keys
+    """Makes and ends API keys."""
 
     async def changed(self) -> None:
         """Endpoints, workergroups or templates were written."""

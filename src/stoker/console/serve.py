@@ -13,6 +13,7 @@ import os
 import shutil
 import ssl
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,10 +23,11 @@ import uvicorn
 from stoker.autoscaler.controlplane import ControlPlane
 from stoker.autoscaler.front import FrontDoor
 from stoker.autoscaler.identity import Identity, hash_key, new_api_key
+from stoker.autoscaler.keys import KeysMarker
 from stoker.backends import get as get_backend
 from stoker.console.app import create_app
 from stoker.console.fields import Problems, read_name
-from stoker.errors import ConfigError, StokerError
+from stoker.errors import ConfigError, StokerError, StoreError
 from stoker.http import HttpServer, Limits, Origin, UpstreamPool
 from stoker.launcher import FileLock
 from stoker.logs import get_logger
@@ -42,6 +44,12 @@ MIN_KEY_LENGTH = 16
 
 MAX_SOCKET_DIRECTORY = 90
 """Bytes; the path of a socket may have 107, and its name takes 13 of them."""
+
+KEYS_PAUSE = 0.5
+"""Seconds between two looks whether keys were written into the state by another process."""
+
+USE_NOTED_EVERY = 60.0
+"""Seconds between two writes of when keys were last used."""
 
 LOCK_TRIES = 10
 LOCK_PAUSE = 0.1
@@ -88,6 +96,7 @@ class Server:
         self._pool: UpstreamPool
         self._uvicorn: _QuietUvicorn
         self._uvicorn_task: asyncio.Task[None]
+        self._keys_task: asyncio.Task[None]
         self._cleanup = contextlib.ExitStack()
         self._stopped = False
 
@@ -114,7 +123,9 @@ class Server:
             public_url: under which workers reach us; default: host and port.
             certificate: PEM file; serves HTTPS together with `certificate_key`.
             certificate_key: PEM file.
-            api_key: an account key to accept; without one, the first start makes one.
+            api_key: an account key to accept in place of the one that was given so before; without
+                one, and where there is none yet, `new_api_key` is made: show it, then call
+                `accept_new_api_key`.
 
         Raises:
             ConfigError: a setting cannot work; it is named.
@@ -205,6 +216,25 @@ class Server:
         )
         self._uvicorn_task = asyncio.get_running_loop().create_task(self._uvicorn.serve())
         await self.plane.start()
+        self._keys_task = asyncio.get_running_loop().create_task(self._look_after_keys())
+
+    async def _look_after_keys(self) -> None:
+        """Take over keys that were written beside us, and write down when keys were used."""
+        marker = KeysMarker(self.state_directory)
+        seen, noted = marker.read(), time.monotonic()
+        while True:
+            await asyncio.sleep(KEYS_PAUSE)
+            try:
+                if (found := marker.read()) != seen:
+                    await self.plane.changed()
+                    seen = found
+                if time.monotonic() - noted >= USE_NOTED_EVERY:
+                    noted = time.monotonic()
+                    await self.plane.keys.note_use()
+            except StoreError as error:
+                log.debug("keys cannot be looked after", error=str(error))
+            except Exception:
+                log.exception("keys cannot be looked after")
 
     def _private_directory(self) -> Path:
         """For the console's socket, which everybody may open who comes so far."""
@@ -235,15 +265,40 @@ class Server:
         raise StokerError(f"another server uses {path.parent}: stop it, or choose another --state")
 
     async def _take_api_key(self, given: str | None) -> None:
-        if given is not None:
+        if given:
             if len(given) < MIN_KEY_LENGTH:
                 raise ConfigError(
                     "STOKER_API_KEY", f"must have at least {MIN_KEY_LENGTH} characters"
                 )
-            await self._store.add_api_key(hash_key(given), "from the environment")
-        elif not await self._store.list_api_keys():
+            if not (given.isascii() and given.isprintable() and " " not in given):
+                raise ConfigError("STOKER_API_KEY", "has characters that no API key has")
+            await self._store.take_environment_key(hash_key(given))
+        elif not await self._has_account_key():
+            # Not stored before somebody has seen it: see `accept_new_api_key`.
             self.new_api_key = new_api_key()
-            await self._store.add_api_key(hash_key(self.new_api_key), "made at the first start")
+
+    async def _has_account_key(self) -> bool:
+        now = time.time()
+        keys = await self._store.list_api_keys()
+        return any(key.endpoint_id is None and key.is_good(now) for key in keys)
+
+    async def accept_new_api_key(self) -> None:
+        """Let `new_api_key` in from now on; call it once the key was shown.
+
+        A start that fails before that leaves no key behind, so the next one makes another.
+
+        Raises:
+            StokerError: it cannot be stored, so it is not good.
+        """
+        if self.new_api_key is None:
+            return
+        try:
+            await self._store.add_api_key(hash_key(self.new_api_key))
+        except StoreError as error:
+            raise StokerError(
+                f"the new API key is not good, it cannot be stored: {error}"
+            ) from None
+        await self.plane.changed()
 
     async def declare(
         self, name: str, parameters: dict[str, Any], groups: Sequence[dict[str, Any]]
@@ -306,9 +361,13 @@ class Server:
         if self._stopped:
             return
         self._stopped = True
+        self._keys_task.cancel()
+        await asyncio.gather(self._keys_task, return_exceptions=True)
         if not keep_instances:
             await self.plane.stop_instances(hurry)
         await self.plane.close()
+        with contextlib.suppress(StoreError):
+            await self.plane.keys.note_use()
         await self._front.drain(2.0)
         self._uvicorn.should_exit = True
         await self._uvicorn_task

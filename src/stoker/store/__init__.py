@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from stoker.store.endpoints import EndpointRows
+from stoker.store.keys import ApiKeyRows
 from stoker.store.log import LogRows
 from stoker.store.records import (
     ApiKeyRecord,
@@ -18,7 +19,7 @@ from stoker.store.records import (
     WorkerRecord,
     group_name,
 )
-from stoker.store.templates import ApiKeyRows, TemplateRows
+from stoker.store.templates import TemplateRows
 from stoker.store.workers import WorkerRows
 
 __all__ = [

@@ -46,6 +46,10 @@ class EndpointRecord(msgspec.Struct, frozen=True, kw_only=True):
     origin: Origin = "command"
     declared: list[str] = []
     """Parameters that the settings file set when it was last applied."""
+    key_created_at: float | None = None
+    """When its own key was replaced; None: it has the one that it was made with."""
+    key_used_at: float | None = None
+    """When its own key was last used, to the minute."""
 
     @property
     def destroyed(self) -> bool:
@@ -153,13 +157,27 @@ class TemplateRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ApiKeyRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """An account's API key, of which only the SHA-256 is known."""
+    """An API key, of which only the SHA-256 is known."""
 
     id: int
     sha256: str
     """Hexadecimal."""
-    label: str
+    name: str
+    endpoint_id: int | None = None
+    """The endpoint that it is good for; None: the whole account."""
+    source: str = "made"
+    """``made`` by us, ``environment`` for the one that an operator gave in STOKER_API_KEY."""
     created_at: float
+    used_at: float | None = None
+    """When it was last used, to the minute; None: never."""
+    expires_at: float | None = None
+    """From when on it is refused; None: it does not end by itself."""
+    revoked_at: float | None = None
+    """When it was revoked. The row stays, so that the key cannot come back unseen."""
+
+    def is_good(self, now: float) -> bool:
+        """Whether the key opens anything at the Unix time `now`."""
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
 
 class LogEntry(msgspec.Struct, frozen=True, kw_only=True):

@@ -44,6 +44,8 @@ endpoints = sa.Table(
     sa.Column("destroyed_at", sa.Float),
     sa.Column("origin", sa.Text, nullable=False, server_default="command"),
     sa.Column("declared", sa.Text, nullable=False, server_default="[]"),
+    sa.Column("key_created_at", sa.Float),
+    sa.Column("key_used_at", sa.Float),
     # Partial: the name of an endpoint that is being destroyed is free again at once.
     sa.Index(
         "uq_endpoints_live_name",
@@ -188,8 +190,16 @@ api_keys = sa.Table(
     metadata,
     _id(),
     sa.Column("sha256", sa.Text, nullable=False, unique=True),
-    sa.Column("label", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    # NULL: a key of the account.
+    sa.Column(
+        "endpoint_id", sa.Integer, sa.ForeignKey("endpoints.id", ondelete="CASCADE"), index=True
+    ),
+    sa.Column("source", sa.Text, nullable=False),
     sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("used_at", sa.Float),
+    sa.Column("expires_at", sa.Float),
+    sa.Column("revoked_at", sa.Float),
     sqlite_autoincrement=True,
 )
 

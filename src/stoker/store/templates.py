@@ -1,4 +1,4 @@
-"""Stored templates and the account's API keys."""
+"""Stored templates."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from stoker.errors import NotFoundError
 from stoker.store.database import Database
-from stoker.store.records import ApiKeyRecord, TemplateRecord
-from stoker.store.tables import api_keys, templates
+from stoker.store.records import TemplateRecord
+from stoker.store.tables import templates
 
 _options = msgspec.json.Decoder(dict[str, Any])
 
@@ -73,44 +73,6 @@ class TemplateRows(Database):
             query = templates.delete().where(templates.c.id == template_id)
             if not (await connection.execute(query)).rowcount:
                 raise NotFoundError(f"there is no template {template_id}")
-
-
-class ApiKeyRows(Database):
-    """Which API keys the account has; the store never sees a key."""
-
-    async def add_api_key(self, sha256: str, label: str = "") -> ApiKeyRecord:
-        """Add a key by its SHA-256 (64 hexadecimal digits); adding it twice changes nothing.
-
-        Raises:
-            ValueError: when it is no SHA-256, so that no key is stored by mistake.
-        """
-        if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
-            raise ValueError("an API key is stored by its SHA-256 in lower-case hexadecimal")
-        query = api_keys.select().where(api_keys.c.sha256 == sha256)
-        async with self._writing() as connection:
-            row = (await connection.execute(query)).first()
-            if row is None:
-                values = {"sha256": sha256, "label": label, "created_at": self._clock()}
-                await connection.execute(api_keys.insert().values(values))
-                row = (await connection.execute(query)).one()
-        return ApiKeyRecord(**row._mapping)
-
-    async def list_api_keys(self) -> list[ApiKeyRecord]:
-        """All keys of the account, oldest first."""
-        async with self._reading() as connection:
-            rows = await connection.execute(sa.select(api_keys).order_by(api_keys.c.id))
-            return [ApiKeyRecord(**row._mapping) for row in rows]
-
-    async def delete_api_key(self, key_id: int) -> None:
-        """Revoke a key.
-
-        Raises:
-            NotFoundError: when there is none.
-        """
-        async with self._writing() as connection:
-            query = api_keys.delete().where(api_keys.c.id == key_id)
-            if not (await connection.execute(query)).rowcount:
-                raise NotFoundError(f"there is no API key {key_id}")
 
 
 def _template(row: sa.Row[Any]) -> TemplateRecord:
