@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 import httpx
@@ -19,6 +20,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from stoker import backends, signals
+
+# Nobody's own logins are read or changed by a test.
+os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="stoker-tests-")
 
 API_KEY = "stk_the_key_of_the_peer_tests"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shlex
 import sys
 from collections.abc import Awaitable, Callable
@@ -24,13 +23,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-DEFAULT_URL = "http://127.0.0.1:8700"
-
 endpoint_app = typer.Typer(
     no_args_is_help=True, help="Create, list, show, update, delete endpoints."
 )
 
-Url = Annotated[str, typer.Option(envvar="STOKER_URL", help="The control plane's address.")]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        help="The control plane: its address, or the name of a login; default: STOKER_URL, else "
+        "the last `stoker login`."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Name = Annotated[str, typer.Argument(help="Name or id of the endpoint.")]
 MinLoad = Annotated[float | None, typer.Option(help="Floor of active capacity, load/s.")]
@@ -48,18 +51,24 @@ InactivityTimeout = Annotated[
 ]
 
 
-def _call(url: str, work: Callable[[Client], Awaitable[T]]) -> T:
-    """Run one conversation with the control plane."""
+def connect(url: str | None) -> Client:
+    """A client of the control plane that is meant.
+
+    Raises:
+        ConfigError: no key is known for it.
+    """
     try:
         from stoker.client import Client
     except ModuleNotFoundError:
-        output.fail("httpx is missing: pip install 'stoker[server]'")
-    key = os.environ.get("STOKER_API_KEY", "")
-    if not key:
-        raise ConfigError("STOKER_API_KEY", "is not set; `stoker up` printed it at its first start")
+        output.fail("httpx is missing: pip install 'stoker[client]'")
+    return Client(url)
+
+
+def call(url: str | None, work: Callable[[Client], Awaitable[T]]) -> T:
+    """Run one conversation with the control plane."""
 
     async def talk() -> T:
-        async with Client(url, key) as client:
+        async with connect(url) as client:
             return await work(client)
 
     return asyncio.run(talk())
@@ -72,7 +81,7 @@ def create(
         str | None, typer.Option(help="Also make a workergroup that runs this backend.")
     ] = None,
     options: Annotated[str, typer.Option(help="Options of the backend, as JSON.")] = "{}",
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     min_load: MinLoad = None,
     min_cold_load: MinColdLoad = None,
     target_util: TargetUtil = None,
@@ -101,7 +110,7 @@ def create(
                 raise
         return made
 
-    made = _call(url, work)
+    made = call(url, work)
     if as_json:
         output.print_json(made)
     else:
@@ -110,9 +119,9 @@ def create(
 
 
 @endpoint_app.command("list")
-def list_endpoints(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+def list_endpoints(url: Url = None, as_json: AsJson = False) -> None:
     """List endpoints."""
-    records = _call(url, lambda client: client.endpoints())
+    records = call(url, lambda client: client.endpoints())
     if as_json:
         output.print_json(records)
         return
@@ -124,7 +133,7 @@ def list_endpoints(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
 
 
 @endpoint_app.command("show")
-def show(name: Name, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+def show(name: Name, url: Url = None, as_json: AsJson = False) -> None:
     """Show an endpoint with its workergroups."""
 
     async def work(client: Client) -> dict[str, Any]:
@@ -132,7 +141,7 @@ def show(name: Name, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
         groups = [g for g in await client.workergroups() if g["endpoint_id"] == record["id"]]
         return record | {"workergroups": groups}
 
-    record = _call(url, work)
+    record = call(url, work)
     if as_json:
         output.print_json(record)
         return
@@ -151,7 +160,7 @@ def _group_text(group: dict[str, Any]) -> str:
 @endpoint_app.command("update")
 def update(
     name: Name,
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     min_load: MinLoad = None,
     min_cold_load: MinColdLoad = None,
     target_util: TargetUtil = None,
@@ -174,19 +183,19 @@ def update(
         record = await client.endpoint(name)
         await client.update_endpoint(record["id"], **changes)
 
-    _call(url, work)
+    call(url, work)
     output.out.print(f"endpoint {output.escape(name)} is updated")
 
 
 @endpoint_app.command("delete")
-def delete(name: Name, url: Url = DEFAULT_URL) -> None:
+def delete(name: Name, url: Url = None) -> None:
     """Delete an endpoint; its workers are drained and destroyed."""
 
     async def work(client: Client) -> None:
         record = await client.endpoint(name)
         await client.delete_endpoint(record["id"])
 
-    _call(url, work)
+    call(url, work)
     output.out.print(f"endpoint {output.escape(name)} is deleted; its workers are drained")
 
 
@@ -203,14 +212,14 @@ _WORKER_COLUMNS = {
 }
 
 
-def explain(name: Name, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+def explain(name: Name, url: Url = None, as_json: AsJson = False) -> None:
     """Show the present plan of an endpoint: load, need, capacity, and why."""
 
     async def work(client: Client) -> dict[str, Any]:
         record = await client.endpoint(name)
         return await client.explain(record["id"])
 
-    plan = _call(url, work)
+    plan = call(url, work)
     if as_json:
         output.print_json(plan)
         return
@@ -247,24 +256,24 @@ def update_workers(
     cancel: Annotated[
         bool, typer.Option("--cancel", help="End an update; workers not updated yet stay.")
     ] = False,
-    url: Url = DEFAULT_URL,
+    url: Url = None,
 ) -> None:
     """Update a workergroup's workers to its present settings, one after the other.
 
     No request is dropped: each worker finishes what it has before it starts anew.
     """
-    text = _call(url, lambda client: client.update_workers(workergroup_id, cancel=cancel))
+    text = call(url, lambda client: client.update_workers(workergroup_id, cancel=cancel))
     output.out.print(output.escape(text))
 
 
-def workers(name: Name, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+def workers(name: Name, url: Url = None, as_json: AsJson = False) -> None:
     """List the workers of an endpoint."""
 
     async def work(client: Client) -> list[dict[str, Any]]:
         record = await client.endpoint(name)
         return await client.workers(record["id"])
 
-    records = _call(url, work)
+    records = call(url, work)
     if as_json:
         output.print_json(records)
         return
@@ -276,7 +285,7 @@ def workers(name: Name, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None
 
 def logs(
     name: Name,
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     tail: Annotated[int, typer.Option(help="Lines.", min=1, max=10_000)] = 100,
     level: Annotated[
         str, typer.Option(help="info0 decisions, info1 also workers' states, trace, debug.")
@@ -289,7 +298,7 @@ def logs(
         record = await client.endpoint(name)
         return await client.logs(record["id"], tail=tail)
 
-    texts = _call(url, work)
+    texts = call(url, work)
     if as_json:
         output.print_json(texts)
         return
@@ -302,7 +311,7 @@ def request(
     name: Name,
     route: Annotated[str, typer.Argument(help="Path at the model server.")],
     payload: Annotated[str, typer.Argument(help="JSON; - reads it from standard input.")],
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     cost: Annotated[float, typer.Option(help="Load of the request, load units.")] = 100.0,
     timeout: Annotated[float, typer.Option(help="Seconds for all of it.")] = 600.0,
     affinity: Annotated[
@@ -338,12 +347,12 @@ def request(
         if sys.stdout.isatty() and not chunk.endswith(b"\n"):
             sys.stdout.write("\n")  # the prompt of the shell comes on a line of its own
 
-    _call(url, work)
+    call(url, work)
 
 
 def attach(
     name: Name,
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     as_json: AsJson = False,
 ) -> None:
     """Make an identity for a worker on a machine of your own, and print its environment.
@@ -355,7 +364,7 @@ def attach(
         record = await client.endpoint(name)
         return await client.attach(record["endpoint_name"])
 
-    environment = _call(url, work)
+    environment = call(url, work)
     if urlsplit(environment["REPORT_ADDR"]).hostname in ("127.0.0.1", "::1", "localhost"):
         output.err.print(
             "[dim]REPORT_ADDR is this machine alone: for a worker elsewhere, start the control "
@@ -371,10 +380,10 @@ def attach(
 
 def detach(
     worker_id: Annotated[int, typer.Argument(help="CONTAINER_ID of the worker.")],
-    url: Url = DEFAULT_URL,
+    url: Url = None,
 ) -> None:
     """Drain an attached worker and forget it; its process is yours to stop."""
-    _call(url, lambda client: client.detach(worker_id))
+    call(url, lambda client: client.detach(worker_id))
     output.out.print(f"worker {worker_id} gets no more requests and is forgotten once it is empty")
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from stoker.cli.endpoints import DEFAULT_URL, AsJson, Url
+from stoker.cli.endpoints import AsJson, Url
 from stoker.errors import ConfigError
 
 DEFAULT_REQUESTS = 100
@@ -61,7 +61,7 @@ def load(
     plot: Annotated[
         Path | None, typer.Option(help="Also draw a picture: a file .png or .svg.")
     ] = None,
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     as_json: AsJson = False,
 ) -> None:
     """Send many requests to a worker or an endpoint, and say how it stood them.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from stoker.cli import output
+from stoker.cli.endpoints import connect
 from stoker.cli.loadreport import print_results, show_progress
 from stoker.cli.pictures import check_plot
 from stoker.errors import ConfigError
@@ -41,14 +41,14 @@ class Aim:
     Attributes:
         target: a URL, or the name of an endpoint.
         route: path there.
-        control_plane: URL, for an endpoint.
+        control_plane: for an endpoint: URL or name of a login; None: the default.
         raw: the URL is that of a model server.
         cost: of each request, load units.
     """
 
     target: str
     route: str
-    control_plane: str
+    control_plane: str | None
     raw: bool
     cost: float
 
@@ -131,19 +131,17 @@ async def _run(target: Target, payloads: list[PayloadTemplate], plan: Plan, rout
     return test.results(route)
 
 
-def _client(url: str) -> Client:
+def _client(url: str | None) -> Client:
     try:
-        from stoker.client import Client
-    except ModuleNotFoundError:
-        output.fail("httpx is missing: pip install 'stoker[client]'")
-    key = os.environ.get("STOKER_API_KEY", "")
-    if not key:
+        return connect(url)
+    except ConfigError as error:
+        if error.field != "STOKER_API_KEY":
+            raise
         raise ConfigError(
             "STOKER_API_KEY",
-            "is not set; `stoker up` printed it at its first start (for a worker without a control "
-            "plane, give its URL, such as http://127.0.0.1:3000)",
-        )
-    return Client(url, key)
+            f"{str(error).partition(': ')[2]} (for a worker without a control plane, give its URL, "
+            "such as http://127.0.0.1:3000)",
+        ) from None
 
 
 def _allow_connections() -> None:

@@ -13,6 +13,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from stoker.logs import printable
+
 out = Console(highlight=False)
 """Standard output; colour only on a terminal."""
 
@@ -85,4 +87,5 @@ def _text(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.1f}" if abs(value) < 1e6 else f"{value:.3g}"
-    return str(value)
+    # Names and errors are others' words: they must not steer the terminal.
+    return printable(str(value))

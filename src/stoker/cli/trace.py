@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stoker.cli import output
-from stoker.cli.endpoints import DEFAULT_URL, Name, Url
-from stoker.errors import ConfigError, StokerError
+from stoker.cli.endpoints import Name, Url, connect
+from stoker.errors import StokerError
 
 if TYPE_CHECKING:
     from stoker.wire import Recorded
@@ -28,7 +27,7 @@ def trace(
         float | None,
         typer.Option(help="Of the last so many seconds; default: all that is remembered.", min=1),
     ] = None,
-    url: Url = DEFAULT_URL,
+    url: Url = None,
 ) -> None:
     """Write when requests came to an endpoint and how much load each was, as CSV.
 
@@ -54,14 +53,7 @@ def trace(
         output.err.print("[yellow]more came than are remembered: the oldest are missing[/]")
 
 
-async def _ask(name: str, seconds: float | None, url: str) -> Recorded:
-    try:
-        from stoker.client import Client
-    except ModuleNotFoundError:
-        output.fail("httpx is missing: pip install 'stoker[client]'")
-    key = os.environ.get("STOKER_API_KEY", "")
-    if not key:
-        raise ConfigError("STOKER_API_KEY", "is not set; `stoker up` printed it at its first start")
-    async with Client(url, key) as client:
+async def _ask(name: str, seconds: float | None, url: str | None) -> Recorded:
+    async with connect(url) as client:
         record = await client.endpoint(name)
         return await client.trace(record["id"], seconds=seconds)

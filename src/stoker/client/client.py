@@ -93,7 +93,7 @@ class Client(ManagingConnection):
 
     Example::
 
-        async with Client("http://127.0.0.1:8700", key) as client:
+        async with Client() as client:  # or Client("http://127.0.0.1:8700", key)
             answer = await client.request("llm", "/v1/completions", {"prompt": "Hello"}, cost=100)
             print(answer.json())
     """

@@ -13,6 +13,7 @@ import msgspec
 
 from stoker.client.errors import RequestFailedError, UnauthorizedError
 from stoker.errors import StokerError
+from stoker.logins import find
 from stoker.network import checked_proxy, proxy_for, proxy_of
 
 CONNECT_TIMEOUT = 5.0
@@ -33,8 +34,8 @@ class Connection:
 
     def __init__(
         self,
-        url: str,
-        api_key: str,
+        url: str | None = None,
+        api_key: str | None = None,
         *,
         worker_ca: Authority | None = None,
         verify: ssl.SSLContext | bool = True,
@@ -43,8 +44,10 @@ class Connection:
         """Nothing is connected before the first call.
 
         Args:
-            url: of the control plane, such as ``http://127.0.0.1:8700``.
-            api_key: of the account or of one endpoint.
+            url: of the control plane, such as ``http://127.0.0.1:8700``, or the name of a login.
+                Default: ``STOKER_URL``, else the login that `stoker login` made last.
+            api_key: of the account or of one endpoint. Default: ``STOKER_API_KEY``, else that of
+                the login for the same address (see `stoker.logins`).
             worker_ca: who certifies the workers: a PEM file, PEM bytes, or a whole TLS context.
                 Default: asked of the control plane at the first worker that speaks TLS.
             verify: how the control plane's own certificate is verified.
@@ -52,8 +55,12 @@ class Connection:
                 ``STOKER_PROXY`` says. Nothing else is asked (see `stoker.network`).
 
         Raises:
+            ConfigError: no key is given, and none is found.
             StokerError: when the URL, the key or the proxy can't be one.
         """
+        if url is None or api_key is None or "://" not in url:
+            access = find(url, api_key)
+            url, api_key = access.url, access.api_key
         parsed = _parse(url)
         if not api_key or not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
             raise StokerError("the API key is empty, or has characters that no API key has")

@@ -7,6 +7,7 @@ Records come back as the plain dicts of the protocol; the fields are those of
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -146,6 +147,56 @@ class ManagingConnection(Connection):
     async def detach(self, worker_id: int) -> None:
         """Drain a worker that was attached, and forget it."""
         await self.call("DELETE", f"{API}/attached/{worker_id}/")
+
+    async def keys(self) -> list[Record]:
+        """All API keys that are good, without the keys themselves."""
+        return await self._results("/keys/")
+
+    async def current_key(self) -> Record:
+        """What the key of this client opens: ``kind``, ``name``, ``endpoint_name`` ..."""
+        return _record_in(await self.call("GET", f"{API}/keys/current/"))
+
+    async def create_key(
+        self,
+        name: str | None = None,
+        *,
+        endpoint_name: str | None = None,
+        expires_in: float | None = None,
+        replaces: str | None = None,
+    ) -> Record:
+        """Make a key; its ``api_key`` is in this answer alone.
+
+        Args:
+            name: free; None: one is made up.
+            endpoint_name: the endpoint that it is good for; None: the account.
+            expires_in: seconds after which it is refused; None: it does not end by itself.
+            replaces: id or name of a key whose name and endpoint it takes, and which goes on until
+                it is ended.
+        """
+        body = {
+            "name": name,
+            "endpoint_name": endpoint_name,
+            "expires_in": expires_in,
+            "replaces": replaces,
+        }
+        return _record_in(await self.call("POST", f"{API}/keys/", body))
+
+    async def expire_key(self, key: str, seconds: float, *, force: bool = False) -> Record:
+        """End a key, by id or name, after `seconds`.
+
+        An endpoint's own key is replaced at once; the former one goes on for `seconds`.
+        """
+        body = {"expires_in": seconds, "force": force}
+        return _record_in(await self.call("PUT", f"{API}/keys/{quote(key, safe='')}/", body))
+
+    async def revoke_key(self, key: str, *, force: bool = False) -> Record:
+        """Refuse a key, by id or name, from now on; an endpoint's own key is replaced.
+
+        Raises:
+            RequestFailedError: with status 409 where it is the last account key, without `force`.
+        """
+        path = f"{API}/keys/{quote(key, safe='')}/"
+        return _record_in(await self.call("DELETE", path, {"force": force}))
 
     async def _results(self, path: str, params: Record | None = None) -> list[Record]:
         answer = await self.call("GET", API + path, params=params)
