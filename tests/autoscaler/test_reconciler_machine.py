@@ -35,6 +35,11 @@ PARAMETERS = EndpointParameters(
 LISTS = ["fail", "forget", "twice", "other worker", "other status", "hang"]
 CREATIONS = ["refuse", "lose", "make and lose", "make two", "answer another"]
 ORDERS = ["refuse", "lose", "do and lose"]
+QUIET = 20.0
+"""Seconds without an order after which none is expected any more."""
+
+STOPPED_AT_MOST = 3600.0
+SETTLED = {WorkerState.READY, WorkerState.STOPPED}
 STATUSES = ["creating", "running", "stopping", "stopped", "failed"]
 
 
@@ -436,18 +441,37 @@ class Machine(RuleBasedStateMachine):
         await self.store.update_workergroup(1, max_workers=(group.max_workers or CAP) + 1)
         await self.plane.changed()
         self.end_requests()
-        for _ in range(70):
+        await self.rounds(70)
+        await self.scale_in()
+        self.agrees()
+
+    async def rounds(self, number):
+        for _ in range(number):
             self.seconds += 2.0
             await self.report_all()
             await self.round()
-        self.agrees()
-        before = len(self.world.orders)
-        for _ in range(10):
-            self.seconds += 2.0
-            await self.report_all()
-            await self.round()
-        assert self.world.orders[before:] == []  # no flapping
-        self.agrees()
+
+    async def scale_in(self):
+        """What the load needed may still go, once each, and nothing comes back: no flapping.
+
+        That may take long: a need is held for a minute, and a stopped worker is kept for an hour
+        at most (docs/scaling.md).
+        """
+        began, before = self.seconds, len(self.world.orders)
+        quiet = self.seconds
+        while self.seconds - quiet < QUIET or self.leaving():
+            seen = len(self.world.orders)
+            await self.rounds(1)
+            late = self.world.orders[before:]
+            assert {verb for verb, _ in late} <= {"stop", "destroy"}
+            assert len(set(late)) == len(late)
+            if len(self.world.orders) > seen:
+                quiet = self.seconds
+            assert self.seconds - began < STOPPED_AT_MOST + 120.0
+
+    def leaving(self):
+        """Whether something is between two states."""
+        return not {w.state for w in self.workers.values()} <= SETTLED
 
     def agrees(self):
         books = {worker.instance_id for worker in self.workers.values()}
@@ -462,6 +486,37 @@ class Machine(RuleBasedStateMachine):
             assert worker.revision <= self.world.revisions[worker.instance_id]
         rows = {worker.record.id for worker in self.workers.values()}
         assert rows == set(self.workers)
+
+
+@pytest.fixture
+def machine():
+    """For histories that hypothesis found, told again without it."""
+    machine = Machine()
+    machine.begin()
+    return machine
+
+
+def test_what_a_burst_needed_goes_minutes_later_and_that_is_no_flapping(machine):
+    for _ in range(4):
+        machine.ask(1.0)
+    machine.fail_a_creation("make and lose")
+    machine.lie_in_a_list("other status")
+    for cost in (1.0, 1.0, 1.0, 1.0, 1.0, 2000.0, 1.0):
+        machine.ask(cost)
+    machine.teardown()
+    assert machine.world.orders[-2:] == [("destroy", "i3"), ("destroy", "i2")]
+    assert set(machine.world.instances) == {"i1"}
+
+
+def test_a_worker_that_was_just_destroyed_is_in_the_books_until_a_list_lacks_it(machine):
+    for _ in range(4):
+        machine.ask(1.0)
+    machine.lie_in_a_list("forget")
+    machine.ask(2000.0)
+    del machine.world.instances["i1"]
+    machine.teardown()
+    assert machine.world.orders[-1] == ("destroy", "i3")
+    assert set(machine.world.instances) == {"i2"}
 
 
 TestMachine = Machine.TestCase
