@@ -155,6 +155,28 @@ def test_a_worker_without_a_free_slot_is_not_waited_for_longer_than_the_patience
     assert route(router, "a", cost=1.0).worker_id != first.worker_id
 
 
+@pytest.mark.parametrize(("seconds", "stays"), [(0.4, True), (0.6, False)])
+def test_a_worker_that_knows_a_name_is_waited_for_half_a_second_at_most(
+    seconds: float, stays: bool
+) -> None:
+    """However much later a request may finish there: a cache saves work, not waiting."""
+    router = a_router(2, patience=3.0, slots=1)
+    home = route(router, "a", cost=seconds * PERF).worker_id
+    assert (route(router, "a", cost=1.0).worker_id == home) is stays
+
+
+@pytest.mark.parametrize(("seconds", "stays"), [(2.9, True), (3.1, False)])
+def test_a_request_finishes_three_seconds_later_at_most_for_a_cache(
+    seconds: float, stays: bool
+) -> None:
+    router = Router(1)
+    router.add_endpoint(1, max_queue_time=30.0)
+    add(router, 1, slots=4)
+    add(router, 2, slots=4)
+    home = route(router, "a", cost=seconds * PERF).worker_id
+    assert (route(router, "a", cost=1.0).worker_id == home) is stays
+
+
 def test_the_names_that_are_remembered_are_bounded() -> None:
     router = a_router(8)
     router._caches._limit = 100
