@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ from stoker.worker.watch import Rhythm
 
 MTOKEN = "secret-of-this-worker"
 PACE = Pace(interval=0.02, quiet=0.2, retry_pause=0.01, timeout=2.0)
-RHYTHM = Rhythm(log=0.01, calm=0.05, eager=0.02, check_timeout=2.0)
+RHYTHM = Rhythm(
+    log=0.01, calm=0.05, eager=0.02, check_timeout=2.0, hold=0.1, warm_up=0.1, retry=0.02
+)
 PATIENCE = 10.0
 SIGNER = SignatureSigner(rsa.generate_private_key(public_exponent=65537, key_size=2048))
 
@@ -58,6 +61,9 @@ class Model(Changes):
         super().__init__()
         self.seen: list[Exchange] = []
         self.healthy = True
+        self.deaf = False  # it answers no health check for now
+        self.unanswered: list[Exchange] = []
+        self.broken = False  # every answer is an error
         self.port = 0
         self.waiting: list[Exchange] = []
         self.left: list[Exchange] = []
@@ -81,9 +87,17 @@ class Model(Changes):
 
     def handle(self, exchange: Exchange) -> None:
         if exchange.path == "/health":
-            exchange.respond(200 if self.healthy else 503)
+            if self.deaf:
+                self.unanswered.append(exchange)
+                self.notify()
+            else:
+                exchange.respond(200 if self.healthy else 503)
             return
         self.seen.append(exchange)
+        if self.broken:
+            exchange.respond(500, b'{"error": "the engine is dead"}')
+            self.notify()
+            return
         name = exchange.path.strip("/")
         getattr(self, f"do_{name}", self.do_echo)(exchange)
         self.notify()
@@ -93,6 +107,10 @@ class Model(Changes):
 
     def do_refuse(self, exchange: Exchange) -> None:
         exchange.respond(422, b'{"why": "because"}')
+
+    def do_break(self, exchange: Exchange) -> None:
+        """What a client sends to make a good server fail."""
+        exchange.respond(500, b'{"error": "that was too much"}')
 
     def do_wait(self, exchange: Exchange) -> None:
         """Answered by the test, from `waiting`."""
@@ -275,6 +293,7 @@ def make_config(model: Model, log: Path | None = None, **handler: Any) -> Worker
         "die",
         "parallel",
         "garbage",
+        "break",
     ]
     handlers = [HandlerConfig(f"/{name}", **handler) for name in names]
     handlers[0].benchmark_config = benchmark
@@ -338,13 +357,14 @@ async def start_worker(
         ready: bool = True,
         settings: dict[str, Any] | None = None,
         pace: Pace = PACE,
+        rhythm: dict[str, float] | None = None,
         **handler: Any,
     ) -> Peer:
         running = RunningWorker(
             config or make_config(model, **handler),
             make_settings(control, tmp_path, **(settings or {})),
             pace=pace,
-            rhythm=RHYTHM,
+            rhythm=replace(RHYTHM, **(rhythm or {})),
         )
         started.append(running)
         await running.start()

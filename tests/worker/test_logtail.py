@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stoker.logline import LogLine
 from stoker.worker import logtail
 from stoker.worker.logtail import LineMatcher, LineSplitter, LogTail, Meaning
 
@@ -135,10 +137,23 @@ def test_lines_do_not_depend_on_how_they_arrive(data: bytes, cuts: list[int]) ->
     assert found + pieces.flush() == expected
 
 
-def test_a_long_line_is_cut_and_the_next_one_is_found() -> None:
-    splitter = LineSplitter(max_line=10)
-    assert splitter.feed(b"a" * 1000) == []
-    assert splitter.feed(b"a" * 1000 + b"\nshort\n") == ["a" * 10, "short"]
+@given(st.integers(0, 400), st.integers(10, 60), st.lists(st.integers(0, 460), max_size=5))
+def test_a_text_is_found_wherever_it_stands_in_a_long_line(
+    before: int, max_line: int, cuts: list[int]
+) -> None:
+    data = b"a" * before + b"READY" + b"b" * 50 + b"\nshort\n"
+    splitter = LineSplitter(max_line=max_line, overlap=4)
+    edges = [0, *sorted(cuts), len(data)]
+    lines = [line for a, b in pairwise(edges) for line in splitter.feed(data[a:b])]
+    assert any("READY" in line for line in lines)
+    assert lines[-1] == "short"
+    assert all(len(line) <= max_line + 1 for line in lines)
+
+
+def test_only_the_first_piece_of_a_long_line_can_be_its_beginning() -> None:
+    form = LogLine("READY", before="INFO: ")
+    lines = LineSplitter(max_line=20, overlap=8).feed(b"INFO: READY" + b" INFO: READY" * 9 + b"\n")
+    assert [form.matches(line) for line in lines] == [True] + [False] * (len(lines) - 1)
 
 
 def test_bytes_that_are_not_text_are_replaced() -> None:
@@ -146,7 +161,66 @@ def test_bytes_that_are_not_text_are_replaced() -> None:
 
 
 def test_a_progress_bar_does_not_hide_the_line_after_it() -> None:
-    assert LineSplitter().feed(b"10%\r20%\rmodel loaded\r\n") == ["10%", "20%", "model loaded"]
+    assert LineSplitter().feed(b"10%\r20%\rmodel loaded\r\n")[:3] == ["10%", "20%", "model loaded"]
+
+
+def test_a_text_that_a_carriage_return_cuts_is_found() -> None:
+    assert "model loaded" in LineSplitter().feed(b"model lo\raded\n")
+    splitter = LineSplitter()
+    splitter.feed(b"model lo\raded")
+    assert "model loaded" in splitter.peek()
+
+
+def test_windows_line_ends_make_no_line_twice() -> None:
+    assert LineSplitter().feed(b"one\r\ntwo\r\n") == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x1b[32mINFO\x1b[0m:     model \x1b[1mloaded\x1b[22m",
+        b"\x1b]0;a title\x07INFO:     model loaded",
+        b"\x1b]8;;http://x\x1b\\INFO:     model loaded\x1b]8;;\x1b\\",
+        b"\x1b(BINFO:     model loaded\x1b[K",
+    ],
+)
+def test_colours_and_other_escape_sequences_hide_nothing(data: bytes) -> None:
+    assert LineSplitter().feed(data + b"\n") == ["INFO:     model loaded"]
+
+
+def test_an_unfinished_line_is_looked_at_once_when_nothing_is_added(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    append(path, b"first\nserver is listening on port 8000")
+    tail = LogTail(path)
+    assert tail.poll(10.0) == ["first"]
+    assert tail.poll(10.5) == []
+    assert tail.poll(11.0) == ["server is listening on port 8000"]
+    assert tail.poll(20.0) == []
+    append(path, b" now\n")
+    assert tail.poll(21.0) == ["server is listening on port 8000 now"]
+    assert tail.poll(30.0) == []
+    tail.close()
+
+
+def test_a_large_log_is_read_within_a_few_seconds_to_the_line_at_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    line = b"INFO: 127.0.0.1 - POST /v1/chat/completions 200 OK\n"
+    with path.open("wb") as file:
+        for _ in range(100):
+            file.write(line * (1_000_000 // len(line)))
+        file.write(b"INFO: model loaded\n")
+    matcher = LineMatcher(["model loaded"], ["failed", "out of memory"], ["loading"])
+    tail = LogTail(path, wanted=matcher.wanted)
+    found: list[str] = []
+    looked = 0
+    began = time.process_time()
+    while not looked or tail.behind:
+        looked += 1
+        found += [line for line in tail.poll() if matcher.meaning(line)]
+    assert time.process_time() - began < 2.0  # 0.2 s here; a cut of each line takes 1.5 s
+    assert found == ["INFO: model loaded"]
+    assert looked <= 100
+    tail.close()
 
 
 def test_texts_are_found_anywhere_in_a_line_and_errors_come_first() -> None:
@@ -155,3 +229,13 @@ def test_texts_are_found_anywhere_in_a_line_and_errors_come_first() -> None:
     assert matcher.meaning("failed before it was loaded") is Meaning.ERROR
     assert matcher.meaning("loading 3 of 4") is Meaning.INFO
     assert matcher.meaning("something else") is None
+
+
+def test_a_line_by_its_form_matches_from_its_beginning_to_its_end() -> None:
+    form = LogLine("startup complete.", before=r"(?:\(\w+\) )?INFO:\s+", after=r"\s*")
+    matcher = LineMatcher([form], [], [])
+    assert matcher.meaning("INFO:     startup complete.") is Meaning.LOADED
+    assert matcher.meaning("(one) INFO: startup complete. ") is Meaning.LOADED
+    assert matcher.meaning("INFO: prompt: 'INFO:     startup complete.'") is None
+    assert matcher.meaning("INFO:     startup complete.' they say") is None
+    assert str(form) == "startup complete."

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import structlog
 
+from stoker.http import fetch
 from stoker.worker import BenchmarkConfig, HandlerConfig, LogActionConfig, WorkerConfig
 from stoker.worker.benchmark import ResultFile
+from stoker.worker.readiness import ALL_BAD, ENOUGH
 from stoker.worker.watch import ModelWatch
 
 Worker = Any
@@ -84,20 +86,198 @@ async def test_a_benchmark_that_fails_is_reported_with_its_reason(
     assert (await worker.post()).status == 503
 
 
-async def test_an_error_line_is_reported_and_a_new_load_makes_it_ready_again(
+async def test_a_benchmark_that_failed_is_tried_again_until_it_succeeds(
+    start_worker: StartWorker, config_for: Any, model: Model, control: Control, log: Path
+) -> None:
+    model.broken = True  # as a server that warms up
+    write(log, "model loaded\n")
+    worker = await start_worker(config=config_for(model, log), ready=False)
+    await model.until(lambda: len(model.bodies("/echo")) > 4)
+    assert (await worker.post()).status == 503
+    model.broken = False
+    await control.until(lambda: control.last.loadtime)
+    await control.until(lambda: control.last.error_msg == "")
+    assert (await worker.post()).status == 200
+
+
+@pytest.mark.parametrize("written", ["", "POST /v1/chat/completions 200\n"])
+async def test_health_that_holds_stands_in_for_a_ready_line_that_never_comes(
+    start_worker: StartWorker,
+    config_for: Any,
+    model: Model,
+    control: Control,
+    log: Path,
+    written: str,
+) -> None:
+    write(log, written)
+    worker = await start_worker(config=config_for(model, log), ready=False)
+    await control.until(lambda: control.reports and control.last.loadtime)
+    assert (await worker.post()).status == 200
+
+
+async def test_a_ready_line_without_its_newline_is_seen(
+    start_worker: StartWorker, config_for: Any, model: Model, control: Control, log: Path
+) -> None:
+    write(log, "loading\nmodel loaded")
+    worker = await start_worker(config=config_for(model, log), ready=False, rhythm={"hold": 1e6})
+    await control.until(lambda: control.reports and control.last.loadtime)
+    assert (await worker.post()).status == 200
+
+
+async def test_lines_that_repeat_a_clients_words_change_nothing(
     start_worker: StartWorker, config_for: Any, model: Model, control: Control, log: Path
 ) -> None:
     write(log, "model loaded\n")
     worker = await start_worker(config=config_for(model, log))
+    states: list[str] = []
+    worker.running._watch._on_change = lambda: states.append(worker.running._state())
+    read: list[str] = []
+    worker.running._watch._read_line = lambda line, old: read.append(line)
+    before = len(model.bodies("/echo"))
+    for _ in range(3):
+        write(log, "prompt: 'model loaded'\nprompt: 'what is a CUDA error'\n")
+    await control.until(lambda: len(read) == 6 or None)
+    watch = worker.running._watch
+    for line in read:
+        type(watch)._read_line(watch, line, old=False)
+    assert (await worker.post()).status == 200
+    assert states == []
+    assert len(model.bodies("/echo")) == before + 1
+
+
+async def test_an_error_line_is_named_with_the_health_check_that_fails(
+    start_worker: StartWorker, config_for: Any, model: Model, control: Control, log: Path
+) -> None:
+    write(log, "model loaded\n")
+    worker = await start_worker(config=config_for(model, log))
+    model.healthy = False
     write(log, "api_key=topsecret CUDA error: out of memory\n")
     await control.until(lambda: control.last.error_msg)
+    assert "answered 503" in control.last.error_msg
     assert "CUDA error: out of memory" in control.last.error_msg
     assert "topsecret" not in control.last.error_msg
     assert (await worker.post()).status == 503
-    rotate(log)  # as the launcher does at a restart
-    write(log, "model loaded\n")
+    model.healthy = True
     await control.until(lambda: control.last.error_msg == "")
     assert (await worker.post()).status == 200
+
+
+# --- answers
+
+
+async def answers(worker: Worker, path: str, count: int) -> list[int]:
+    return [(await worker.post(path)).status for _ in range(count)]
+
+
+async def test_a_server_whose_every_answer_is_an_error_is_out_though_its_check_is_good(
+    worker: Worker, model: Model, control: Control
+) -> None:
+    model.broken = True
+    assert await answers(worker, "/echo", ENOUGH) == [500] * ENOUGH
+    await control.until(lambda: control.last.error_msg)
+    assert f"{ENOUGH} of the last {ENOUGH} answers are errors" in control.last.error_msg
+    assert (await worker.post()).status == 503
+    model.broken = False
+    readiness = worker.running._watch.readiness
+    readiness.retry_at = 0.0  # its back-off is ten seconds
+    await control.until(lambda: control.last.error_msg == "")
+    assert (await worker.post()).status == 200
+
+
+async def test_a_client_that_provokes_errors_takes_no_worker_out(
+    worker: Worker, model: Model, control: Control
+) -> None:
+    before = len(model.bodies("/echo"))
+    assert await answers(worker, "/break", 40) == [500] * 40
+    await model.until(lambda: len(model.bodies("/echo")) > before)
+    assert await answers(worker, "/break", 40) == [500] * 40
+    assert (await worker.post()).status == 200
+    # The worker's own request, once, and the client's.
+    assert len(model.bodies("/echo")) == before + 2
+
+
+async def test_errors_that_are_the_requests_fault_are_no_evidence(
+    worker: Worker, model: Model
+) -> None:
+    before = len(model.bodies("/echo"))
+    assert await answers(worker, "/refuse", 20) == [422] * 20
+    assert len(model.bodies("/echo")) == before
+    assert (await worker.post()).status == 200
+
+
+async def test_without_authentication_errors_alone_are_enough(
+    start_worker: StartWorker, control: Control
+) -> None:
+    worker = await start_worker(settings={"unsecured": True})
+    statuses = await answers(worker, "/break", ALL_BAD)
+    assert statuses == [500] * ALL_BAD
+    await control.until(lambda: control.last.error_msg)
+    assert (await worker.post()).status == 503
+
+
+# --- a busy model server
+
+
+async def test_a_server_that_streams_is_alive_though_it_answers_no_health_check(
+    start_worker: StartWorker, model: Model
+) -> None:
+    worker = await start_worker(rhythm={"check_timeout": 0.02})
+    reader, writer = await worker.connect("/stream")
+    await model.until(lambda: model.waiting)
+    model.deaf = True
+    worker.running._watch.look_now()
+    await model.until(lambda: model.unanswered)
+    watch = worker.running._watch
+    failed = 0
+    count = watch._health.failed
+
+    def counted(*args: Any, **more: Any) -> Any:
+        nonlocal failed
+        failed += 1
+        model.notify()
+        return count(*args, **more)
+
+    watch._health.failed = counted
+    await model.until(lambda: failed >= 5)  # three would do for an idle one
+    assert (await worker.post()).status == 200
+    assert len(model.unanswered) == 1  # its queue of connections is not filled
+    local = await fetch(f"http://127.0.0.1:{worker.running.http_port}/healthz")
+    assert local.json()["busy"] is True
+    model.waiting[0].finish()
+    await reader.read()
+    for exchange in model.unanswered:
+        exchange.respond(200)
+    writer.close()
+
+
+async def test_a_server_with_nothing_to_do_that_answers_no_check_is_out(
+    start_worker: StartWorker, model: Model, control: Control
+) -> None:
+    worker = await start_worker(rhythm={"check_timeout": 0.02})
+    model.deaf = True
+    await control.until(lambda: control.last.error_msg)
+    assert "no answer within 0.02 s" in control.last.error_msg
+    model.deaf = False
+    await control.until(lambda: control.last.error_msg == "")
+    assert (await worker.post()).status == 200
+
+
+async def test_how_far_the_benchmark_is_can_be_seen(
+    start_worker: StartWorker, config_for: Any, model: Model
+) -> None:
+    config = config_for(model)
+    config.handlers[2].benchmark_config = config.handlers[0].benchmark_config
+    config.handlers[0].benchmark_config = None
+    worker = await start_worker(config=config, ready=False)
+    await model.until(lambda: len(model.waiting) == 1)  # the warm-up
+    model.waiting.pop().respond(200)
+    await model.until(lambda: len(model.waiting) == 2)  # the first run
+    assert (await worker.get("/healthz")).json()["benchmark"] == {"run": 0, "runs": 2}
+    while model.waiting:
+        model.waiting.pop().respond(200)
+    await model.until(lambda: len(model.waiting) == 2)  # the second
+    told = (await worker.get("/healthz")).json()
+    assert (told["state"], told["benchmark"]) == ("benchmarking", {"run": 1, "runs": 2})
 
 
 async def test_a_model_server_that_answers_its_check_badly_is_out_until_it_is_well(

@@ -52,7 +52,8 @@ class WorkerApp:
         draining: True from the moment that the worker is being stopped: 503.
         cutting: True when what still runs is being cut off.
         on_idle: called while draining, when the last request has ended.
-        on_upstream_failure: called when the model server failed a request.
+        on_answer: called when the model server has answered a request: whether well, and if not,
+            what was wrong. Not for what is the request's or the client's fault.
         pool: of the model server.
         sessions: the calls about sessions.
         direct: requests without an envelope.
@@ -87,7 +88,7 @@ class WorkerApp:
         self.cutting = False
         self.request_seconds = 0.0
         self.tasks: set[asyncio.Task[None]] = set()
-        self.on_upstream_failure: Callable[[], None] = lambda: None
+        self.on_answer: Callable[[bool, str], None] = lambda _ok, _why: None
         self.on_idle: Callable[[], None] = lambda: None
         self.pool = pool
         self.gate = gate
@@ -115,6 +116,25 @@ class WorkerApp:
     def working(self) -> int:
         """Requests at the model server."""
         return sum(lane.working for lane in self.lanes)
+
+    @property
+    def allowed(self) -> float:
+        """Seconds for which the model server may be silent because of what is at work; 0: nothing.
+
+        See `stoker.worker.watch.Traffic`; a WebSocket that is open is no work.
+        """
+        usual = self.pool.response_timeout
+        limits = (
+            usual if job.route.timeout is None else job.route.timeout
+            for job in self.meter.requests
+            if isinstance(job, Job) and job.working and job.brief
+        )
+        return max(limits, default=0.0)
+
+    @property
+    def heard(self) -> float:
+        """When a byte of any answer last came (see `stoker.worker.watch.Traffic`)."""
+        return self.pool.heard
 
     @property
     def slots(self) -> int:
@@ -320,8 +340,12 @@ class WorkerApp:
         if status == "Success":
             actual = job.actual()
             figures.served += job.estimate if actual is None else actual
+            if job.tells:
+                self.on_answer(True, "")
         else:
             job.flush()
+            if status == "Error" and not 400 <= http_status < 500 and not self.cutting:
+                self.on_answer(False, f"{job.route.path} failed ({http_status})")
         self.meter.ended(job, status, now, actual=actual)
         job.running = None
         if job.timer is not None or job.session is not None:

@@ -139,10 +139,30 @@ def requests_per_run(handler: HandlerConfig) -> int:
     return min(wanted, handler.max_concurrency or wanted)
 
 
+async def ask_once(handler: HandlerConfig, post: Post) -> str:
+    """Send one request of the benchmark; why it was not answered well, empty when it was."""
+    try:
+        (prepared,) = await _Payloads(handler, benchmark_of(handler)).take(1)
+    except BenchmarkError as error:
+        return str(error)
+    _, problem = await _try(post, prepared)
+    return problem
+
+
 async def measure(
-    handler: HandlerConfig, post: Post, *, clock: Callable[[], float] = time.perf_counter
+    handler: HandlerConfig,
+    post: Post,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    on_run: Callable[[int, int, float], None] = lambda _run, _runs, _perf: None,
 ) -> float:
     """Measure the capacity behind `handler`.
+
+    Args:
+        handler: the one that carries the benchmark.
+        post: sends a payload.
+        clock: seconds.
+        on_run: called before the first run and after each: runs done, of how many, best perf.
 
     Returns:
         load units per second of the best run.
@@ -154,6 +174,7 @@ async def measure(
     count = requests_per_run(handler)
     payloads = _Payloads(handler, benchmark)
     problem = ""
+    on_run(0, benchmark.runs, 0.0)
     if benchmark.do_warmup:
         (first,) = await payloads.take(1)
         _, problem = await _try(post, first)
@@ -167,10 +188,11 @@ async def measure(
         if failed:
             problem = failed[0]
             _log.warning("a benchmark run failed", run=run, failed=len(failed), problem=problem)
-            continue
-        perf = sum(load for load, _ in results) / max(seconds, 1e-9)
-        best = max(best, perf)
-        _log.debug("benchmark run", run=run, perf=round(perf, 3), seconds=round(seconds, 3))
+            if not best and len(failed) == count:
+                break  # it cannot serve yet; the caller tries again
+        else:
+            best = max(best, sum(load for load, _ in results) / max(seconds, 1e-9))
+        on_run(run + 1, benchmark.runs, best)
     if not best and problem:
         raise BenchmarkError(f"benchmark of {handler.route} failed: {problem}")
     if not 0.0 < best <= MAX_PERF:

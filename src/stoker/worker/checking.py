@@ -11,6 +11,7 @@ from typing import Any
 
 from stoker.errors import ConfigError
 from stoker.http.strict import METHODS
+from stoker.logline import LogLine
 from stoker.worker.config import (
     BenchmarkConfig,
     HandlerConfig,
@@ -80,7 +81,8 @@ def _check_log_actions(actions: Any) -> None:
         raise ConfigError("log_action_config", "must be a LogActionConfig")
     for name in ("on_load", "on_error", "on_info"):
         lines = getattr(actions, name)
-        if not isinstance(lines, list) or not all(isinstance(x, str) and x for x in lines):
+        texts = isinstance(lines, list) and all(isinstance(x, str | LogLine) for x in lines)
+        if not texts or not all(str(x) for x in lines):
             raise ConfigError(f"log_action_config.{name}", "must be a list of non-empty texts")
 
 

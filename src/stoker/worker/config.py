@@ -9,7 +9,7 @@ are in `stoker.worker.checking`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from stoker.errors import ConfigError
+from stoker.logline import LogLine
 
 if TYPE_CHECKING:
     from stoker.worker.handling import ModelResponse, Request
@@ -86,17 +87,21 @@ class BenchmarkConfig:
 
 @dataclass
 class LogActionConfig:
-    """What the lines of the model server's log mean; each entry is looked for anywhere in a line.
+    """What the lines of the model server's log mean.
+
+    A text is looked for anywhere in a line; a `stoker.logline.LogLine` must be the whole line. A
+    match is a hint and no more, because a server may repeat a client's words in its log: see
+    `stoker.worker.readiness`.
 
     Attributes:
         on_load: the model is loaded.
-        on_error: the model server cannot serve: the worker reports the line as its error.
+        on_error: something is wrong: the health of the model server is checked at once.
         on_info: passed on into the worker's own log.
     """
 
-    on_load: list[str] = field(default_factory=list)
-    on_error: list[str] = field(default_factory=list)
-    on_info: list[str] = field(default_factory=list)
+    on_load: Sequence[str | LogLine] = field(default_factory=list)
+    on_error: Sequence[str | LogLine] = field(default_factory=list)
+    on_info: Sequence[str | LogLine] = field(default_factory=list)
 
 
 @dataclass

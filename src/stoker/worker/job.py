@@ -179,6 +179,11 @@ class Job(Place, RelayObserver):
     """How long it works says how long requests take."""
 
     @property
+    def tells(self) -> bool:
+        """A good answer says that the model works: reading a list of models does not."""
+        return self.exchange.method == "POST"
+
+    @property
     def silent(self) -> bool:
         """The router is not told of it: it knows the session that the request is in."""
         return self.session is not None
@@ -255,7 +260,6 @@ class Job(Place, RelayObserver):
             "the model server failed a request", route=self.route.path, outcome=outcome, why=detail
         )
         self.app.ended(self, "Error", status)
-        self.app.on_upstream_failure()
 
     def abort(self, status: int, body: bytes, told: str = "Error") -> None:
         """End it now.

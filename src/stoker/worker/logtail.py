@@ -7,10 +7,17 @@ Rules (everything that knows about log files lives in this file):
 * Rotation by renaming: when the path names another file, what is left of the old one is read first.
 * Rotation by truncation: when the file is shorter than what was read, or begins with other bytes,
   it is read from its beginning.
-* A line ends with a newline or a carriage return (progress bars). Of a line that is longer than
-  `MAX_LINE` the beginning is kept. Bytes that are not UTF-8 are replaced.
+* A line ends with a newline. Carriage returns (progress bars) cut it into parts: each part is a
+  line, and so is the whole without them, because a program may write over the middle of a text.
+* Of a line that is longer than `MAX_LINE` each piece is a line; all but the first begin with
+  `CONTINUED`, and repeat the last `OVERLAP` bytes before them, so that a text is found wherever it
+  stands.
+* An unfinished line is looked at when nothing was added to it for `SETTLED` seconds; once it is
+  finished, it is looked at again.
+* Escape sequences (colours) are taken out. Bytes that are not UTF-8 are replaced.
 
-`poll` does blocking reads of a local file, at most `MAX_READ` bytes a call.
+`poll` does blocking reads of a local file, at most `MAX_READ` bytes a call; `behind` says that
+there is more. A large log is searched for the texts that count before it is cut into lines.
 """
 
 from __future__ import annotations
@@ -18,75 +25,166 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
 
+from stoker.logline import LogLine
+
 MAX_LINE = 16_384
-"""Bytes of a line that are looked at."""
+"""Bytes of a line that are looked at together."""
+
+OVERLAP = 1_024
+"""Bytes that a piece of a long line repeats of the piece before it."""
+
+CONTINUED = "\N{HORIZONTAL ELLIPSIS}"
+"""What a piece of a line begins with that is not its first."""
 
 MAX_READ = 1_048_576
 """Bytes read by one `LogTail.poll`."""
 
-_CHUNK = 65_536
+SETTLED = 1.0
+"""Seconds without news after which an unfinished line is looked at."""
+
+_CHUNK = 262_144
 _MARK = 64  # bytes at the beginning by which a file is known again
-_END = re.compile(rb"[\r\n]+")
+# Of ECMA-48: control sequences (colours), commands to the terminal, and two-byte escapes.
+_ESCAPES = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_].*?(?:\x07|\x1b\\|\Z)|[ -/]*[0-~])", re.DOTALL
+)
+
+LogText = str | LogLine
+"""What to look for: a part of a line, or a line by its form."""
 
 
 class LineSplitter:
     """Cuts bytes into lines; holds back the last, unfinished one."""
 
-    def __init__(self, max_line: int = MAX_LINE) -> None:
+    def __init__(self, max_line: int = MAX_LINE, overlap: int = OVERLAP) -> None:
         self._max_line = max_line
-        self._partial = b""
+        self._overlap = overlap
+        self._partial = b""  # since the last line end, carriage return or cut
+        self._continued = False  # it is not the beginning of its part
+        self._whole = b""  # the parts before it, of the same line
+        self._parts = 0
 
     def feed(self, data: bytes) -> list[str]:
         """The lines that `data` completes, without their ends; empty ones are left out."""
-        *whole, rest = _END.split(data)
-        if whole:
-            whole[0] = self._partial + whole[0]
-            self._partial = b""
-        self._partial = (self._partial + rest)[: self._max_line]
-        return [self._text(line) for line in whole if line]
+        found: list[str] = []
+        *ended, rest = data.split(b"\n")
+        for line in ended:
+            self._parts_of(line, found)
+            self._end_part(found)
+            if self._parts > 1:
+                found.append(self._text(self._whole, continued=len(self._whole) >= self._max_line))
+            self._whole, self._parts = b"", 0
+        self._parts_of(rest, found)
+        return found
+
+    def peek(self) -> list[str]:
+        """The unfinished line as it is now, if there is one."""
+        if not self._partial:
+            return []
+        found = [self._text(self._partial, continued=self._continued)]
+        if self._parts:
+            found.append(self._text(self._whole + self._partial, continued=False))
+        return found
 
     def flush(self) -> list[str]:
         """The unfinished line, if there is one: nothing will be added to it."""
-        line, self._partial = self._partial, b""
-        return [self._text(line)] if line else []
+        return self.feed(b"\n")
 
-    def _text(self, line: bytes) -> str:
-        return line[: self._max_line].decode("utf-8", "replace")
+    def _parts_of(self, data: bytes, found: list[str]) -> None:
+        if b"\r" not in data:
+            self._add(data, found)
+            return
+        *ended, rest = data.split(b"\r")
+        for part in ended:
+            self._add(part, found)
+            self._end_part(found)
+        self._add(rest, found)
+
+    def _add(self, data: bytes, found: list[str]) -> None:
+        self._partial += data
+        while len(self._partial) > self._max_line:
+            found.append(self._text(self._partial[: self._max_line], continued=self._continued))
+            self._partial = self._partial[self._max_line - self._overlap :]
+            self._continued = True
+
+    def _end_part(self, found: list[str]) -> None:
+        part, continued = self._partial, self._continued
+        self._partial, self._continued = b"", False
+        if not part:
+            return
+        found.append(self._text(part, continued=continued))
+        self._whole = (self._whole + part)[-self._max_line :]
+        self._parts += 1
+
+    def _text(self, line: bytes, *, continued: bool) -> str:
+        text = line.decode("utf-8", "replace")
+        if "\x1b" in text:
+            text = _ESCAPES.sub("", text)
+        return CONTINUED + text if continued else text
 
 
 class LogTail:
-    """Reads a log file that grows and is rotated."""
+    """Reads a log file that grows and is rotated.
 
-    def __init__(self, path: str | Path) -> None:
+    Attributes:
+        behind: the last `poll` did not come to the end of the file.
+    """
+
+    def __init__(
+        self, path: str | Path, *, wanted: Callable[[bytes], bool] = lambda _data: True
+    ) -> None:
+        """Open nothing yet.
+
+        Args:
+            path: of the log.
+            wanted: whether whole lines may hold anything that counts; where not, they are not cut
+                apart and not given out.
+        """
+        self.behind = False
         self._path = Path(path)
+        self._wanted = wanted
         self._file: int | None = None
         self._offset = 0
         self._mark = b""
         self._splitter = LineSplitter()
+        self._since = 0.0  # when something was last read
+        self._peeked = True
 
-    def poll(self) -> list[str]:
+    def poll(self, now: float = 0.0) -> list[str]:
         """The lines written since the last call.
 
         A file that cannot be read counts as not there.
+
+        Args:
+            now: seconds, on a clock that does not go backwards.
         """
         lines: list[str] = []
+        self.behind = False
         if self._file is None and not self._open():
             return lines
         assert self._file is not None
         if self._truncated(self._file):
             lines += self._splitter.flush()
             self._offset, self._mark = 0, b""
+        before = self._offset
         at_end = self._read(self._file, lines)
-        if at_end and self._moved(self._file):
+        moved = at_end and self._moved(self._file)
+        if moved:
             self._read(self._file, lines)  # written between the read above and the move
             lines += self._splitter.flush()
             self.close()
             if self._open():
-                self._read(self._file, lines)
+                at_end = self._read(self._file, lines)
+        self.behind = not at_end
+        if moved or self._offset != before:
+            self._since, self._peeked = now, False
+        elif not self._peeked and now - self._since >= SETTLED:
+            self._peeked = True
+            lines += self._splitter.peek()
         return lines
 
     def close(self) -> None:
@@ -118,8 +216,14 @@ class LogTail:
                 self._mark += data[: _MARK - len(self._mark)]
             self._offset += len(data)
             left -= len(data)
-            lines += self._splitter.feed(data)
+            lines += self._lines_of(data)
         return False
+
+    def _lines_of(self, data: bytes) -> list[str]:
+        first, last = data.find(b"\n") + 1, data.rfind(b"\n") + 1
+        if first >= last or self._wanted(data[first:last]):
+            return self._splitter.feed(data)
+        return self._splitter.feed(data[:first]) + self._splitter.feed(data[last:])
 
     def _truncated(self, file: int) -> bool:
         if os.fstat(file).st_size < self._offset:
@@ -145,21 +249,31 @@ class Meaning(Enum):
 
 
 class LineMatcher:
-    """Tells what a line means; texts are looked for anywhere in it, errors first."""
+    """Tells what a line means; plain texts are looked for anywhere in it, errors first."""
 
     def __init__(
-        self, on_load: Sequence[str], on_error: Sequence[str], on_info: Sequence[str]
+        self, on_load: Sequence[LogText], on_error: Sequence[LogText], on_info: Sequence[LogText]
     ) -> None:
         self._texts = (
             (Meaning.ERROR, tuple(on_error)),
             (Meaning.LOADED, tuple(on_load)),
             (Meaning.INFO, tuple(on_info)),
         )
+        # Escape sequences and carriage returns may stand in the middle of a text.
+        self._needles = (
+            b"\x1b",
+            b"\r",
+            *(str(text).encode() for _, texts in self._texts for text in texts),
+        )
+
+    def wanted(self, data: bytes) -> bool:
+        """Whether any of the lines in `data` may mean something."""
+        return any(needle in data for needle in self._needles)
 
     def meaning(self, line: str) -> Meaning | None:
         """What `line` means; None for most."""
         for meaning, texts in self._texts:
             for text in texts:
-                if text in line:
+                if text in line if isinstance(text, str) else text.matches(line):
                     return meaning
         return None

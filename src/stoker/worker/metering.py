@@ -23,6 +23,7 @@ Nothing here reads a clock or does I/O.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -177,6 +178,11 @@ class Meter:
     def _forget_oldest(self) -> None:
         self._finished.popleft()
         self.forgotten += 1
+
+    @property
+    def requests(self) -> Iterable[Metered]:
+        """What is queued or at work, the oldest first."""
+        return self._live
 
     @property
     def live(self) -> int:

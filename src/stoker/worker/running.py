@@ -14,9 +14,9 @@ from typing import Any
 
 from stoker import logs
 from stoker.errors import ConfigError, StokerError
-from stoker.http import HttpServer, Origin, UpstreamPool
+from stoker.http import Exchange, HttpServer, Origin, UpstreamPool
 from stoker.version import __version__
-from stoker.wire import WorkerStatus
+from stoker.wire import WorkerStatus, encode
 from stoker.worker.admission import Admission
 from stoker.worker.app import WorkerApp
 from stoker.worker.auth import Gate, Mode
@@ -119,6 +119,9 @@ class RunningWorker:
             ),
             self._model_changed,
             rhythm=rhythm,
+            silence=settings.silence_timeout,
+            # On a loopback address and without authentication: no stranger causes an error.
+            trusting=settings.unsecured,
         )
         self._app = WorkerApp(
             config,
@@ -129,7 +132,8 @@ class RunningWorker:
             metrics=self._metrics,
             describe=self._health,
         )
-        self._app.on_upstream_failure = self._watch.look_now
+        self._app.on_answer = self._watch.answered
+        self._watch.traffic = self._app
         direct = any(handler.direct for handler in config.handlers)
         self._server = HttpServer(
             self._app,
@@ -138,7 +142,7 @@ class RunningWorker:
             on_refused=lambda reason: self._metrics.refused(f"http_{reason}"),
         )
         # For the model server's own calls, plain and on loopback; see `_listen_locally`.
-        self._local_server = HttpServer(self._app.sessions.answer_local)
+        self._local_server = HttpServer(self._answer_local)
         self._reporter = Reporter(
             settings.report_addrs, self._meter, self.gate, self._describe, pace=pace
         )
@@ -232,7 +236,10 @@ class RunningWorker:
         )
         if changed:
             self._admission.perf = self._capacity.perf
-            _log.info("capacity was corrected under load", perf=round(self._capacity.perf, 3))
+            _log.info(
+                "capacity was corrected under load",
+                perf=f"{self._capacity.perf:.4g} {self._watch.unit}",
+            )
             self._reporter.wake()
 
     async def _guarded(self, work: Any) -> None:
@@ -334,12 +341,22 @@ class RunningWorker:
         return "draining" if self._app.draining else self._watch.readiness.state.value
 
     def _health(self) -> dict[str, Any]:
-        return {
+        told: dict[str, Any] = {
             "state": self._state(),
             "queued": self._app.queued,
             "working": self._app.working,
             "version": __version__,
         }
+        if (progress := self._watch.progress) is not None:
+            told["benchmark"] = {"run": progress.run, "runs": progress.runs}
+        return told
+
+    def _answer_local(self, exchange: Exchange) -> None:
+        """Answer on the port for this machine alone: the model server and the launcher."""
+        if exchange.path == "/healthz" and exchange.method == "GET":
+            exchange.respond(200, encode(self._health() | {"busy": self._watch.busy}))
+        else:
+            self._app.sessions.answer_local(exchange)
 
     def _describe(self, figures: Figures) -> WorkerStatus:
         disk = self._disk_usage()
