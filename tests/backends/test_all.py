@@ -12,6 +12,8 @@ import pytest
 from stoker.backends import Backend, get, names
 from stoker.cli.backends import describe, option_table
 from stoker.errors import ConfigError
+from stoker.worker import WorkerConfig
+from stoker.worker.logtail import LineMatcher, LineSplitter, Meaning
 from stoker.worker.workload import Workload
 
 PORT = 47113
@@ -154,6 +156,34 @@ def test_it_can_be_described_without_any_option(backend: Backend) -> None:
 # Lines as the documentation of each project, or its issue tracker, shows them.
 LINES = [
     ("vllm", "load", "INFO:     Application startup complete."),
+    ("vllm", "load", "(APIServer pid=8052) INFO:     Application startup complete."),
+    (
+        "vllm",
+        "info",
+        "(EngineCore_DP0 pid=188893) INFO 10-21 09:11:57 [kv_cache_utils.py:1087] GPU KV cache "
+        "size: 425,424 tokens",
+    ),
+    (
+        "vllm",
+        "error",
+        "(APIServer pid=8) RuntimeError: Engine core initialization failed. See root cause above.",
+    ),
+    (
+        "vllm",
+        "error",
+        "(EngineCore_0 pid=9) ERROR 10-21 09:11:57 [core.py:700] EngineCore failed to start.",
+    ),
+    ("llamacpp", "load", "0.01.286.319 I srv          init: listening on http://127.0.0.1:18931"),
+    (
+        "llamacpp",
+        "load",
+        "main: server is listening on http://127.0.0.1:8080 - starting the main loop",
+    ),
+    ("llamacpp", "info", "0.01.285.134 I srv          init: model loaded"),
+    ("llamacpp", "info", "main: model loaded"),
+    ("llamacpp", "error", "srv    load_model: failed to load model, '/models/x.gguf'"),
+    ("llamacpp", "error", "main: exiting due to model loading error"),
+    ("llamacpp", "error", "llamacpp_server: error: /models/x.gguf is not a GGUF file"),
     ("vllm", "", "INFO:     Waiting for application startup."),
     ("vllm", "error", "RuntimeError: Engine core initialization failed. See root cause above."),
     (
@@ -223,21 +253,58 @@ LINES = [
     ),
 ]
 
+OWN_LINES = [(name, line) for name, kind, line in LINES if kind in ("load", "error")]
+
 
 @pytest.mark.parametrize(("name", "kind", "line"), LINES)
 def test_a_line_of_its_log_is_understood(name: str, kind: str, line: str) -> None:
     config = get(name).worker_config(get(name).parse(SAMPLES[name]), PORT, Path("model.log"))
+    assert meaning(config, line) == kind
+
+
+def meaning(config: WorkerConfig, line: str) -> str:
     actions = config.log_action_config
-    understood = {
-        label
-        for label, parts in (
-            ("load", actions.on_load),
-            ("error", actions.on_error),
-            ("info", actions.on_info),
-        )
-        if any(part in line for part in parts)
-    }
-    assert understood == ({kind} if kind else set())
+    matcher = LineMatcher(actions.on_load, actions.on_error, actions.on_info)
+    (whole,) = LineSplitter().feed(line.encode() + b"\n")
+    found = matcher.meaning(whole)
+    return {None: "", Meaning.LOADED: "load", Meaning.ERROR: "error", Meaning.INFO: "info"}[found]
+
+
+# A line of each server's that repeats what a client sent, which is put where {} is.
+REPEATED = [
+    (
+        "vllm",
+        "INFO 11-28 10:00:00 [logger.py:39] Received request chatcmpl-1: prompt: '{}', params",
+    ),
+    ("vllm", "(APIServer pid=7) ERROR 11-28 10:00:00 [serving_chat.py:99] ValueError: {}"),
+    ("vllm", 'INFO:     127.0.0.1:5 - "POST /{} HTTP/1.1" 404 Not Found'),
+    ("sglang", "[2026-03-11 13:53:33] Receive: obj=GenerateReqInput(text='{}')"),
+    ("tgi", '2024-09-03T02:47:53Z  INFO generate{{stop=["{}"]}}: router: server.rs:4: Success'),
+    ("tgi", "2024-09-03T02:47:53Z ERROR chat: text_generation_router: Template error: {}"),
+    ("tei", "2025-02-25T11:40:09Z ERROR embed: text_embeddings_router: `inputs` {}"),
+    ("triton", 'E1030 22:33:28.292879 1 http_server.cc:4497] "invalid argument: {}"'),
+    ("ollama", 'time=2025-06-23T13:55:51 level=WARN source=routes.go:9 msg=prompt input="{}"'),
+    ("whisper", 'INFO:     127.0.0.1:5 - "POST /v1/audio/{} HTTP/1.1" 200 OK'),
+    ("transformers-serve", "Unexpected keys in the request: {}"),
+    ("comfyui", "got prompt {}"),
+    ("comfyui", "invalid prompt: {{'details': '{}'}}"),
+    (
+        "llamacpp",
+        '0.02.051.369 W srv    operator(): got exception: {{"message":"must be, but got: {}"}}',
+    ),
+    ("llamacpp", "parse: error parsing grammar: Undefined rule identifier '{}'"),
+    ("simulated", "asked for {}"),
+    ("hello-world", "greets {}"),
+]
+
+
+@pytest.mark.parametrize(("name", "line"), REPEATED)
+def test_a_line_that_repeats_a_clients_words_means_nothing(name: str, line: str) -> None:
+    config = get(name).worker_config(get(name).parse(SAMPLES[name]), PORT, Path("model.log"))
+    actions = config.log_action_config
+    known = [text for kind, text in OWN_LINES if kind == name]
+    for text in (*known, *map(str, [*actions.on_load, *actions.on_error])):
+        assert meaning(config, line.format(text)) == "", text
 
 
 COMMANDS = [

@@ -17,13 +17,20 @@ from stoker.backends.base import (
     more_arguments,
 )
 from stoker.backends.openai import fronted
+from stoker.logline import LogLine
 
 if TYPE_CHECKING:
     from stoker.worker import WorkerConfig
 
-ON_LOAD = ("To see the GUI go to:",)
-ON_ERROR = ("error: unrecognized arguments", "Torch not compiled with CUDA enabled")
-ON_INFO = ("Total VRAM", "Starting server")
+ON_LOAD = (LogLine("To see the GUI go to:", r"(?:\[\w+\] )?"),)
+ON_ERROR = (
+    LogLine("error: unrecognized arguments", r"\w+\.py: "),
+    LogLine("Torch not compiled with CUDA enabled", r"(?:\w+: )?"),
+)
+ON_INFO = (
+    LogLine("Total VRAM", r"(?:\[\w+\] )?"),
+    LogLine("Starting server", r"(?:\[\w+\] )?"),
+)
 
 Side = Annotated[int, Meta(ge=16, le=16_384)]
 

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from stoker.backends.base import Backend
 from stoker.backends.openai import Count, fronted, handlers
+from stoker.logline import LogLine
 
 if TYPE_CHECKING:
     from stoker.worker import WorkerConfig
@@ -56,9 +57,9 @@ def worker_config(options: HelloWorldOptions, port: int, model_log: Path) -> Wor
         found,
         port,
         model_log,
-        on_load=["hello_world_server: ready"],
-        on_error=["hello_world_server: error:"],
-        on_info=["hello_world_server: loading"],
+        on_load=[LogLine("hello_world_server: ready")],
+        on_error=[LogLine("hello_world_server: error:")],
+        on_info=[LogLine("hello_world_server: loading")],
     )
 
 

@@ -14,6 +14,7 @@ from msgspec import Meta
 from stoker.backends.base import Argument, Backend, Requirement, checked
 from stoker.backends.openai import CHAT, MODELS, Share, fronted, handlers
 from stoker.errors import ConfigError
+from stoker.logline import LogLine
 
 if TYPE_CHECKING:
     from stoker.worker import RawCalculator, WorkerConfig
@@ -29,6 +30,11 @@ Measured on two cores with SmolLM2-135M and 4 slots, CPU time of the server's pr
 900 tokens (4 at a time, no prompt cache, 1 new token each), and 10.2 ms a generated token (4 at a
 time, 128 each): 0.39 to 0.43.
 """
+
+
+# Of a line of llama.cpp's log: time since the start and level, the part, the function. Older ones
+# have the function alone: "main: server is listening on http://127.0.0.1:8080 - ...".
+_OWN = r"(?:[\d.]+ [A-Z] )?(?:\w+ +)?\w+: "
 
 
 class LlamaCppOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -194,9 +200,13 @@ def worker_config(options: LlamaCppOptions, port: int, model_log: Path) -> Worke
         port,
         model_log,
         # Not "model loaded": that comes a moment before the port takes connections.
-        on_load=["listening on http"],
-        on_error=["exiting due to", "failed to load model", "llamacpp_server: error:"],
-        on_info=["model loaded"],
+        on_load=[LogLine("listening on http", _OWN + "(?:server is )?", r"s?://\S+.*")],
+        on_error=[
+            LogLine("exiting due to", _OWN),
+            LogLine("failed to load model", _OWN),
+            LogLine("llamacpp_server: error:"),
+        ],
+        on_info=[LogLine("model loaded", _OWN, r"\s*")],
     )
 
 

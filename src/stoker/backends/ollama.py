@@ -10,14 +10,18 @@ from msgspec import Meta
 
 from stoker.backends.base import Argument, Backend, Requirement, ServerOptions, more_arguments
 from stoker.backends.openai import Count, Share, Tokens, fronted, handlers
+from stoker.logline import LogLine
 
 if TYPE_CHECKING:
     from stoker.worker import RawCalculator, WorkerConfig
 
 # Of our own wrapper: Ollama itself "listens" before it has a model.
-ON_LOAD = ("ollama_server: model loaded",)
-ON_ERROR = ("ollama_server: error:",)
-ON_INFO = ("ollama_server: pulling", "inference compute")
+ON_LOAD = (LogLine("ollama_server: model loaded", after=r"\s*"),)
+ON_ERROR = (LogLine("ollama_server: error:"),)
+ON_INFO = (
+    LogLine("ollama_server: pulling"),
+    LogLine('msg="inference compute"', r"time=\S+ level=INFO source=\S+ "),
+)
 
 
 class OllamaOptions(ServerOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):

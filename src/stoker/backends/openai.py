@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from stoker.backends.base import Argument, ServerOptions
+from stoker.logline import LogLine
 
 if TYPE_CHECKING:
     from stoker.worker import BenchmarkConfig, HandlerConfig, RawCalculator, WorkerConfig
@@ -130,9 +131,9 @@ def fronted(
     model_log: Path,
     *,
     health: str = "/health",
-    on_load: Sequence[str] = (),
-    on_error: Sequence[str] = (),
-    on_info: Sequence[str] = (),
+    on_load: Sequence[str | LogLine] = (),
+    on_error: Sequence[str | LogLine] = (),
+    on_info: Sequence[str | LogLine] = (),
 ) -> WorkerConfig:
     """The worker's configuration for a model server on this machine.
 
@@ -141,9 +142,9 @@ def fronted(
         port: of the model server.
         model_log: its log.
         health: path of its health check.
-        on_load: parts of lines that say it is loaded.
-        on_error: parts of lines that say it cannot serve.
-        on_info: parts of lines worth passing on.
+        on_load: lines, or parts of them, that say it is loaded.
+        on_error: those that say it cannot serve.
+        on_info: those worth passing on.
     """
     from stoker.worker import LogActionConfig, WorkerConfig
 

@@ -22,6 +22,7 @@ from stoker.backends.openai import (
     handlers,
 )
 from stoker.errors import ConfigError
+from stoker.logline import LogLine
 
 if TYPE_CHECKING:
     from stoker.worker import RawCalculator, WorkerConfig
@@ -144,8 +145,8 @@ def worker_config(options: OpenAiOptions, port: int, model_log: Path) -> WorkerC
         port,
         model_log,
         health=options.health,
-        on_load=["attached_server: reached"] if origin else options.on_load,
-        on_error=["attached_server: error:"] if origin else options.on_error,
+        on_load=[LogLine("attached_server: reached")] if origin else options.on_load,
+        on_error=[LogLine("attached_server: error:")] if origin else options.on_error,
     )
     if origin:
         config.model_server_url, config.model_server_port = origin, None

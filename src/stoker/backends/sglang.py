@@ -19,19 +19,25 @@ from stoker.backends.openai import (
     handlers,
     llm_calculator,
 )
+from stoker.logline import LogLine
 
 if TYPE_CHECKING:
     from stoker.worker import WorkerConfig
 
 # Not uvicorn's "Application startup complete.": after it SGLang sends itself a request to warm up,
 # and only then says this.
-ON_LOAD = ("The server is fired up and ready to roll!",)
+_OWN = r"(?:\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[^\]]*\] )?"  # date and time, and which rank
+ON_LOAD = (LogLine("The server is fired up and ready to roll!", _OWN, r"\s*"),)
 ON_ERROR = (
-    "Received sigquit from a child process",
-    "Scheduler hit an exception",
-    "error: unrecognized arguments",
+    LogLine("Received sigquit from a child process", _OWN),
+    LogLine("Scheduler hit an exception", _OWN),
+    LogLine("error: unrecognized arguments", r"\w+\.py: "),
 )
-ON_INFO = ("Load weight begin", "Load weight end", "max_total_num_tokens=")
+ON_INFO = (
+    LogLine("Load weight begin", _OWN),
+    LogLine("Load weight end", _OWN),
+    LogLine("max_total_num_tokens=", _OWN),
+)
 
 
 class SglangOptions(LlmOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -15,6 +15,7 @@ from msgspec import Meta
 from stoker.backends.base import Argument, Backend, flags
 from stoker.backends.openai import CHAT, MODELS, Count, Share, chat_benchmark, fronted, handlers
 from stoker.backends.simulated_answers import BENCHMARK_USER
+from stoker.logline import LogLine
 
 if TYPE_CHECKING:
     from stoker.worker import RawCalculator, WorkerConfig
@@ -96,9 +97,9 @@ def worker_config(options: SimulatedOptions, port: int, model_log: Path) -> Work
         found,
         port,
         model_log,
-        on_load=["simulated_server: ready"],
-        on_error=["simulated_server: error:"],
-        on_info=["simulated_server: loading"],
+        on_load=[LogLine("simulated_server: ready")],
+        on_error=[LogLine("simulated_server: error:")],
+        on_info=[LogLine("simulated_server: loading")],
     )
 
 

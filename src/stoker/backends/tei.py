@@ -16,14 +16,22 @@ from stoker.backends.base import (
     more_arguments,
 )
 from stoker.backends.openai import Count, Tokens, fronted, handlers
+from stoker.logline import LogLine
 
 if TYPE_CHECKING:
     from stoker.worker import RawCalculator, WorkerConfig
 
 # The last line of its start: "text_embeddings_router::http::server: …: Ready".
-ON_LOAD = (" Ready",)
-ON_ERROR = ("Could not create backend", "Could not start backend", "Could not bind TCP Listener")
-ON_INFO = ("Downloading", "Warming up model", "Starting HTTP server")
+_INFO = r"(?:\S+Z +)?INFO (?:\S+: )*"  # time, then which part, then file and line
+ON_LOAD = (LogLine("Ready", r"(?:\S+Z +)?INFO text_embeddings_router\S*: (?:\S+: )*", r"\s*"),)
+ON_ERROR = (
+    LogLine("Could not create backend", "Error: "),
+    LogLine("Could not start backend", r"\s+"),
+    LogLine("Could not bind TCP Listener", "Error: "),
+)
+ON_INFO = tuple(
+    LogLine(text, _INFO) for text in ("Downloading", "Warming up model", "Starting HTTP server")
+)
 
 _ROUTES = {
     "embed": ("/embed", "/embed_all", "/embed_sparse", "/similarity", "/v1/embeddings"),

@@ -19,14 +19,27 @@ from stoker.backends.openai import (
     handlers,
     llm_calculator,
 )
+from stoker.logline import LogLine
 
 if TYPE_CHECKING:
     from stoker.worker import RawCalculator, WorkerConfig
 
 # The router's line once it has reached all shards ("text_generation_router::server: …: Connected").
-ON_LOAD = ("Connected",)
-ON_ERROR = ("ShardCannotStart", "ShardFailed", "WebserverFailed", "DownloadError")
-ON_INFO = ("Download file:", "Starting shard", "Shard ready", "Setting max batch total tokens")
+_INFO = r"(?:\S+Z +)?INFO (?:\S+: )*"  # time, then which part, then file and line
+ON_LOAD = (LogLine("Connected", r"(?:\S+Z +)?INFO text_generation_router\S*: (?:\S+: )*", r"\s*"),)
+ON_ERROR = tuple(
+    LogLine(text, "Error: ", r"\b.*")
+    for text in ("ShardCannotStart", "ShardFailed", "WebserverFailed", "DownloadError")
+)
+ON_INFO = tuple(
+    LogLine(text, _INFO)
+    for text in (
+        "Download file:",
+        "Starting shard",
+        "Shard ready",
+        "Setting max batch total tokens",
+    )
+)
 
 
 class TgiOptions(LlmOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):

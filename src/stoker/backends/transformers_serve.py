@@ -17,12 +17,17 @@ from stoker.backends.openai import (
     handlers,
     llm_calculator,
 )
+from stoker.logline import LogLine, uvicorn
 
 if TYPE_CHECKING:
     from stoker.worker import WorkerConfig
 
-ON_LOAD = ("Application startup complete.",)  # uvicorn's
-ON_ERROR = ("Application startup failed", "error: unrecognized arguments", "No such option")
+ON_LOAD = (uvicorn("Application startup complete."),)
+ON_ERROR = (
+    uvicorn("Application startup failed. Exiting.", "ERROR"),
+    LogLine("error: unrecognized arguments", r"transformers(?: \w+)?: "),
+    LogLine("No such option", r"\W*"),  # in a box
+)
 ON_INFO = ("Loading ",)
 
 

@@ -17,15 +17,17 @@ from stoker.backends.base import (
     more_arguments,
 )
 from stoker.backends.openai import Count, Share, fronted, handlers
+from stoker.logline import LogLine
 from stoker.wire import DEFAULT_LOAD
 
 if TYPE_CHECKING:
     from stoker.worker import RawCalculator, WorkerConfig
 
 # "http_server.cc:4497] Started HTTPService at 127.0.0.1:8000"; user guide, "Quickstart".
-ON_LOAD = ("Started HTTPService at",)
-ON_ERROR = ("error: creating server", "failed to load all models")
-ON_INFO = ("successfully loaded", "| UNAVAILABLE")
+_OWN = r'[A-Z]\d{4} \d\d:\d\d:\d\d\.\d+ \d+ \S+\] "?'  # level and day, time, thread, place
+ON_LOAD = (LogLine("Started HTTPService at", _OWN, r' \S+"?\s*'),)
+ON_ERROR = (LogLine("error: creating server"),)
+ON_INFO = (LogLine("successfully loaded", _OWN), LogLine("UNAVAILABLE", r"\|[^|]*\|[^|]*\| "))
 
 MAX_ROWS = 65_536
 """Most rows of a batch that count."""

@@ -19,19 +19,29 @@ from stoker.backends.openai import (
     handlers,
     llm_calculator,
 )
+from stoker.logline import LogLine, uvicorn
 
 if TYPE_CHECKING:
     from stoker.worker import RawCalculator, WorkerConfig
 
 # Of vLLM's own log. The first is uvicorn's; seen with vLLM 0.32.
-ON_LOAD = ("Application startup complete.",)
+# Behind the mark of its process, vLLM's own lines have level, date, time and place; the others are
+# uvicorn's, a traceback's, or the argument parser's.
+_PROCESS = r"(?:\(\S+ pid=\d+\) )?"
+_INFO = _PROCESS + r"INFO \S+ \S+ \[\S+\] "
+_ERROR = _PROCESS + r"(?:ERROR \S+ \S+ \[\S+\] )?"
+ON_LOAD = (uvicorn("Application startup complete."),)
 ON_ERROR = (
-    "Engine core initialization failed",
-    "EngineCore failed to start",
-    "EngineDeadError",
-    "error: unrecognized arguments",
+    LogLine("Engine core initialization failed", _ERROR + "RuntimeError: "),
+    LogLine("EngineCore failed to start", _ERROR),
+    LogLine("EngineDeadError", _ERROR + r"(?:\w+\.)*"),
+    LogLine("error: unrecognized arguments", _PROCESS + r"(?:vllm(?: serve)?|\w+\.py): "),
 )
-ON_INFO = ("Starting to load model", "Maximum concurrency for", "KV cache size:")
+ON_INFO = (
+    LogLine("Starting to load model", _INFO),
+    LogLine("Maximum concurrency for", _INFO),
+    LogLine("KV cache size:", _INFO + r"\w+ "),
+)
 
 
 class VllmOptions(LlmOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -26,12 +26,16 @@ from stoker.backends.base import (
 )
 from stoker.backends.openai import Count, fronted
 from stoker.errors import ConfigError
+from stoker.logline import LogLine, uvicorn
 
 if TYPE_CHECKING:
     from stoker.worker import WorkerConfig
 
-ON_LOAD = ("Application startup complete.",)  # uvicorn's
-ON_ERROR = ("Application startup failed", "Error loading ASGI app")
+ON_LOAD = (uvicorn("Application startup complete."),)
+ON_ERROR = (
+    uvicorn("Application startup failed. Exiting.", "ERROR"),
+    LogLine("Error loading ASGI app", r"ERROR:\s+"),
+)
 ON_INFO = ("Loading model", "Loaded model")
 
 TRANSCRIPTIONS = "/v1/audio/transcriptions"

@@ -119,7 +119,14 @@ def describe(backend: Backend, given: dict[str, Any]) -> dict[str, Any]:
         "health": backend.health_path,
         "usual_port": backend.default_port,
         "routes": [_route(handler) for handler in config.handlers],
-        "log": {"load": lines.on_load, "error": lines.on_error, "info": lines.on_info},
+        "log": {
+            kind: [str(text) for text in texts]
+            for kind, texts in (
+                ("load", lines.on_load),
+                ("error", lines.on_error),
+                ("info", lines.on_info),
+            )
+        },
         "benchmark": {
             "route": handler.route,
             "runs": measured.runs,
