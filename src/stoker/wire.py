@@ -83,6 +83,8 @@ class RouteReply(msgspec.Struct, frozen=True, omit_defaults=True):
     ticket: str | None = None
     status: str | None = None
     """Workers by state, as text, while none is free."""
+    reason: str | None = None
+    """Ours: why none comes, where that is known: a limit, or the last failure."""
 
 
 class WorkerStatus(msgspec.Struct, frozen=True):

@@ -48,7 +48,15 @@ class Shelf:
     async def offers(self, search_params=""):
         free = self.capacity - len(self.instances)
         return [
-            Offer(id="shelf", provider="local", hardware="test", price_per_hour=0.0, available=free)
+            Offer(
+                id="shelf",
+                provider="local",
+                hardware="test",
+                price_per_hour=0.0,
+                available=free,
+                capacity=self.capacity,
+                limit="max_instances",
+            )
         ]
 
     async def create(self, offer_id, spec):

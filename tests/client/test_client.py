@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from stoker.client import (
     AnswerFailedError,
@@ -471,3 +471,15 @@ async def test_a_closed_client_says_so(system: Any) -> None:
     await client.close()
     with pytest.raises(StokerError, match="closed"):
         await client.request("llm", "/x", {})
+
+
+async def test_who_waits_is_told_why_no_worker_comes(client: Client, system: Any) -> None:
+    async def failing(_request: Request, body: dict[str, Any]) -> Response:
+        status = {"status": "1 error", "reason": "worker 3 failed: no \x1b[31mmemory"}
+        return JSONResponse({"endpoint": body["endpoint"], "request_idx": 41} | status)
+
+    system.routes = [failing]
+    told: list[str] = []
+    with pytest.raises(RouteTimeoutError, match=r"1 error \(worker 3 failed: no  \[31mmemory\)"):
+        await client.request("llm", "/x", {}, timeout=0.3, on_status=told.append)
+    assert told == ["waiting for a worker: 1 error (worker 3 failed: no  [31mmemory)"]

@@ -59,6 +59,9 @@ class Plane:
     def workers(self, endpoint_id: int) -> Sequence[WorkerInfo]:
         return self.infos.get(endpoint_id, [])
 
+    def status(self) -> Mapping[str, Any]:
+        return {"endpoints": [], "workers": [], "providers": []}
+
     def recorded(self, endpoint_id: int, seconds: float | None) -> Recorded:
         return Recorded(5.0, seconds or 100.0, True, [(0.5, 10.0 * endpoint_id)])
 

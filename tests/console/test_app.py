@@ -33,6 +33,7 @@ GUARDED = [
     ("GET", "/api/v0/backends/"),
     ("GET", "/api/v0/users/current/"),
     ("POST", "/api/v0/sign_cert/?instance_id=1"),
+    ("GET", "/api/v0/status/"),
     ("GET", "/api/v0/keys/"),
     ("POST", "/api/v0/keys/"),
     ("GET", "/api/v0/keys/name/"),

@@ -13,7 +13,9 @@ from stoker.autoscaler.plane import Plane
 from stoker.autoscaler.reconciler import Reconciler
 from stoker.autoscaler.recording import Recordings
 from stoker.autoscaler.states import WorkerState
+from stoker.autoscaler.status import status
 from stoker.autoscaler.updating import request_update
+from stoker.autoscaler.waiting import waiting_reason
 from stoker.backends import get as get_backend
 from stoker.backends import names as backend_names
 from stoker.errors import NotFoundError
@@ -54,6 +56,15 @@ class Asked(Plane):
             ConfigError: names the option, or the backend when nobody knows it.
         """
         get_backend(backend).parse(dict(options))
+
+    def waiting_reason(self, endpoint_id: int) -> str:
+        """Why requests of an endpoint wait, fit for every client of it; empty: not known."""
+        decided, _ = self.reconciler.plans.get(endpoint_id, (None, 0.0))
+        return waiting_reason(self, endpoint_id, decided)
+
+    def status(self) -> dict[str, Any]:
+        """All endpoints, workers and providers, for people."""
+        return status(self, self.reconciler)
 
     def workers(self, endpoint_id: int) -> list[wire.WorkerInfo]:
         """The workers of an endpoint as people see them."""

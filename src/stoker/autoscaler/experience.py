@@ -16,6 +16,7 @@ Times here are on the control plane's own clock; what is kept in the store has U
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import msgspec
 
@@ -50,11 +51,21 @@ class _Kept(msgspec.Struct, omit_defaults=True):
 _decode = msgspec.json.Decoder(_Kept).decode
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What a worker said, or its provider, when it failed."""
+
+    worker_id: int
+    text: str
+    at: float
+
+
 class Experience:
     """Learns from the changes of workers' states, per workergroup."""
 
     def __init__(self) -> None:
         self._groups: dict[int, Learnt] = {}
+        self._last_failures: dict[int, Failure] = {}
         self.dirty: set[int] = set()
         """Workergroups of which something was learnt that is not kept yet."""
 
@@ -71,9 +82,15 @@ class Experience:
             learnt.failed, learnt.refused = Trouble(), Trouble()
             learnt.offers.clear()
         self.dirty.add(after.id)
+        self._last_failures.pop(after.id, None)
+
+    def last_failure(self, group_id: int) -> Failure | None:
+        """The last failure of a group's workers, unless one of them became ready after it."""
+        return self._last_failures.get(group_id)
 
     def forget(self, group_id: int) -> None:
         """The group is gone."""
+        self._last_failures.pop(group_id, None)
         self._groups.pop(group_id, None)
         self.dirty.discard(group_id)
 
@@ -89,9 +106,12 @@ class Experience:
         group = worker.record.workergroup_id
         if group is None:
             return
+        if worker.state is WorkerState.ERROR:
+            self._fell(group, worker, worker.error or "it does not say why", now)
         if worker.state is WorkerState.READY:
             self._came_up(self.of(group), worker, before, now)
             self.dirty.add(group)
+            self._last_failures.pop(group, None)
         elif worker.state is WorkerState.STARTING:
             worker.coming_since = now
         elif worker.state is WorkerState.ERROR and _was_coming(worker, before):
@@ -108,8 +128,13 @@ class Experience:
         """The instance of a worker is gone, or as good as gone, and nobody asked for that."""
         group = worker.record.workergroup_id
         coming = _was_coming(worker, worker.state)
+        if group is not None and coming:
+            self._fell(group, worker, "its instance is gone", now)
         if group is not None and coming and worker.leaves_at is None:
             self._failed(group, worker, worker.state, now)
+
+    def _fell(self, group: int, worker: Worker, text: str, now: float) -> None:
+        self._last_failures[group] = Failure(worker.id, text, now)
 
     def _came_up(self, learnt: Learnt, worker: Worker, before: WorkerState, now: float) -> None:
         learnt.took(worker.perf, worker.record.hardware)

@@ -236,6 +236,7 @@ class FrontDoor:
             endpoint=fleet.endpoints[endpoint_id].name,
             request_idx=request_idx,
             status=fleet.status_text(endpoint_id),
+            reason=self._plane.waiting_reason(endpoint_id) or None,
         )
         exchange.respond(200, wire.encode(reply))
 

@@ -16,14 +16,29 @@ from stoker.autoscaler.planning import (
     WorkerSnapshot,
 )
 from stoker.autoscaler.states import WorkerState
+from stoker.autoscaler.waiting import room_of
 from stoker.providers import Offer
 
 
 def snapshot(
-    plane: Plane, endpoint: Endpoint, offers: Mapping[str, Sequence[Offer]], now: float
+    plane: Plane,
+    endpoint: Endpoint,
+    offers: Mapping[str, Sequence[Offer]],
+    now: float,
+    problems: Mapping[str, str] | None = None,
 ) -> EndpointSnapshot:
-    """One endpoint as the planner sees it; its forecaster takes note of what came."""
+    """One endpoint as the planner sees it; its forecaster takes note of what came.
+
+    Args:
+        plane: the control plane.
+        endpoint: which.
+        offers: what each provider listed last.
+        now: on the control plane's own clock.
+        problems: of the providers that could not be asked.
+    """
     fleet = plane.fleet
+    has_room = any(offer.available > 0 for listed in offers.values() for offer in listed)
+    no_offer = "" if has_room else room_of(plane, endpoint.id, offers, problems or {})
     groups = []
     for group in fleet.groups_of(endpoint.id):
         learnt = plane.experience.of(group.id)
@@ -33,6 +48,7 @@ def snapshot(
                 max_workers=group.max_workers,
                 min_cold_load=group.min_cold_load or 0.0,
                 offers=_offers(learnt, offers),
+                no_offer=no_offer,
                 perf=learnt.perf,
                 create_seconds=learnt.create_seconds,
                 start_seconds=learnt.start_seconds,

@@ -64,7 +64,10 @@ class Reconciler:
         self._rows = Rows(plane)
         self._actor = Actor(plane, self._save)
         self._strays = Strays(plane, self._actor.calls)
-        self._offers: dict[str, list[Offer]] = {}
+        self.offers: dict[str, list[Offer]] = {}
+        """What each provider listed last."""
+        self.problems: dict[str, str] = {}
+        """Why a provider cannot be asked, of those that cannot."""
         self._lists: dict[str, asyncio.Task[None]] = {}
         self.telling = Telling(plane)
         self.hearing = Hearing()
@@ -148,10 +151,12 @@ class Reconciler:
         if endpoint.record.destroyed:
             await self._wind_up(endpoint.id)
             return
-        decided = self._planner(snapshot(self._plane, endpoint, self._offers, now), now)
+        decided = self._planner(
+            snapshot(self._plane, endpoint, self.offers, now, self.problems), now
+        )
         self.plans[endpoint.id] = (decided, now)
         for action in decided.actions:
-            await self._actor.act(endpoint.id, action, self._offers, now)
+            await self._actor.act(endpoint.id, action, self.offers, now)
         self.telling.plan(endpoint.id, decided, now)
         await finish_updates(self._plane, endpoint.id)
 
@@ -168,9 +173,8 @@ class Reconciler:
                 del self._lists[name]
                 await self._attempt(_outcome(task), "observe", provider=name)
             else:
-                self._offers[name] = []
                 problem = f"has not listed its instances within {LIST_PATIENCE:.0f} s"
-                self.telling.complain(f"provider {name}", problem, self._plane.now())
+                self._failed(name, problem)
 
     async def _observe(self, name: str) -> None:
         plane, provider = self._plane, self._plane.providers[name]
@@ -180,15 +184,13 @@ class Reconciler:
                 instances = await provider.list()
                 offers = await provider.offers()
         except (StokerError, TimeoutError) as error:
-            self._offers[name] = []
-            problem = str(error) or "did not answer in time"
-            self.telling.complain(f"provider {name}", problem, plane.now())
+            self._failed(name, str(error) or "did not answer in time")
             return
         except Exception as error:
-            self._offers[name] = []
-            self.telling.complain(f"provider {name}", repr(error), plane.now())
+            self._failed(name, repr(error))
             return
-        self._offers[name] = offers
+        self.offers[name] = offers
+        self.problems.pop(name, None)
         self.telling.well(f"provider {name}")
         workers = plane.fleet.of_provider(name)
         census = match(instances, workers)
@@ -199,6 +201,12 @@ class Reconciler:
             if number % 256 == 255:
                 await asyncio.sleep(0)
         self._strays.seen(name, census.strays, plane.now())
+
+    def _failed(self, name: str, problem: str) -> None:
+        """A provider cannot be asked: it has nothing to offer."""
+        self.offers[name] = []
+        self.problems[name] = problem
+        self.telling.complain(f"provider {name}", problem, self._plane.now())
 
     async def _compare(
         self, worker: Worker, instance: Instance | None, asked: float, now: float

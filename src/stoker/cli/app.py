@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from stoker import signals
-from stoker.cli import endpoints, load, login, output, simulate, trace
+from stoker.cli import endpoints, load, login, output, simulate, status, trace
 from stoker.cli.backends import backends_app
 from stoker.cli.keys import key_app
 from stoker.errors import StokerError
@@ -216,6 +216,7 @@ def worker(
 app.add_typer(backends_app, name="backends", rich_help_panel=RUN)
 app.command("login", rich_help_panel=ASK)(login.login)
 app.command("logout", rich_help_panel=ASK)(login.logout)
+app.command("status", rich_help_panel=ASK)(status.status)
 app.add_typer(key_app, name="key", rich_help_panel=ASK)
 app.add_typer(endpoints.endpoint_app, name="endpoint", rich_help_panel=ASK)
 app.command("update", rich_help_panel=ASK)(endpoints.update_workers)

@@ -33,6 +33,7 @@ from stoker.client.errors import AnswerFailedError, RequestFailedError, RouteTim
 from stoker.client.manage import ManagingConnection
 from stoker.client.responses import ClientResponse, ClientStream
 from stoker.errors import StokerError
+from stoker.logs import printable
 
 LONG_POLL = 15.0
 """Seconds for which one call waits for a worker at the control plane."""
@@ -51,6 +52,9 @@ MAX_REFUSED_TICKETS = 4
 
 MAX_ERROR_BODY = 65_536
 """Bytes of a refusal that are read."""
+
+MAX_STATUS = 1000
+"""Characters kept of what the control plane says while a request waits."""
 
 OnStatus = Callable[[str], None]
 
@@ -263,7 +267,7 @@ class Client(ManagingConnection):
             attempt.request_idx = _request_idx_in(reply)
             if isinstance(reply.get("url"), str):
                 return dict(reply)
-            attempt.tell(f"waiting for a worker: {reply.get('status') or 'none is ready'}")
+            attempt.tell(f"waiting for a worker: {_why_waiting(reply)}")
             if at_once:
                 at_once = False
             elif held > 0 and loop.time() - began >= held / 2:
@@ -346,6 +350,13 @@ class Client(ManagingConnection):
             timeout=httpx.Timeout(timeout, connect=CONNECT_TIMEOUT),
         )
         return await client.send(request, stream=True)
+
+
+def _why_waiting(reply: dict[str, Any]) -> str:
+    """The workers by state, and why no other comes, where the control plane says so."""
+    state, reason = str(reply.get("status") or "none is ready"), reply.get("reason")
+    text = f"{state} ({reason})" if reason and isinstance(reason, str) else state
+    return printable(text[:MAX_STATUS])
 
 
 def _encode(payload: Any) -> bytes:

@@ -148,6 +148,10 @@ class ManagingConnection(Connection):
         """Drain a worker that was attached, and forget it."""
         await self.call("DELETE", f"{API}/attached/{worker_id}/")
 
+    async def status(self) -> Record:
+        """All endpoints, workers and providers at a glance, with what keeps workers from coming."""
+        return _record_in(await self.call("GET", f"{API}/status/"))
+
     async def keys(self) -> list[Record]:
         """All API keys that are good, without the keys themselves."""
         return await self._results("/keys/")

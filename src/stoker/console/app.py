@@ -76,6 +76,7 @@ def create_app(store: Store, control: Control, *, state_directory: Path | None =
             "DELETE": templates.delete_template,
         },
         f"{API}/workers": {"GET": workers.list_workers},
+        f"{API}/status": {"GET": workers.show_status},
         f"{API}/attached": {"POST": workers.attach},
         f"{API}/attached/{{id:number}}": {"DELETE": workers.detach},
         f"{API}/backends": {"GET": workers.list_backends},

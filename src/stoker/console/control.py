@@ -49,6 +49,10 @@ class Control(Protocol):
         """The workers of an endpoint, as they are now."""
         ...
 
+    def status(self) -> Mapping[str, Any]:
+        """All endpoints, workers and providers, as plain values."""
+        ...
+
     def recorded(self, endpoint_id: int, seconds: float | None) -> Recorded:
         """The requests that came to an endpoint in the last `seconds`; None: all that is known."""
         ...

@@ -37,6 +37,12 @@ async def list_workers(call: Call) -> Response:
     return done(results=results)
 
 
+async def show_status(call: Call) -> Response:
+    """All endpoints, workers and providers at a glance."""
+    call.require_account(call.fields())
+    return done(result=dict(call.house.control.status()))
+
+
 async def attach(call: Call) -> Response:
     """The identity of a worker that somebody brings: the environment to start it with."""
     fields = call.fields()

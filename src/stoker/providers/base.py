@@ -25,6 +25,10 @@ class Offer(msgspec.Struct, frozen=True):
     """Cheaper, and may be taken away at any time."""
     stoppable: bool = True
     """False: its instances cannot be stopped, only destroyed."""
+    capacity: int | None = None
+    """How many instances it has room for in all, the present ones included; None: not known."""
+    limit: str = ""
+    """The setting that says so, for the people who can change it."""
 
 
 class InstanceSpec(msgspec.Struct, frozen=True):

@@ -104,7 +104,17 @@ class LocalProvider:
         cpus = os.cpu_count() or 1
         hardware = f"{cpus} CPU{'s' if cpus > 1 else ''} of this machine"
         room = max(0, self._max - len(self._all()))
-        return [Offer(OFFER, self.name, hardware, self._price, room)]
+        return [
+            Offer(
+                OFFER,
+                self.name,
+                hardware,
+                self._price,
+                room,
+                capacity=self._max,
+                limit="max_instances",
+            )
+        ]
 
     async def create(self, offer_id: str, spec: InstanceSpec) -> Instance:
         """Create the directory and start the launcher; the same instance for the same worker.

@@ -49,6 +49,8 @@ class Draft:
         self.rebooted: list[WorkerSnapshot] = []
         """On their way from this plan on."""
         self.notes: list[str] = []
+        self.refusals: list[str] = []
+        """Why something that is needed is not done."""
         self.binds: tuple[str, str] | None = None
         """Why the need is not met: (constraint, text)."""
         self.by_state: dict[WorkerState, list[WorkerSnapshot]] = {}
@@ -322,6 +324,7 @@ class Draft:
     def explain(self, what: str) -> None:
         """Note why there is no more of `what`."""
         self.notes += [f"{what}, but {text}" for text in self.recruiter.refusals]
+        self.refusals += self.recruiter.refusals
 
     def pool(self) -> list[WorkerSnapshot]:
         """Has the model, or is about to; what was decided above is taken into account."""

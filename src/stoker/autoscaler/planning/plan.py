@@ -79,3 +79,5 @@ class Plan:
     notes: tuple[str, ...] = ()
     """Why something needed is not done; worth telling when they change."""
     explanation: Explanation | None = None
+    refusals: tuple[str, ...] = ()
+    """What keeps workers from being created, each in one line."""

@@ -92,6 +92,7 @@ def plan(
         summary_of(draft, needs),
         tuple(dict.fromkeys(draft.notes)),
         explanation_of(draft, needs),
+        tuple(dict.fromkeys(draft.refusals)),
     )
 
 

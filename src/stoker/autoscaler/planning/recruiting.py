@@ -120,7 +120,8 @@ class Recruiter:
         self, group: GroupSnapshot, where: str, *, stoppable: bool
     ) -> tuple[str, str] | None:
         if not group.offers:
-            return "no offers", f"{where}: no provider has an offer that fits"
+            why = group.no_offer or "no provider has an offer that fits"
+            return "no offers", f"{where}: {why}"
         left = self._left(group)
         if not left:
             return "no offers", f"{where}: all offers are taken"

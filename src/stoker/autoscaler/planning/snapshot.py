@@ -79,6 +79,8 @@ class GroupSnapshot:
     """Floor of this group's total capacity, load units per second."""
     offers: tuple[OfferSnapshot, ...] = ()
     """Those that fit its `search_params`."""
+    no_offer: str = ""
+    """Why there is none: which limit binds, and who holds the room."""
     perf: float = 0.0
     """Learnt from its workers, load units per second; 0: not yet."""
     create_seconds: float = 0.0
