@@ -26,6 +26,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from hashlib import sha256
 from hmac import compare_digest
+from hmac import digest as hmac_digest
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
@@ -100,6 +101,18 @@ class _Mac:
         inner.update(claims)
         outer.update(inner.digest())
         return outer.hexdigest()
+
+
+def possession(key: bytes, worker_id: int, challenge: str) -> str:
+    """What proves to the control plane that somebody is a worker: an HMAC, in hexadecimal.
+
+    Args:
+        key: the worker's mtoken.
+        worker_id: its number.
+        challenge: random text of the one who wants to know.
+    """
+    text = b"stoker-possession-v1\0%d\0%b" % (worker_id, challenge.encode())
+    return hmac_digest(key, text, "sha256").hex()
 
 
 class ReplayWindow:

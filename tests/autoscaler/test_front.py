@@ -2,6 +2,7 @@ import asyncio
 
 import pytest
 
+from stoker.errors import NotFoundError
 from stoker.http import HttpServer
 from stoker.tickets import SignatureVerifier, TicketVerifier
 from stoker.wire import AuthData, EndpointParameters
@@ -212,6 +213,60 @@ async def test_clients_are_not_sent_to_what_is_no_workers_url(house, url):
     status, body = await house.report(worker, url=url)
     assert (status, list(body["fields"])) == (400, ["url"])
     assert (await house.route())["url"] == f"http://127.0.0.1:{4000 + worker.id}"
+
+
+async def test_a_worker_cannot_have_another_workers_requests(house):
+    await house.endpoint()
+    worker = await house.ready_worker()
+    environment = await house.plane.attach("llm")
+    thief = house.plane.fleet.workers[int(environment["CONTAINER_ID"])]
+    status, _ = await house.report(thief, url=worker.url)
+    assert (status, thief.url, thief.available) == (200, "", False)
+    await house.plane.claims.idle()  # nobody serves that URL here, so nothing is proven
+    status, body = await house.report(thief, url=worker.url)
+    assert (status, list(body["fields"])) == (400, ["url"])
+    assert "its URL is refused" in str(await house.log(worker.endpoint_id))
+    assert worker.available
+
+
+async def test_a_worker_elsewhere_is_in_the_rotation_once_it_has_proven_its_url(house):
+    await house.endpoint()
+    environment = await house.plane.attach("llm")
+    worker = house.plane.fleet.workers[int(environment["CONTAINER_ID"])]
+
+    async def prove(_worker, url):
+        return url == "http://203.0.113.9:3000"
+
+    house.plane.claims._prove = prove
+    await house.report(worker, url="http://203.0.113.9:3000")
+    await house.plane.claims.idle()
+    assert (await house.route())["url"] == "http://203.0.113.9:3000"
+
+
+async def test_a_worker_that_is_attached_with_its_address_need_not_prove_it(house):
+    await house.endpoint()
+    environment = await house.plane.attach("llm", "203.0.113.9")
+    assert environment["PUBLIC_IPADDR"] == "203.0.113.9"
+    worker = house.plane.fleet.workers[int(environment["CONTAINER_ID"])]
+    await house.report(worker, url="http://203.0.113.9:3000")
+    assert worker.available
+    assert house.plane.hosts_of(worker.id, "192.0.2.1") == ["203.0.113.9", "192.0.2.1"]
+
+
+async def test_a_certificate_without_an_mtoken_is_for_the_known_address_once_a_boot(house):
+    await house.endpoint()
+    environment = await house.plane.attach("llm", "203.0.113.9")
+    worker = house.plane.fleet.workers[int(environment["CONTAINER_ID"])]
+    assert house.plane.sign_unproven(worker.id) == "203.0.113.9"
+    for _ in range(2):
+        with pytest.raises(NotFoundError, match="no worker of that number waits"):
+            house.plane.sign_unproven(worker.id)
+        await house.report(worker, url="http://203.0.113.9:3000")  # it is ready
+    await house.report(worker, url="http://203.0.113.9:3000", boot_id="next", loadtime=0.0)
+    assert house.plane.sign_unproven(worker.id) == "203.0.113.9"
+    for other in (99, int((await house.plane.attach("llm"))["CONTAINER_ID"])):
+        with pytest.raises(NotFoundError, match="no worker of that number waits"):
+            house.plane.sign_unproven(other)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,9 @@ class Plane:
         self.infos: dict[int, list[WorkerInfo]] = {}
         self.attached: list[int] = []
         self.keys = Keys(store, Keyring(lambda: 1_700_000_000.5), self.endpoint_key, self.changed)
+        self.addresses: list[str] = []
+        self.hosts: list[str] = []
+        self.signed: list[int] = []
 
     async def changed(self) -> None:
         self.changes += 1
@@ -70,12 +73,22 @@ class Plane:
             raise NotFoundError(f"there is no endpoint {endpoint_id}")
         return {"endpoint_id": endpoint_id, "summary": "min_load needs 1.0/s"}
 
-    async def attach(self, endpoint_name: str) -> Mapping[str, str]:
+    def hosts_of(self, worker_id: int, peer: str) -> Sequence[str]:
+        return [*self.hosts, *([peer] if peer else [])]
+
+    def sign_unproven(self, worker_id: int) -> str:
+        if worker_id in self.signed:
+            raise NotFoundError("no worker of that number waits for a certificate")
+        self.signed.append(worker_id)
+        return "203.0.113.7"
+
+    async def attach(self, endpoint_name: str, address: str = "") -> Mapping[str, str]:
         endpoint = await self.store.find_endpoint(endpoint_name)
         if endpoint is None:
             raise NotFoundError(f"there is no endpoint {endpoint_name!r}")
         worker = await self.store.create_worker(endpoint.id, None, "attached", attached=True)
         self.attached.append(worker.id)
+        self.addresses.append(address)
         return {"CONTAINER_ID": str(worker.id), "MASTER_TOKEN": f"mtoken-{worker.id}"}
 
     async def detach(self, worker_id: int) -> None:

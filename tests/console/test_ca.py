@@ -7,6 +7,7 @@ import ssl
 import stat
 import threading
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -15,8 +16,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
+from stoker.console import create_app
 from stoker.console.ca import CertificateAuthority
 from stoker.errors import ConfigError, InvalidMessageError
+from stoker.store import Store
 
 NOW = datetime.datetime.now(datetime.UTC).timestamp()
 KEY = ec.generate_private_key(ec.SECP256R1())
@@ -190,6 +193,86 @@ async def test_a_worker_gets_its_certificate_with_its_token(
     assert (await owner.post(path, content=b"?")).status_code == 400
     reply = await owner.post("/api/v0/sign_cert", content=request)
     assert list(reply.json()["fields"]) == ["instance_id"]
+
+
+PATH = "/api/v0/sign_cert/?instance_id=7"
+SHOWN = {"authorization": "Bearer mtoken-7"}
+
+
+def _ip(text: str) -> x509.IPAddress:
+    return x509.IPAddress(ipaddress.ip_address(text))
+
+
+def _certified(pem: bytes) -> list[str]:
+    names = x509.load_pem_x509_certificate(pem).extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    )
+    return [str(name.value) for name in names.value]
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        _ip("203.0.113.7"),
+        _ip("2001:db8::7"),
+        _ip("10.0.0.1"),
+        x509.DNSName("api.example.com"),
+        x509.DNSName("gpu.example.org.evil.example"),
+        x509.DNSName("localhost.evil.example"),
+    ],
+)
+async def test_a_worker_gets_no_certificate_for_what_is_not_its_own(
+    stranger: httpx.AsyncClient, plane: Any, foreign: x509.GeneralName
+) -> None:
+    plane.hosts = ["198.51.100.4", "gpu.example.org"]
+    for names in ([foreign], [*LOOPBACK, foreign]):
+        reply = await stranger.post(PATH, content=_request(names), headers=SHOWN)
+        assert reply.status_code == 400
+        assert str(foreign.value) in reply.json()["fields"]["subjectAltName"]
+    reply = await stranger.post(PATH, content=_request(common=str(foreign.value)), headers=SHOWN)
+    assert reply.status_code == 400
+
+
+async def test_a_worker_gets_one_for_its_own_hosts_and_for_where_it_asks_from(
+    stranger: httpx.AsyncClient, plane: Any
+) -> None:
+    plane.hosts = ["198.51.100.4", "gpu.example.org"]
+    names = [_ip("198.51.100.4"), x509.DNSName("gpu.example.org"), _ip("127.0.0.1"), _ip("::1")]
+    reply = await stranger.post(PATH, content=_request(names), headers=SHOWN)
+    assert _certified(reply.content) == ["198.51.100.4", "gpu.example.org", "127.0.0.1", "::1"]
+    reply = await stranger.post(
+        PATH, content=_request([_ip("192.0.2.1")]), headers=SHOWN | {"stoker-peer": "192.0.2.1"}
+    )
+    assert _certified(reply.content) == ["192.0.2.1"]
+
+
+@pytest.mark.parametrize("wherever", ["0.0.0.0", "::"])
+async def test_a_request_for_any_address_is_one_for_the_workers_own(
+    stranger: httpx.AsyncClient, plane: Any, wherever: str
+) -> None:
+    plane.hosts = ["198.51.100.4"]
+    reply = await stranger.post(PATH, content=_request([_ip(wherever)]), headers=SHOWN)
+    assert _certified(reply.content) == ["198.51.100.4"]
+    plane.hosts = []
+    reply = await stranger.post(PATH, content=_request([_ip(wherever)]), headers=SHOWN)
+    assert _certified(reply.content) == ["127.0.0.1", "localhost"]
+
+
+async def test_without_an_mtoken_nothing_is_signed_unless_the_operator_says_so(
+    stranger: httpx.AsyncClient, store: Store, plane: Any, state: Path
+) -> None:
+    request = _request([_ip("0.0.0.0"), x509.DNSName("api.example.com")])
+    assert (await stranger.post(PATH, content=request)).status_code == 401
+    app = create_app(store, plane, state_directory=state, sign_unproven=True)
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://console"
+    ) as allowed:
+        assert (await allowed.post(PATH, content=b"no request")).status_code == 400
+        wrong = {"authorization": "Bearer mtoken-8"}
+        assert (await allowed.post(PATH, content=request, headers=wrong)).status_code == 401
+        reply = await allowed.post(PATH, content=request)
+        assert _certified(reply.content) == ["203.0.113.7"]
+        assert (await allowed.post(PATH, content=request)).status_code == 404
 
 
 async def test_anybody_may_fetch_the_authority(stranger: httpx.AsyncClient) -> None:

@@ -63,6 +63,19 @@ async def test_attaching_to_what_is_not_there_is_an_error(owner: httpx.AsyncClie
     assert (await owner.delete("/api/v0/attached/3/")).status_code == 404
 
 
+async def test_a_worker_may_be_attached_with_its_address(
+    owner: httpx.AsyncClient, store: Store, plane: Any
+) -> None:
+    await store.create_endpoint("llm")
+    for address in ("203.0.113.7", "2001:db8::1", "gpu.example.org"):
+        reply = await owner.post("/api/v0/attached/", json={"endpoint": "llm", "address": address})
+        assert reply.status_code == 200
+    assert plane.addresses == ["203.0.113.7", "2001:db8::1", "gpu.example.org"]
+    for wrong in ("203.0.113.7:3000", "http://a.example", "a b", "../x", 7):
+        reply = await owner.post("/api/v0/attached/", json={"endpoint": "llm", "address": wrong})
+        assert (reply.status_code, list(reply.json()["fields"])) == (400, ["address"])
+
+
 async def test_backends_are_listed(owner: httpx.AsyncClient) -> None:
     reply = await owner.get("/api/v0/backends/")
     assert reply.json()["results"] == [{"name": "llamacpp"}, {"name": "vllm"}]

@@ -24,6 +24,7 @@ from stoker.launcher import InstanceManifest
 from stoker.launcher.certificates import (
     CertificateError,
     CertificateKeeper,
+    CertificateRefusedError,
     have_signed,
     judge,
     names_for,
@@ -180,6 +181,37 @@ async def test_a_control_plane_that_is_away_is_waited_for(plane: Plane, tmp_path
     assert made.pauses == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
     assert "answered 503: this control plane has no certificate authority" in waited_for[0]
     assert made.keeper.waiting_for == ""
+
+
+async def test_a_refusal_is_asked_about_again_and_then_given_up_with_its_reason(
+    plane: Plane, tmp_path: Path
+) -> None:
+    made = make(tmp_path, plane)
+    plane.refuse = 400, b'{"error": "not valid", "msg": "203.0.113.7 is not yours"}'
+    with pytest.raises(CertificateRefusedError, match=r"after 10 refusals: .*is not yours"):
+        await made.keeper.obtain()
+    assert made.pauses == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
+    assert len(plane.requests) == 10
+
+
+async def test_a_refused_renewal_is_asked_for_again_at_the_next_look_alone(
+    plane: Plane, tmp_path: Path
+) -> None:
+    made = make(tmp_path, plane)
+    await made.keeper.obtain()
+    made.now += 300 * DAY
+    plane.refuse = 401, b'{"error": "unknown worker"}'
+    plane.requests.clear()
+
+    def stop_after_two_looks() -> None:
+        if made.pauses.count(3600.0) == 2:
+            raise asyncio.CancelledError
+
+    made.on_pause = stop_after_two_looks
+    with contextlib.suppress(asyncio.CancelledError):
+        await made.keeper.keep(lambda: pytest.fail("nothing was renewed"))
+    assert len(plane.requests) == 20
+    assert not made.keeper.missing()
 
 
 async def test_the_next_control_plane_is_asked_when_one_does_not_answer(plane: Plane) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from stoker.tickets import possession
 from stoker.wire import encode
 
 Worker = Any  # the fixtures of conftest.py, which cannot be imported
@@ -368,3 +369,11 @@ async def test_a_route_without_a_timeout_has_the_operators_limit_of_silence(
     assert not asked.done()
     pool.sweep(now + 1003.0)
     assert (await asked).status == 504
+
+
+async def test_a_worker_proves_to_its_control_plane_who_it_is(worker: Worker) -> None:
+    challenge = "0123456789abcdef" * 2
+    told = (await worker.get(f"/healthz?challenge={challenge}")).json()
+    assert told["proof"] == possession(b"secret-of-this-worker", 7, challenge)
+    for other in ("", "?challenge=", "?challenge=zz", "?challenge=" + "a" * 65):
+        assert "proof" not in (await worker.get("/healthz" + other)).json()

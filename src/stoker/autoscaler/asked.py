@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from stoker import wire
+from stoker.autoscaler.addresses import host_of, in_url, known_hosts, normal
 from stoker.autoscaler.explain import explain
 from stoker.autoscaler.identity import Identity, Keyring, Principal
 from stoker.autoscaler.keys import Keys
 from stoker.autoscaler.plane import Plane
 from stoker.autoscaler.reconciler import Reconciler
 from stoker.autoscaler.recording import Recordings
-from stoker.autoscaler.states import WorkerState
+from stoker.autoscaler.states import LOADING_STATES, WorkerState
 from stoker.autoscaler.status import status
 from stoker.autoscaler.updating import request_update
 from stoker.autoscaler.waiting import waiting_reason
@@ -106,8 +107,55 @@ class Asked(Plane):
             "workers_to_update": 0 if cancel else former,
         }
 
-    async def attach(self, endpoint_name: str) -> dict[str, str]:
+    def hosts_of(self, worker_id: int, peer: str) -> list[str]:
+        """Hosts that a worker may have a certificate for, its own machine's left out.
+
+        Args:
+            worker_id: of a worker that is there.
+            peer: address that it asks from; empty: not known.
+
+        Raises:
+            NotFoundError: there is no such worker.
+        """
+        worker = self.fleet.workers.get(worker_id)
+        if worker is None:
+            raise NotFoundError(f"there is no worker {worker_id}")
+        found = known_hosts(worker)
+        if peer and not any(host == normal(peer) for host in found):
+            found.append(normal(peer))
+        return found
+
+    def sign_unproven(self, worker_id: int) -> str:
+        """The address that one who shows no mtoken gets a certificate for, once a boot.
+
+        Raises:
+            NotFoundError: no such worker comes up now, its provider gave no address, or this boot
+                has had its certificate. All of them in the same words: the asker is a stranger.
+        """
+        worker = self.fleet.workers.get(worker_id)
+        host = "" if worker is None else normal(worker.address) or host_of(worker.record.url)
+        # Of one that was there before this control plane, its first report tells what it is at.
+        unsure = worker is not None and worker.restored and worker.report is None
+        comes = LOADING_STATES | {WorkerState.PENDING}
+        waits = worker is not None and worker.state in comes and not worker.signed_unproven
+        if worker is None or not host or unsure or not waits:
+            raise NotFoundError("no worker of that number waits for a certificate")
+        worker.signed_unproven = True
+        self.journal.note(
+            worker.endpoint_id,
+            "info0",
+            f"worker {worker_id}: a certificate for {host} was signed without its mtoken",
+            group_id=worker.record.workergroup_id,
+        )
+        return host
+
+    async def attach(self, endpoint_name: str, address: str = "") -> dict[str, str]:
         """Make an identity for a worker that somebody starts by hand.
+
+        Args:
+            endpoint_name: whose requests it shall serve.
+            address: where clients reach it, an IP address or a name; empty: it is told to say so
+                itself, and must prove it.
 
         Returns:
             The environment to start it with. It holds the worker's own secret.
@@ -119,7 +167,12 @@ class Asked(Plane):
         if endpoint is None:
             raise NotFoundError(f"there is no endpoint {endpoint_name!r}")
         record = await self.store.create_worker(
-            endpoint.id, None, "attached", attached=True, state=WorkerState.PENDING.value
+            endpoint.id,
+            None,
+            "attached",
+            attached=True,
+            state=WorkerState.PENDING.value,
+            url=f"http://{in_url(address)}" if address else "",
         )
         worker = self.adopt(record, self.now())
         self.journal.note(
@@ -130,7 +183,7 @@ class Asked(Plane):
             "MASTER_TOKEN": worker.token,
             "REPORT_ADDR": self.report_addr,
             "WORKER_PORT": "3000",
-            "PUBLIC_IPADDR": "127.0.0.1",
+            "PUBLIC_IPADDR": address or "127.0.0.1",
             "VAST_TCP_PORT_3000": "3000",
             "USE_SSL": "false",
             "STOKER_TICKETS": "required",

@@ -10,7 +10,10 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 
+import msgspec
+
 from stoker import wire
+from stoker.autoscaler.addresses import UrlClaims
 from stoker.autoscaler.asked import Asked
 from stoker.autoscaler.dayclock import DayClock
 from stoker.autoscaler.experience import Experience
@@ -86,6 +89,9 @@ class ControlPlane(Asked):
         self.keyring = Keyring(self.wall)
         self.keys = Keys(store, self.keyring, self.endpoint_key, self.changed)
         self.router = self._new_router()
+        self.claims = UrlClaims(
+            self.fleet, on_proven=self._url_proven, on_refused=self._url_refused, clock=self.now
+        )
         self.reconciler = Reconciler(self, planner)
         self.on_assigned: Callable[[Assigned], bool] = lambda _answer: False
         self.on_tick: Callable[[float], None] = lambda _now: None
@@ -196,6 +202,7 @@ class ControlPlane(Asked):
         await self._end_loop()
         if self._next_beat is not None:
             self._next_beat.cancel()
+        await self.claims.close()
         await self.reconciler.close()
         await self.journal.flush()
 
@@ -244,6 +251,40 @@ class ControlPlane(Asked):
         self._hurry.set()
 
     # -- what the front door tells ---------------------------------------------------------
+
+    def with_own_url(self, report: wire.WorkerStatus, peer: str) -> wire.WorkerStatus:
+        """A report with the URL that the worker may be known by, perhaps none yet.
+
+        Args:
+            report: whose token was checked.
+            peer: address that it came from.
+
+        Raises:
+            InvalidMessageError: the URL is not the worker's.
+        """
+        url, worker = report.url.rstrip("/"), self.fleet.workers[report.id]
+        if not url or self.claims.may_use(worker, url, peer, self.now()):
+            return report
+        return msgspec.structs.replace(report, url="")
+
+    def _url_proven(self, worker: Worker, url: str) -> None:
+        worker.url = url
+        self.fleet.dirty.add(worker.id)
+        self.router.set_url(worker.id, url)
+        self.router.set_available(worker.id, worker.available, self.now())
+        self.wake()
+
+    def _url_refused(self, worker: Worker, reason: str) -> None:
+        worker.error = reason
+        self.fleet.dirty.add(worker.id)
+        self.router.set_url(worker.id, worker.url)
+        self.router.set_available(worker.id, worker.available, self.now())
+        self.journal.note(
+            worker.endpoint_id,
+            "info0",
+            f"worker {worker.id}: its URL is refused: {reason}",
+            group_id=worker.record.workergroup_id,
+        )
 
     def on_report(self, report: wire.WorkerStatus) -> None:
         """A worker reported; its token was checked."""
@@ -296,6 +337,7 @@ class ControlPlane(Asked):
         self.experience.note(worker, before, now)
         detail = f": {worker.error}" if after is WorkerState.ERROR and worker.error else ""
         if after is WorkerState.READY:
+            worker.signed_unproven = False
             detail = f": perf {worker.perf:.1f} load/s"
             if worker.perf <= 0:
                 detail = f": it reports no perf; {worker.capacity:g} load/s are reckoned with"
@@ -371,6 +413,7 @@ class ControlPlane(Asked):
             # The next start finds the row, and its instance gone.
             log.warning("a worker's row stays", worker=worker.id, error=str(error))
         self.router.remove_worker(worker.id, self.now())
+        self.claims.forget(worker.id)
         self.fleet.remove(worker)
 
     # -- what was written, and the end --------------------------------------------------------

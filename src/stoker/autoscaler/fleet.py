@@ -66,6 +66,10 @@ class Worker:
     instance_id: str | None = None
     url: str = ""
     boot_id: str = ""
+    address: str = ""
+    """Where its provider says that it is; empty: it does not say."""
+    signed_unproven: bool = False
+    """Its boot had a certificate signed without showing its mtoken."""
     perf: float = 0.0
     error: str = ""
     report: wire.WorkerStatus | None = None

@@ -50,6 +50,10 @@ _status = msgspec.json.Decoder(wire.WorkerStatus)
 _delete = msgspec.json.Decoder(wire.DeleteRequests)
 
 
+PEER_HEADER = b"stoker-peer"
+"""Tells the console where a request came from."""
+
+
 class _ById(msgspec.Struct, frozen=True):
     """Body of the calls about one endpoint or workergroup."""
 
@@ -124,7 +128,12 @@ class FrontDoor:
         path = exchange.path.rstrip("/")
         found = self._hot.get(path)
         if found is None:
-            relay(exchange, self._console, observer=self._relayed)
+            headers = None
+            if path.endswith("/sign_cert"):
+                # Who asks decides what is certified; what a client says of itself is left out.
+                headers = [h for h in exchange.headers if h[0] != PEER_HEADER]
+                headers.append((PEER_HEADER, host_of_peer(exchange.peer).encode()))
+            relay(exchange, self._console, headers=headers, observer=self._relayed)
             return
         method, handler = found
         if exchange.method != method:
@@ -308,7 +317,7 @@ class FrontDoor:
         self._worker(report.id, report.mtoken)
         if report.url:
             wire.check_worker_url(report.url)
-        self._plane.on_report(report)
+        self._plane.on_report(self._plane.with_own_url(report, host_of_peer(exchange.peer)))
         exchange.respond(200, wire.encode(wire.WorkerStatusReply(now=self._plane.ticket_time())))
 
     def _on_delete(self, exchange: Exchange) -> None:
@@ -411,6 +420,11 @@ class FrontDoor:
         if not any(candidates):
             raise UnauthorizedError("an API key is needed: send 'Authorization: Bearer <key>'")
         raise UnauthorizedError("this API key is not known here")
+
+
+def host_of_peer(peer: str) -> str:
+    """The address in ``host:port``."""
+    return peer.rpartition(":")[0].strip("[]")
 
 
 def _tail(tail: int | None) -> int:

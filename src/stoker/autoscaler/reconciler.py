@@ -222,6 +222,7 @@ class Reconciler:
         if worker.instance_id != instance.id:
             worker.instance_id = instance.id
             plane.fleet.dirty.add(worker.id)
+        worker.address = instance.address or worker.address
         self.telling.listed(worker, instance)
         leaves_in = None if instance.leaves_at is None else instance.leaves_at - plane.wall()
         if leaves_in is not None and worker.leaves_at is None:

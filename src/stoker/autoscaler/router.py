@@ -377,6 +377,12 @@ class Router:
             worker.slots,
         )
 
+    def set_url(self, worker_id: int, url: str) -> None:
+        """Requests are sent to a worker by another URL from now on; empty: by none."""
+        worker = self._ledger.workers.get(worker_id)
+        if worker is not None:
+            worker.url = url
+
     def in_flight(self, worker_id: int, now: float) -> int:
         """Requests that a worker has or may still get; 0 if it is unknown."""
         self._ledger.expire(now)

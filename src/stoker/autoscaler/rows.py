@@ -49,7 +49,7 @@ class Rows:
                 "desired": worker.goal,
                 "instance_id": worker.instance_id,
                 "perf": worker.perf,
-                "url": worker.url,
+                "url": worker.url or worker.record.url,
                 "ready_at": ready_at,
                 "error": worker.error[:500],
                 "revision": worker.revision,

@@ -352,17 +352,24 @@ def request(
 
 def attach(
     name: Name,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST", help="Where clients reach it: an IP address or a name, without a port."
+        ),
+    ] = None,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
     """Make an identity for a worker on a machine of your own, and print its environment.
 
-    The output holds the worker's secret. Set WORKER_PORT and PUBLIC_IPADDR to what clients reach.
+    The output holds the worker's secret. Set WORKER_PORT to what clients reach, and --address where
+    the worker is on another machine: it is known by that address, and may have it certified.
     """
 
     async def work(client: Client) -> dict[str, str]:
         record = await client.endpoint(name)
-        return await client.attach(record["endpoint_name"])
+        return await client.attach(record["endpoint_name"], address)
 
     environment = call(url, work)
     if urlsplit(environment["REPORT_ADDR"]).hostname in ("127.0.0.1", "::1", "localhost"):

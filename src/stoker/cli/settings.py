@@ -53,6 +53,9 @@ class ServerSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     certificate: str | None = None
     """PEM file of the certificate chain; with `certificate_key`, serves HTTPS."""
     certificate_key: str | None = None
+    sign_unproven: bool = False
+    """Sign a worker's certificate without its mtoken, for the address that its provider gave, once
+    a boot: for existing images, whose start-up script shows no mtoken (docs/vastai.md)."""
 
 
 class LocalSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

@@ -15,7 +15,7 @@ import uvloop
 from stoker import logs
 from stoker.cli import output
 from stoker.cli.settings import Settings, default_state_directory
-from stoker.console.serve import Server
+from stoker.console.serve import Access, Server
 from stoker.errors import StokerError
 
 STOP_NEWS = 2.0
@@ -77,6 +77,7 @@ async def _serve(settings: Settings, options: _Options) -> int:
         certificate_key=settings.server.certificate_key,
         local=settings.provider.local,
         api_key=given_key,
+        access=Access(sign_unproven=settings.server.sign_unproven),
     )
     try:
         for endpoint in settings.endpoint:

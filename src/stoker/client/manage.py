@@ -139,9 +139,15 @@ class ManagingConnection(Connection):
         body = {"id": workergroup_id, "tail": tail}
         return _texts_in(await self.call("POST", "/get_autogroup_logs/", body))
 
-    async def attach(self, endpoint_name: str) -> dict[str, str]:
-        """The environment with which a worker of your own serves the endpoint; holds a secret."""
-        answer = await self.call("POST", f"{API}/attached/", {"endpoint": endpoint_name})
+    async def attach(self, endpoint_name: str, address: str | None = None) -> dict[str, str]:
+        """The environment with which a worker of your own serves the endpoint; holds a secret.
+
+        Args:
+            endpoint_name: whose requests it shall serve.
+            address: where clients reach it, an IP address or a name without a port.
+        """
+        body = {"endpoint": endpoint_name, "address": address}
+        answer = await self.call("POST", f"{API}/attached/", body)
         return _texts_in(answer.get("environment") if isinstance(answer, dict) else None)
 
     async def detach(self, worker_id: int) -> None:

@@ -37,7 +37,13 @@ class _Number(Convertor[int]):
 register_url_convertor("number", _Number())
 
 
-def create_app(store: Store, control: Control, *, state_directory: Path | None = None) -> Starlette:
+def create_app(
+    store: Store,
+    control: Control,
+    *,
+    state_directory: Path | None = None,
+    sign_unproven: bool = False,
+) -> Starlette:
     """The application; serve it with any ASGI server.
 
     Args:
@@ -45,12 +51,13 @@ def create_app(store: Store, control: Control, *, state_directory: Path | None =
         control: the control plane.
         state_directory: where the certificate authority of the workers is kept; without it the
             calls about certificates say that there is none.
+        sign_unproven: sign certificates for workers that show no mtoken, once a boot.
 
     Raises:
         ConfigError: when the certificate authority in `state_directory` can't be used.
     """
     ca = CertificateAuthority.open(state_directory, time.time()) if state_directory else None
-    house = House(store, control, ca)
+    house = House(store, control, ca, sign_unproven)
     group: dict[str, dict[str, Handler]] = {
         "": {"GET": workergroups.list_workergroups, "POST": workergroups.create_workergroup},
         "/{id:number}": {

@@ -13,6 +13,7 @@ import ipaddress
 import os
 import re
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
@@ -31,6 +32,9 @@ WORKER_LIFETIME = datetime.timedelta(days=365)
 
 # Clocks of rented machines are off by minutes: a certificate is valid from an hour ago.
 _SKEW = datetime.timedelta(hours=1)
+
+LOOPBACK = ("127.0.0.1", "localhost")
+"""What every worker may have certified: its own machine."""
 
 # Letters, digits and inner hyphens, at least two labels or "localhost"; no wildcards.
 _LABEL = r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)"
@@ -83,25 +87,35 @@ class CertificateAuthority:
             raise ConfigError(str(path), "the private key does not belong to the certificate")
         return cls(key, certificate)
 
-    def sign(self, request_pem: bytes, now: float) -> bytes:
+    def sign(
+        self,
+        request_pem: bytes,
+        now: float,
+        *,
+        own: Sequence[str] | None = None,
+        only: str | None = None,
+    ) -> bytes:
         """The certificate for a worker's signing request.
 
         Args:
             request_pem: the request; the names it is for are in its subjectAltName, or else in its
                 common name.
             now: Unix seconds.
+            own: hosts that the worker may have certified, besides its own machine (`LOOPBACK`);
+                they also take the place of an unspecified address (0.0.0.0). None: any.
+            only: sign for this host alone, whatever the request asks for.
 
         Returns:
             PEM; valid for a year, for serving alone.
 
         Raises:
             InvalidMessageError: when it can't be read, its signature or key is weak or wrong, or it
-                asks for no name, too many, or improper ones.
+                asks for no name, too many, improper ones, or such as are not the worker's own.
         """
         try:
             request = x509.load_pem_x509_csr(request_pem)
             valid = request.is_signature_valid
-            names = _names_of(request)
+            names = [_general_name(only)] if only else _names_of(request)
             key = request.public_key()
         except InvalidMessageError:
             raise
@@ -112,6 +126,8 @@ class CertificateAuthority:
             ) from None
         if not valid:
             raise InvalidMessageError({"body": "the request is not signed by its own key"})
+        if own is not None:
+            names = _own_names(names, own)
         strong = isinstance(
             key, ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | ed448.Ed448PublicKey
         ) or (isinstance(key, rsa.RSAPublicKey) and 2048 <= key.key_size <= 8192)
@@ -158,6 +174,31 @@ def _names_of(request: x509.CertificateSigningRequest) -> list[x509.GeneralName]
     return [_general_name(text) for text in dict.fromkeys(asked)]
 
 
+def _own_names(names: list[x509.GeneralName], own: Sequence[str]) -> list[x509.GeneralName]:
+    """The names that a worker may have certified.
+
+    Raises:
+        InvalidMessageError: one is not its own.
+    """
+    mine = [_general_name(host) for host in own]
+    here = [_general_name(host) for host in LOOPBACK]
+    found: list[x509.GeneralName] = []
+    for name in names:
+        address = name.value if isinstance(name, x509.IPAddress) else None
+        if address is not None and getattr(address, "is_unspecified", False):
+            found += mine or here  # "wherever I am": what existing images ask for
+        elif name in mine or name in here or getattr(address, "is_loopback", False):
+            found.append(name)
+        else:
+            raise InvalidMessageError(
+                {
+                    "subjectAltName": f"{name.value} is not known as this worker's address: attach "
+                    "it with `stoker attach ENDPOINT --address HOST`, or ask from that address"
+                }
+            )
+    return list(dict.fromkeys(found))
+
+
 def _general_name(text: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(text))
@@ -169,6 +210,15 @@ def _general_name(text: str) -> x509.GeneralName:
             {"subjectAltName": "a name is no IP address or plain DNS name"}
         ) from None
     return x509.DNSName(text.lower())
+
+
+def is_host(text: str) -> bool:
+    """Whether a text is an IP address or a plain DNS name."""
+    try:
+        _general_name(text)
+    except InvalidMessageError:
+        return False
+    return True
 
 
 def _new_authority(now: float) -> bytes:

@@ -56,6 +56,8 @@ class House:
     store: Store
     control: Control
     ca: CertificateAuthority | None
+    sign_unproven: bool = False
+    """Certificates are signed for workers that show no mtoken, too."""
     updating: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held from reading a record to writing it changed, so that no update undoes another."""
 

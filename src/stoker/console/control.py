@@ -65,7 +65,23 @@ class Control(Protocol):
         """
         ...
 
-    async def attach(self, endpoint_name: str) -> Mapping[str, str]:
+    def hosts_of(self, worker_id: int, peer: str) -> Sequence[str]:
+        """Hosts that a worker may have a certificate for, besides its own machine.
+
+        Raises:
+            NotFoundError: when there is no such worker.
+        """
+        ...
+
+    def sign_unproven(self, worker_id: int) -> str:
+        """The address that one who shows no mtoken gets a certificate for, once a boot.
+
+        Raises:
+            NotFoundError: when no such worker waits for one.
+        """
+        ...
+
+    async def attach(self, endpoint_name: str, address: str = "") -> Mapping[str, str]:
         """Make the identity of a worker that somebody brings; returns its environment.
 
         Raises:

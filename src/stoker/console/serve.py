@@ -15,6 +15,7 @@ import ssl
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -75,6 +76,17 @@ class LocalOptions(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What may be done without an account's key.
+
+    Attributes:
+        sign_unproven: have a worker's certificate signed without its mtoken (see `create_app`).
+    """
+
+    sign_unproven: bool = False
+
+
 class _QuietUvicorn(uvicorn.Server):
     """Leaves the signals to the process that it is a part of."""
 
@@ -98,6 +110,7 @@ class Server:
         self._uvicorn_task: asyncio.Task[None]
         self._keys_task: asyncio.Task[None]
         self._cleanup = contextlib.ExitStack()
+        self._access = Access()
         self._stopped = False
 
     @classmethod
@@ -112,6 +125,7 @@ class Server:
         certificate: str | None = None,
         certificate_key: str | None = None,
         api_key: str | None = None,
+        access: Access | None = None,
     ) -> Server:
         """Bring everything up.
 
@@ -126,6 +140,7 @@ class Server:
             api_key: an account key to accept in place of the one that was given so before; without
                 one, and where there is none yet, `new_api_key` is made: show it, then call
                 `accept_new_api_key`.
+            access: what strangers may do.
 
         Raises:
             ConfigError: a setting cannot work; it is named.
@@ -133,6 +148,7 @@ class Server:
         """
         self = cls()
         self.state_directory = state_directory
+        self._access = access or Access()
         try:
             await self._start(host, port, local, public_url, certificate, certificate_key, api_key)
         except BaseException:
@@ -208,7 +224,12 @@ class Server:
         self.plane.on_tick = door.tick
         self.plane.front_requests = lambda: door.requests
         self.plane.front_refusals = lambda: door.refusals
-        app = create_app(self._store, self.plane, state_directory=state)
+        app = create_app(
+            self._store,
+            self.plane,
+            state_directory=state,
+            sign_unproven=self._access.sign_unproven,
+        )
         self._uvicorn = _QuietUvicorn(
             uvicorn.Config(
                 app, uds=str(socket_path), log_config=None, lifespan="off", access_log=False

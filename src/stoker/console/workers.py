@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from starlette.responses import Response
 
+from stoker.console.ca import is_host
 from stoker.console.call import Call, UnauthorizedError, UnavailableError, done
 from stoker.console.fields import Problems, read_name
 from stoker.errors import InvalidMessageError, NotFoundError
@@ -52,9 +54,12 @@ async def attach(call: Call) -> Response:
     name = read_name(fields, field, problems)
     if name is None:
         problems.setdefault("endpoint", "is required")
+    address = fields.get("address") or ""
+    if address and not (isinstance(address, str) and is_host(address)):
+        problems["address"] = "must be an IP address or a plain DNS name, without a port"
     problems.raise_any()
     assert name is not None
-    environment = await call.house.control.attach(name)
+    environment = await call.house.control.attach(name, address)
     return done(id=int(environment["CONTAINER_ID"]), environment=environment)
 
 
@@ -90,16 +95,28 @@ async def sign_certificate(call: Call) -> Response:
     worker_id = _number(query, "instance_id")
     if worker_id is None:
         raise InvalidMessageError({"instance_id": "is required"})
-    if not any(call.house.control.is_worker(worker_id, token) for token in call.keys_shown()):
+    control, ca = call.house.control, call.house.ca
+    shown = list(call.keys_shown())
+    own: Sequence[str] | None = None
+    only: str | None = None
+    if any(control.is_worker(worker_id, token) for token in shown):
+        own = control.hosts_of(worker_id, call.request.headers.get("stoker-peer", ""))
+    elif call.house.sign_unproven and not shown:
+        if ca is not None:
+            ca.sign(
+                call.body, time.time(), only="localhost"
+            )  # one that is no request costs nothing
+        only = control.sign_unproven(worker_id)
+    else:
         try:
             call.require_account()
         except UnauthorizedError:
             raise UnauthorizedError(
                 "send the worker's mtoken as 'Authorization: Bearer <mtoken>'"
             ) from None
-    if call.house.ca is None:
+    if ca is None:
         raise UnavailableError(_NO_CA)
-    certificate = call.house.ca.sign(call.body, time.time())
+    certificate = ca.sign(call.body, time.time(), own=own, only=only)
     return Response(certificate, media_type="application/x-pem-file")
 
 

@@ -10,6 +10,9 @@ Rules:
   starts; no control plane that answers is waited for, however long it takes.
 * One with less than a third of its life left is replaced while the worker serves; the worker is
   then started again, as it reads the file when it starts.
+* A control plane that refuses (wrong mtoken, an address that is not this worker's) is asked again
+  `MAX_REFUSALS` times, as a person may be about to mend that; then the instance has failed, or, if
+  its certificate is still good, asks again at the next look.
 * A certificate of the user's own (``ssl_cert``) is left alone.
 
 The request goes to ``POST <control plane>/api/v0/sign_cert/?instance_id=N`` with the worker's
@@ -50,12 +53,19 @@ RENEW_LEFT = 1 / 3
 CHECK_INTERVAL = 3600.0
 """Seconds between two looks at a certificate in use."""
 
+MAX_REFUSALS = 10
+"""Refusals in a row after which it is given up: with their pauses, about five minutes."""
+
 SIGN_TIMEOUT = 10.0
 MAX_ANSWER = 1 << 16
 
 
 class CertificateError(StokerError):
     """No certificate can be had just now; the text says why."""
+
+
+class CertificateRefusedError(CertificateError):
+    """A control plane will not sign, and asking again will not change that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,9 +199,10 @@ async def have_signed(addresses: str, worker_id: int, mtoken: str, request_pem: 
         the certificate, PEM.
 
     Raises:
+        CertificateRefusedError: the last one that answered refuses.
         CertificateError: none does; the text says why the last one did not.
     """
-    problem = "no control plane is configured"
+    problem, refused = "no control plane is configured", ""
     for address in filter(None, (a.strip().rstrip("/") for a in addresses.split(","))):
         try:
             answer = await fetch(
@@ -211,13 +222,22 @@ async def have_signed(addresses: str, worker_id: int, mtoken: str, request_pem: 
         if answer.status == 200:
             return answer.body
         problem = f"{address} answered {answer.status}{_said(answer)}"
+        if answer.status // 100 == 4 and answer.status not in _PASSING:
+            refused = problem
+    if refused:
+        raise CertificateRefusedError(refused)
     raise CertificateError(problem)
+
+
+_PASSING = frozenset({408, 425, 429})
+"""Statuses from 400 on that say nothing about the request."""
 
 
 def _said(answer: Response) -> str:
     try:
-        said = answer.json()["error"]
-    except (InvalidMessageError, TypeError, KeyError):
+        body = answer.json()
+        said = body.get("msg") or body["error"]
+    except (InvalidMessageError, TypeError, KeyError, AttributeError):
         return ""
     return f": {printable(str(said)[:300])}"
 
@@ -262,6 +282,7 @@ class CertificateKeeper:
         """Have one signed where that is needed; tries until it works.
 
         Raises:
+            CertificateRefusedError: no control plane will sign.
             OSError: the files cannot be written.
         """
         if self.missing():
@@ -275,17 +296,25 @@ class CertificateKeeper:
                 try:
                     await self._renew()
                     on_renewed()
+                except CertificateRefusedError as error:
+                    _log.error("the certificate is not renewed", problem=str(error))
                 except OSError as error:
                     _log.error("the certificate cannot be written", error=error.strerror)
             await self._pause(CHECK_INTERVAL)
 
     async def _renew(self) -> None:
         backoff = Backoff(initial=0.5, maximum=60.0)
+        refusals = 0
         try:
             while True:
                 try:
                     await self._sign()
                 except CertificateError as error:
+                    refusals = refusals + 1 if isinstance(error, CertificateRefusedError) else 0
+                    if refusals >= MAX_REFUSALS:
+                        raise CertificateRefusedError(
+                            f"no certificate after {refusals} refusals: {error}"
+                        ) from None
                     self.waiting_for = f"a certificate: {error}"
                     delay = backoff.failed(0.0)
                     _log.warning("no certificate yet", problem=str(error), again_in=delay)

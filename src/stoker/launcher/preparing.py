@@ -115,6 +115,7 @@ class Preparation:
 
         Raises:
             SetupError: a step failed.
+            CertificateRefusedError: no control plane will sign the worker's certificate.
             OSError: something cannot be written.
         """
         if pending := self._pending():

@@ -25,7 +25,7 @@ from stoker import signals
 from stoker.errors import ConfigError
 from stoker.launcher import guardian, probe
 from stoker.launcher.backoff import Backoff
-from stoker.launcher.certificates import CertificateKeeper
+from stoker.launcher.certificates import CertificateKeeper, CertificateRefusedError
 from stoker.launcher.environment import guardian_environment
 from stoker.launcher.files import is_locked
 from stoker.launcher.guard import Guard
@@ -255,6 +255,8 @@ class Supervisor:
         self._prepare_task = None
         try:
             task.result()
+        except CertificateRefusedError as error:
+            await self._fault(str(error), now, hopeless=True)
         except (SetupError, OSError) as error:
             await self._fault(str(error), now)
         else:

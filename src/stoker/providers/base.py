@@ -67,6 +67,9 @@ class Instance(msgspec.Struct, frozen=True):
     """Name of the endpoint that it was created for; empty: not known."""
     leaves_at: float | None = None
     """When the provider takes it away, Unix seconds; None: no notice was given."""
+    address: str = ""
+    """IP address or name under which clients reach its worker; empty: the provider does not know.
+    The worker may be known by it, and gets a certificate for it."""
 
 
 class Provider(Protocol):

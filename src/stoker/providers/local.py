@@ -397,6 +397,7 @@ class LocalProvider:
             redact(why or damage),
             desire.created_at,
             endpoint=endpoint,
+            address=manifest.public_host,
         )
 
     def _status(

@@ -7,6 +7,7 @@ route -> ready? -> envelope -> authorised, or of a session? -> load -> admission
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import Callable
 from time import monotonic
@@ -41,6 +42,8 @@ _TIMED_OUT = error_body("the request took longer than this route's timeout")
 _POST_ONLY = error_body("this route takes POST only")
 _GET_ONLY = error_body("this route takes GET only")
 
+_CHALLENGE = re.compile(rb"challenge=([0-9a-f]{16,64})")
+
 _log = logs.get_logger("worker")
 
 
@@ -71,6 +74,7 @@ class WorkerApp:
         admission: Admission[Job],
         metrics: WorkerMetrics,
         describe: Callable[[], dict[str, Any]],
+        prove: Callable[[str], dict[str, Any]] = lambda _challenge: {},
     ) -> None:
         """Prepare.
 
@@ -82,6 +86,7 @@ class WorkerApp:
             admission: decides who waits.
             metrics: counts for Prometheus.
             describe: what ``/healthz`` tells besides ``ready``.
+            prove: what it tells besides to a control plane that sends a challenge.
         """
         self.accepting = False
         self.draining = False
@@ -96,6 +101,7 @@ class WorkerApp:
         self._admission = admission
         self._metrics = metrics
         self._describe = describe
+        self._prove = prove
         self.sessions = SessionCalls(self, config.max_sessions)
         one_at_a_time: Lane[Job] = Lane(1)
         self._routes: dict[str, Route] = {}
@@ -364,7 +370,10 @@ class WorkerApp:
             self._wrong_method(exchange, route)
         elif path == "/healthz" and reading:
             ready = self.accepting and not self.draining
-            body = encode({"ready": ready, "draining": self.draining} | self._describe())
+            known = {"ready": ready, "draining": self.draining} | self._describe()
+            if challenge := _CHALLENGE.fullmatch(exchange.query):
+                known |= self._prove(challenge[1].decode())
+            body = encode(known)
             exchange.respond(200 if ready else 503, body)
         elif path == "/metrics" and reading:
             exchange.respond(200, self._metrics.render(), content_type=CONTENT_TYPE)

@@ -15,6 +15,7 @@ from typing import Any
 from stoker import logs
 from stoker.errors import ConfigError, StokerError
 from stoker.http import Exchange, HttpServer, Origin, UpstreamPool
+from stoker.tickets import possession
 from stoker.version import __version__
 from stoker.wire import WorkerStatus, encode
 from stoker.worker.admission import Admission
@@ -131,6 +132,7 @@ class RunningWorker:
             admission=self._admission,
             metrics=self._metrics,
             describe=self._health,
+            prove=self._proof,
         )
         self._app.on_answer = self._watch.answered
         self._watch.traffic = self._app
@@ -357,6 +359,14 @@ class RunningWorker:
             exchange.respond(200, encode(self._health() | {"busy": self._watch.busy}))
         else:
             self._app.sessions.answer_local(exchange)
+
+    def _proof(self, challenge: str) -> dict[str, Any]:
+        """What shows the control plane that we are the worker whose URL this is."""
+        settings = self.settings
+        if settings.unsecured:
+            return {}
+        proof = possession(settings.mtoken.encode(), settings.worker_id, challenge)
+        return {"worker_id": settings.worker_id, "proof": proof}
 
     def _describe(self, figures: Figures) -> WorkerStatus:
         disk = self._disk_usage()
