@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from stoker import signals
-from stoker.cli import endpoints, load, login, output, simulate, status, trace
+from stoker.cli import endpoints, load, login, output, simulate, status, trace, workergroups
 from stoker.cli.backends import backends_app
 from stoker.cli.keys import key_app
 from stoker.errors import StokerError
@@ -219,7 +219,8 @@ app.command("logout", rich_help_panel=ASK)(login.logout)
 app.command("status", rich_help_panel=ASK)(status.status)
 app.add_typer(key_app, name="key", rich_help_panel=ASK)
 app.add_typer(endpoints.endpoint_app, name="endpoint", rich_help_panel=ASK)
-app.command("update", rich_help_panel=ASK)(endpoints.update_workers)
+app.add_typer(workergroups.group_app, name="workergroup", rich_help_panel=ASK)
+app.command("update", rich_help_panel=ASK)(workergroups.update_workers)
 for command in (
     endpoints.workers,
     endpoints.explain,

@@ -251,21 +251,6 @@ def explained(plan: dict[str, Any]) -> list[str]:
     return told
 
 
-def update_workers(
-    workergroup_id: Annotated[int, typer.Argument(metavar="GROUP", help="Id of the workergroup.")],
-    cancel: Annotated[
-        bool, typer.Option("--cancel", help="End an update; workers not updated yet stay.")
-    ] = False,
-    url: Url = None,
-) -> None:
-    """Update a workergroup's workers to its present settings, one after the other.
-
-    No request is dropped: each worker finishes what it has before it starts anew.
-    """
-    text = call(url, lambda client: client.update_workers(workergroup_id, cancel=cancel))
-    output.out.print(output.escape(text))
-
-
 def workers(name: Name, url: Url = None, as_json: AsJson = False) -> None:
     """List the workers of an endpoint."""
 
