@@ -43,8 +43,19 @@ def test_a_healthy_time_clears_the_count() -> None:
     assert desire.healthy(102.0, 102.0 + HEALTHY_AFTER).launches == 0
 
 
-def test_a_clock_that_was_set_back_delays_nothing() -> None:
-    assert step(NEW.launched(1e9), 100.0) == "launch"
+def test_a_start_before_the_machine_booted_anew_delays_nothing() -> None:
+    assert step(NEW.launched(1e9).dated(100.0), 100.0) == "launch"
+
+
+def test_a_stop_that_was_asked_for_before_the_machine_booted_anew_gets_its_whole_grace() -> None:
+    desire = NEW.want("stopped", 1.7e9).dated(100.0)
+    assert step(desire, 150.0, alive=True, told=True) == "wait"
+    assert step(desire, 150.1, alive=True, told=True) == "kill"
+
+
+def test_moments_of_this_boot_stay_as_they_are() -> None:
+    desire = NEW.launched(150.0).want("stopped", 200.0)
+    assert desire.dated(200.0) is desire
 
 
 def test_a_launcher_is_told_to_stop_once() -> None:

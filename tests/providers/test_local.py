@@ -218,6 +218,26 @@ async def test_a_launcher_that_does_not_end_in_time_is_killed_with_its_tree(loca
 
 
 @real
+async def test_a_step_of_the_wall_clock_does_not_shorten_the_time_to_stop(local: Local) -> None:
+    wall = 1.7e9
+    provider = local.provider(wall=lambda: wall)
+    await local.up(provider)
+    (instance,) = await provider.list()
+    assert instance.created_at == wall
+    os.kill(pid := launcher_pid(local), signal.SIGSTOP)
+    await provider.destroy("local-1")
+    wall += 86_400.0
+    (instance,) = await provider.list()
+    assert instance.status == "stopping"
+    os.kill(pid, signal.SIGCONT)
+
+    async def gone() -> bool:
+        return not await provider.list()
+
+    await local.until(gone, "destroyed")
+
+
+@real
 async def test_an_instance_that_cannot_run_is_failed_and_can_be_started_again(
     local: Local,
 ) -> None:

@@ -12,7 +12,9 @@ Rules:
 * ``stopped``: a launcher that is there is told to stop; once it is over its time, it is killed.
 * ``destroyed``: as ``stopped``; then what is left is removed. There is no way back.
 
-Pure: `now` is passed in, in Unix seconds, because it must have a meaning after a restart.
+Pure: `now` is passed in, in seconds of the machine's monotonic clock. It goes on over a restart of
+the control plane and does not care when the time of day is set. It begins anew with the machine,
+whose instances do not outlive it: a moment that lies ahead is of an earlier boot (`dated`).
 """
 
 from __future__ import annotations
@@ -35,16 +37,27 @@ Step = Literal["wait", "launch", "tell", "kill", "remove", "give up"]
 
 
 class Desire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is wanted, since when, and what was tried. Times are Unix seconds."""
+    """What is wanted, since when, and what was tried. Times are of the monotonic clock."""
 
     wanted: Wanted
     since: float
     created_at: float
+    """Unix seconds, for people."""
     launches: int = 0
     """Starts of the launcher in a row without a healthy time."""
     launched_at: float = 0.0
     stale: bool = False
     """A launcher that is there was started with former settings."""
+
+    def dated(self, now: float) -> Desire:
+        """The same with no moment that lies ahead: it is of an earlier boot of the machine."""
+        if self.since <= now and self.launched_at <= now:
+            return self
+        return msgspec.structs.replace(
+            self,
+            since=min(self.since, now),
+            launched_at=self.launched_at if self.launched_at <= now else 0.0,
+        )
 
     def want(self, wanted: Wanted, now: float) -> Desire:
         """The same instance with another wish."""
@@ -65,7 +78,7 @@ class Desire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         )
 
     def healthy(self, running_since: float, now: float) -> Desire:
-        """The instance has been running since `running_since`."""
+        """The instance has been seen running since `running_since`."""
         if self.launches and now - running_since >= HEALTHY_AFTER:
             return msgspec.structs.replace(self, launches=0)
         return self
@@ -86,7 +99,6 @@ class Desire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 return "give up"
             # 0.5, 1, 2, 4 s after the last start. Once healthy for long, launches is 0: at once.
             delay = min(_FIRST_DELAY * 2 ** (self.launches - 1), _MAX_DELAY) if self.launches else 0
-            # A clock that was set back must not delay it for long.
             return "launch" if not 0 <= now - self.launched_at < delay else "wait"
         if not alive:
             return "remove" if self.wanted == "destroyed" else "wait"

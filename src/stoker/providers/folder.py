@@ -49,7 +49,21 @@ class Folder:
         self.told = 0
         """Pid of the launcher that was told to stop: a second time would mean "hurry"."""
         self._spawned: tuple[int, float] | None = None
+        self._running: tuple[int, float] | None = None
         self._unwritten: Desire | None = None
+
+    def seen_running(self, launcher: int | None, now: float) -> float | None:
+        """Since when it has been seen to run, by the clock of `now`.
+
+        Args:
+            launcher: pid of the launcher whose instance runs; None: it does not run.
+            now: seconds.
+        """
+        if launcher is None:
+            self._running = None
+        elif self._running is None or self._running[0] != launcher:
+            self._running = (launcher, now)
+        return None if self._running is None else self._running[1]
 
     # -- coming and going ----------------------------------------------------------------------
 

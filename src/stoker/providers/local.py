@@ -69,7 +69,8 @@ class LocalProvider:
         owner_timeout: float = 300.0,
         price_per_hour: float = 0.0,
         manifest: Mapping[str, Any] | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         """Use `directory`, which is made when the first instance is.
 
@@ -82,12 +83,14 @@ class LocalProvider:
             price_per_hour: dollars, for the planner.
             manifest: fields of `InstanceManifest` for every instance, such as ``command``,
                 ``host``, ``env`` or ``supervision``.
-            clock: Unix seconds.
+            clock: seconds that no setting of the time of day moves.
+            wall: Unix seconds, for what people are told.
         """
         self._root = directory.absolute()
         self._max = max_instances if max_instances is not None else (os.cpu_count() or 1)
         self._price = price_per_hour
         self._clock = clock
+        self._wall = wall
         self._common: dict[str, Any] = {
             **(manifest or {}),
             "owner_lock": str(owner_lock.absolute()) if owner_lock else None,
@@ -139,7 +142,7 @@ class LocalProvider:
             except (ConfigError, msgspec.ValidationError) as error:
                 raise ProviderError(f"cannot create {instance_id}: {error}") from None
             now = self._clock()
-            desire = Desire(wanted="running", since=now, created_at=now).launched(now)
+            desire = Desire(wanted="running", since=now, created_at=self._wall()).launched(now)
             try:
                 folder = Folder.make(self._root / instance_id, manifest, desire)
             except OSError as error:
@@ -263,7 +266,7 @@ class LocalProvider:
             if desire is None:
                 if wanted != "destroyed":
                     raise ProviderError(f"{instance_id} is damaged: it can only be destroyed")
-                desire = Desire(wanted="running", since=now, created_at=now)
+                desire = Desire(wanted="running", since=now, created_at=self._wall())
             desire = desire.want(wanted, now)
             if error := folder.note(desire):
                 _log.warning("cannot write what is wanted", instance=instance_id, error=_why(error))
@@ -276,8 +279,11 @@ class LocalProvider:
             return
         launcher, now = folder.launcher(), self._clock()
         state = _current(folder, launcher)
-        if state is not None and state.phase is Phase.RUNNING:
-            desire = self._renote(folder, desire, desire.healthy(state.since, now))
+        desire = self._renote(folder, desire, desire.dated(now))
+        running = launcher.pid if launcher and state and state.phase is Phase.RUNNING else None
+        since = folder.seen_running(running, now)
+        if since is not None:
+            desire = self._renote(folder, desire, desire.healthy(since, now))
         # A former control plane may have told it: then its phase says so.
         told = launcher is not None and (
             folder.told == launcher.pid
@@ -409,7 +415,7 @@ class LocalProvider:
             return ("stopping" if launcher else "stopped"), ""
         if launcher is None:
             now = self._clock()
-            step = desire.next_step(alive=False, told=False, grace=0.0, now=now)
+            step = desire.dated(now).next_step(alive=False, told=False, grace=0.0, now=now)
             return ("failed" if step == "give up" else "creating"), ""
         if state is None or desire.stale:
             return "creating", ""
