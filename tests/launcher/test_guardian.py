@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import psutil
 import pytest
 
-from stoker.launcher.guardian import ROLE, TAG, Kin, find, same_process, sweep
+from stoker.launcher.guardian import ROLE, TAG, Kin, created_at, find, same_process, sweep
 
 pytestmark = pytest.mark.real
 
@@ -69,15 +69,31 @@ time.sleep(600)
 def test_a_root_brings_its_descendants_though_they_carry_no_tag(spawn: Spawn) -> None:
     root = spawn(UNTAGGED_CHILD)
     (child,) = psutil.Process(root.pid).children()
-    roots = [(root.pid, psutil.Process(root.pid).create_time())]
+    roots, began = [(root.pid, created_at(root.pid))], created_at(child.pid)
     assert set(find("no such tag", roots)) == {root.pid, child.pid}
     sweep("no such tag", roots)
-    assert same_process(child.pid, child.create_time()) is None
+    assert same_process(child.pid, began) is None
+
+
+def test_a_process_stays_the_same_when_the_machines_clock_is_set(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = spawn()
+    began = created_at(process.pid)
+    unix = psutil.Process(process.pid).create_time()
+    monkeypatch.setattr(psutil.Process, "create_time", lambda _self: unix + 3600.0)
+    assert same_process(process.pid, began) is not None
+    assert same_process(process.pid, unix) is None  # as an earlier version would have had it
+
+
+def test_a_process_that_an_earlier_version_wrote_down_is_known(spawn: Spawn) -> None:
+    process = spawn()
+    assert same_process(process.pid, psutil.Process(process.pid).create_time()) is not None
 
 
 def test_a_pid_that_was_used_again_is_spared(spawn: Spawn) -> None:
     process = spawn()
-    created = psutil.Process(process.pid).create_time()
+    created = created_at(process.pid)
     assert same_process(process.pid, created - 100.0) is None
     assert sweep("no such tag", [(process.pid, created - 100.0)]) == 0
     assert process.poll() is None
@@ -120,7 +136,7 @@ def test_as_a_program_it_kills_when_its_input_ends(spawn: Spawn) -> None:
     import stoker.launcher.guardian as module
 
     tagged, root = spawn(**{TAG: THIS}), spawn()
-    created = psutil.Process(root.pid).create_time()
+    created = created_at(root.pid)
     spared = spawn()
     done = subprocess.run(
         [sys.executable, "-I", module.__file__, THIS],
@@ -148,7 +164,7 @@ def test_the_session_of_a_root_that_ended_belongs_to_the_instance(spawn: Spawn) 
         text=True,
         start_new_session=True,
     )
-    created = psutil.Process(root.pid).create_time()
+    created = created_at(root.pid)
     assert root.stdout is not None
     child = int(root.stdout.readline())
     root.wait()

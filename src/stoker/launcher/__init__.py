@@ -9,7 +9,7 @@ from __future__ import annotations
 from stoker.launcher.backoff import Backoff
 from stoker.launcher.environment import LOGS
 from stoker.launcher.files import FileLock, check_private, is_locked, write_atomic
-from stoker.launcher.guardian import TAG, same_process, sweep
+from stoker.launcher.guardian import TAG, created_at, same_process, sweep
 from stoker.launcher.lifecycle import Phase
 from stoker.launcher.manifest import (
     MANIFEST,
@@ -40,6 +40,7 @@ __all__ = [
     "Phase",
     "Supervision",
     "check_private",
+    "created_at",
     "install_manifest",
     "is_locked",
     "launch",

@@ -39,13 +39,41 @@ _ROUNDS = 20
 _TOLERANCE = 0.02
 """Seconds; a creation time is exact to a clock tick of 0.01 s."""
 
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+_NO_UPTIME = 1e9
+"""Seconds: no machine is up for thirty years, so a larger time of creation is Unix time."""
+
+
+def created_at(pid: int) -> float:
+    """When a process was created, in seconds since the machine booted.
+
+    `psutil.Process.create_time` has Unix seconds, which move when the machine's clock is set: then
+    no process would be the one that was written down.
+
+    Raises:
+        psutil.NoSuchProcess: it is gone.
+    """
+    try:
+        # proc_pid_stat(5): starttime is field 22; the name, field 2, may hold blanks and brackets.
+        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123  (starts fast)
+            ticks = int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        raise psutil.NoSuchProcess(pid) from None
+    return ticks / _TICKS_PER_SECOND
+
 
 def same_process(pid: int, created: float) -> psutil.Process | None:
-    """The living process `pid`, if it is the one created at `created` (Unix seconds)."""
+    """The living process `pid`, if it is the one created at `created`.
+
+    Args:
+        pid: its number.
+        created: as `created_at` has it; or Unix seconds, as earlier versions wrote it.
+    """
     try:
         process = psutil.Process(pid)
         alive = process.status() != psutil.STATUS_ZOMBIE
-        same = abs(process.create_time() - created) <= _TOLERANCE
+        same = _is_when(process, created)
     except (psutil.Error, ValueError):
         return None
     return process if alive and same else None
@@ -100,10 +128,16 @@ def find(
     return {pid: process for pid, process in found.items() if pid not in spared and _lives(process)}
 
 
+def _is_when(process: psutil.Process, created: float) -> bool:
+    unix = created > _NO_UPTIME
+    began = process.create_time() if unix else created_at(process.pid)
+    return abs(began - created) <= _TOLERANCE
+
+
 def _is_free(pid: int, created: float) -> bool:
     """Whether no process has `pid`, other than what is left of the one created at `created`."""
     try:
-        return abs(psutil.Process(pid).create_time() - created) <= _TOLERANCE
+        return _is_when(psutil.Process(pid), created)
     except psutil.NoSuchProcess:
         return True
     except psutil.Error:

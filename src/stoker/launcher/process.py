@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from stoker.launcher.guardian import created_at
 from stoker.launcher.logfiles import LogPipe, RotatingLog
 
 
@@ -27,7 +28,7 @@ class Child:
         self.name = name
         self.pid = process.pid
         try:
-            self.created = psutil.Process(process.pid).create_time()
+            self.created = created_at(process.pid)
         except psutil.Error:  # ended already; 0.0 is the creation time of no process
             self.created = 0.0
         self._waiter = asyncio.ensure_future(process.wait())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
 import psutil
 
 from stoker.launcher.files import write_atomic
-from stoker.launcher.guardian import same_process
+from stoker.launcher.guardian import created_at, same_process
 from stoker.launcher.lifecycle import Phase
 from stoker.launcher.machine import Reading
 
@@ -22,7 +23,8 @@ class InstanceState(msgspec.Struct, frozen=True, kw_only=True):
     phase: Phase
     launcher_pid: int
     launcher_created: float
-    """Creation time of that process: tells it from a later one with the same pid."""
+    """Creation time of that process, in seconds since the machine booted: tells it from a later one
+    with the same pid."""
     guardian_pid: int = 0
     model_pid: int = 0
     worker_pid: int = 0
@@ -45,7 +47,7 @@ class InstanceState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LauncherIdentity(msgspec.Struct, frozen=True):
-    """Content of the lock file: who holds it."""
+    """Content of the lock file: who holds it, and when it was created (`created_at`)."""
 
     pid: int
     created: float
@@ -70,8 +72,7 @@ def write_state(directory: Path, state: InstanceState) -> None:
 
 def myself() -> LauncherIdentity:
     """The identity of this process."""
-    process = psutil.Process()
-    return LauncherIdentity(process.pid, process.create_time())
+    return LauncherIdentity(os.getpid(), created_at(os.getpid()))
 
 
 def launcher_of(directory: Path) -> psutil.Process | None:

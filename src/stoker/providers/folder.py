@@ -23,6 +23,7 @@ from stoker.launcher import (
     FileLock,
     InstanceManifest,
     InstanceState,
+    created_at,
     launcher_of,
     read_manifest,
     read_state,
@@ -212,6 +213,6 @@ class Folder:
         finally:
             os.close(descriptor)
         with contextlib.suppress(psutil.Error):
-            self._spawned = process.pid, psutil.Process(process.pid).create_time()
+            self._spawned = process.pid, created_at(process.pid)
         # Collects it when it ends, so that no zombie stays however long nobody looks.
         threading.Thread(target=process.wait, name=f"reap-{self.id}", daemon=True).start()

@@ -19,6 +19,7 @@ import pytest
 
 from stoker.launcher.doctor import Finding, running, written
 from stoker.launcher.files import FileLock
+from stoker.launcher.guardian import created_at
 from stoker.launcher.lifecycle import Phase
 from stoker.launcher.state import LOCK, InstanceState, LauncherIdentity, write_state
 from stoker.launcher.steps import RunStep
@@ -37,13 +38,13 @@ def put_state(case: Case, *, lives: bool = True, **fields: Any) -> None:
     state = InstanceState(
         phase=Phase.RUNNING,
         launcher_pid=HERE.pid,
-        launcher_created=HERE.create_time(),
+        launcher_created=created_at(HERE.pid),
         since=1000.0,
     )
     case.now = 1060.0
     write_state(case.directory, msgspec.structs.replace(state, **fields))
     if lives:
-        identity = LauncherIdentity(HERE.pid, HERE.create_time())
+        identity = LauncherIdentity(HERE.pid, created_at(HERE.pid))
         (case.directory / LOCK).write_bytes(msgspec.json.encode(identity))
 
 
