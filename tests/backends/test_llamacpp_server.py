@@ -115,7 +115,7 @@ def test_it_embeds_when_asked_to() -> None:
 PACKAGE_THAT_NEEDS_OPENMP = """
 import os, pathlib
 folder = pathlib.Path(os.environ.get("LD_LIBRARY_PATH", "").partition(":")[0] or "/nowhere")
-print(folder)
+print(folder, flush=True)
 if not (folder / "libgomp.so.1").exists():
     raise ImportError("libgomp.so.1: cannot open shared object file: No such file or directory")
 """

@@ -243,6 +243,19 @@ def broken():
 class Own(EndpointHandler):
     """Measures with a payload of its own making."""
 
+    endpoint = "/b"
+    healthcheck_endpoint = None
+
+    @classmethod
+    def payload_cls(cls):
+        return dict
+
+    def make_benchmark_payload(self):
+        return {}
+
+    async def generate_client_response(self, client_request, model_response):
+        return model_response
+
 
 @pytest.mark.parametrize(
     ("handler", "payload"),

@@ -137,6 +137,7 @@ async def test_requests_at_work_are_in_the_report(
     await control.until(lambda: control.last.working_request_idxs == [1])
     assert control.last.cur_load == 100.0
     assert control.last.num_requests_working == 1
+    await model.until(lambda: model.waiting)
     model.waiting.pop().respond(200)
     await control.until(lambda: control.last.working_request_idxs == [])
 
