@@ -71,7 +71,7 @@ server.serve_forever()
 """
 
 WORKER = r"""
-import json, os, signal, sys, threading
+import http.server, json, os, signal, sys, threading
 from pathlib import Path
 
 folder = Path(os.environ["WORKSPACE_DIR"])
@@ -80,6 +80,22 @@ with (folder / "worker.starts").open("a") as starts:
 told = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: told.set())
 (folder / "worker.env").write_text(json.dumps(dict(os.environ)))
+
+class Local(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        busy = (folder / "busy").exists()
+        with (folder / "asked").open("a") as asked:
+            asked.write(f"{busy}\n")
+        body = json.dumps({"busy": busy}).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *args):
+        pass
+
+local = http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["WORKER_HTTP_PORT"])), Local)
+threading.Thread(target=local.serve_forever, daemon=True).start()
 told.wait()
 if os.environ.get("SLOW_DRAIN"):
     threading.Event().wait()

@@ -208,6 +208,18 @@ def test_a_model_server_that_falls_ill_is_started_again(instance: Launched) -> N
     assert "failed 2 health checks in a row" in instance.log()
 
 
+def test_a_model_server_that_is_ill_but_at_work_is_not_ended(instance: Launched) -> None:
+    instance.up()
+    (instance.directory / "busy").touch()
+    (instance.directory / "ill").touch()
+    asked = instance.directory / "asked"
+    # Two bad checks are enough for one that is not.
+    instance.until(lambda: asked.exists() and asked.read_text().count("True") > 5, "asked")
+    assert instance.state.restarts == 0
+    (instance.directory / "busy").unlink()
+    instance.until(lambda: instance.state.restarts >= 1, "restarted")
+
+
 def test_a_model_server_that_cannot_start_is_given_up_with_the_reason(
     instance: Launched,
 ) -> None:

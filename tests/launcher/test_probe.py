@@ -79,3 +79,36 @@ async def test_no_answer_is_a_timeout() -> None:
     port = await silent.listen()
     assert await probe.check_health(f"http://127.0.0.1:{port}/health", 0.05) == "timeout"
     await silent.drain(0.0)
+
+
+# --- whether the model server is at work
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "busy"),
+    [
+        (200, b'{"ready": false, "busy": true}', True),
+        (200, b'{"ready": true, "busy": false}', False),
+        (200, b'{"ready": true}', False),
+        (200, b'{"busy": "yes"}', False),
+        (200, b"[1]", False),
+        (200, b"no JSON", False),
+        (503, b'{"busy": true}', False),
+    ],
+)
+async def test_only_a_worker_that_says_so_has_a_busy_model_server(
+    status: int, body: bytes, busy: bool
+) -> None:
+    server = HttpServer(lambda exchange: exchange.respond(status, body))
+    port = await server.listen()
+    assert await probe.says_busy(f"http://127.0.0.1:{port}") is busy
+    await server.drain(0.0)
+    assert not await probe.says_busy(f"http://127.0.0.1:{port}")
+    assert not await probe.says_busy("")
+
+
+def test_what_a_worker_is_at_is_told_in_words() -> None:
+    told = {"state": "benchmarking", "benchmark": {"run": 1, "runs": 8}}
+    assert probe.in_words(told) == "the worker measures the capacity: run 1 of 8 is done"
+    assert probe.in_words({"state": "ready"}) == ""
+    assert probe.in_words({}) == ""

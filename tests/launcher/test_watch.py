@@ -31,6 +31,24 @@ def test_a_busy_server_is_given_time() -> None:
     assert judge.observe("timeout", 60.0) == "answered no health check for 60 s"
 
 
+def test_a_server_at_work_is_not_ill_and_has_all_its_time_afterwards() -> None:
+    judge = HealthJudge(refusals=3, hang_after=60.0)
+    judge.observe("ok", 0.0)
+    judge.observe("refused", 1.0)
+    judge.observe("refused", 2.0)
+    for now in range(10, 600, 10):
+        assert judge.observe("busy", float(now)) == ""
+    assert judge.observe("refused", 600.0) == ""
+    assert judge.observe("timeout", 640.0) == ""
+    assert judge.observe("timeout", 650.0) == "answered no health check for 60 s"
+
+
+def test_being_busy_is_no_health() -> None:
+    judge = HealthJudge()
+    judge.observe("busy", 0.0)
+    assert not judge.was_healthy
+
+
 def test_the_owner_is_gone_after_its_timeout() -> None:
     watch = OwnerWatch(300.0, now=0.0)
     assert not watch.observe(held=False, now=299.0)

@@ -90,6 +90,11 @@ class Parts:
         return f"{scheme}://{host}:{manifest.public_port or self.worker_port}"
 
     @property
+    def local_url(self) -> str:
+        """The worker's port for this machine; empty while there is no worker."""
+        return f"http://127.0.0.1:{self._http_port}" if self.has("worker") else ""
+
+    @property
     def health_url(self) -> str:
         """The model server's health check; empty where it has none.
 

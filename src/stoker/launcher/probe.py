@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+from stoker.errors import InvalidMessageError
 from stoker.http import UpstreamError, fetch
 from stoker.launcher.watch import Observation
 from stoker.version import __version__
@@ -17,6 +19,48 @@ async def check_health(url: str, timeout: float) -> Observation:
     except UpstreamError as error:
         return "timeout" if error.kind == "timeout" else "refused"
     return "ok" if answer.status < 400 else "refused"
+
+
+async def worker_tells(url: str, timeout: float = 2.0) -> dict[str, Any]:
+    """What a worker says of itself; nothing where it cannot be asked.
+
+    Args:
+        url: of the worker's port for this machine; empty: it has none.
+        timeout: seconds.
+    """
+    if not url:
+        return {}
+    try:
+        answer = await fetch(f"{url}/healthz", timeout=timeout, max_body=1 << 16)
+        told = answer.json() if answer.status == 200 else {}
+    except (UpstreamError, InvalidMessageError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+async def says_busy(url: str) -> bool:
+    """Whether a worker says that its model server has work, and may be silent or unwell for now."""
+    return (await worker_tells(url)).get("busy") is True
+
+
+_IN_WORDS = {
+    "waiting": "the worker waits for the model to load",
+    "benchmarking": "the worker measures the capacity",
+    "trying": "the worker tries a request",
+    "retrying": "the model server does not answer well yet; the worker tries again",
+    "checking": "the worker waits for a good health check of the model server",
+    "unhealthy": "the model server fails its health check",
+    "errored": "the model server does not answer well; the worker tries again (see worker.log)",
+}
+
+
+def in_words(told: dict[str, Any]) -> str:
+    """What a worker that is not ready is at; empty where that says nothing."""
+    text = _IN_WORDS.get(str(told.get("state")), "")
+    progress = told.get("benchmark")
+    if text and isinstance(progress, dict):
+        text += f": run {progress.get('run')} of {progress.get('runs')} is done"
+    return text
 
 
 async def report(addresses: str, status: WorkerStatus, *, timeout: float = 5.0) -> bool:

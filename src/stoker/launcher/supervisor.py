@@ -44,6 +44,9 @@ _log = get_logger("launcher")
 BOOT_CHECK_INTERVAL = 0.1
 """Seconds between health checks until the first good one."""
 
+WORKER_LOOK = 1.0
+"""Seconds between two looks at what a worker is at."""
+
 OWNER_CHECK_INTERVAL = 5.0
 REAP_INTERVAL = 2.0
 MAX_TICK = 1.0
@@ -115,6 +118,7 @@ class Supervisor:
         self._renewal_ends: float | None = None
         self._identity = myself()
         self._since = wall()
+        self._worker_doing = ""
         self._written: InstanceState | None = None
         self._write_failed = False
         self._told_dropped = 0
@@ -141,6 +145,7 @@ class Supervisor:
         try:
             await self._guard.start()
             self._beside(self._sampler.run(self._wake.set))
+            self._beside(self._follow_worker())
             await self._begin()
             await self._watch()
             await self._drain()
@@ -311,12 +316,41 @@ class Supervisor:
         while not self._illness:
             seen = await probe.check_health(url, self._policy.health_timeout)
             before = self._judge.was_healthy
+            if seen != "ok" and before and await self._while_busy():
+                continue
             if problem := self._judge.observe(seen, self._clock()):
                 self._illness = f"the model server {problem}"
             healthy = self._judge.was_healthy
             if self._illness or healthy is not before:
                 self._wake.set()
             await asyncio.sleep(self._policy.health_interval if healthy else BOOT_CHECK_INTERVAL)
+
+    async def _while_busy(self) -> bool:
+        """Wait for as long as the worker says that the model server is busy; whether it did.
+
+        The worker sees the answers, and has a check of its own open. More of them would fill the
+        queue of connections of a server that takes one at a time.
+        """
+        was = False
+        while await probe.says_busy(self._parts.local_url):
+            if not was:
+                _log.info("the model server answers no health check, but it is at work")
+            was = True
+            self._judge.observe("busy", self._clock())
+            await asyncio.sleep(self._policy.health_interval)
+        return was
+
+    async def _follow_worker(self) -> None:
+        """Tell what a worker is at that is not ready: measuring the capacity may take minutes."""
+        while True:
+            told = await probe.worker_tells(self._parts.local_url)
+            doing = probe.in_words(told)
+            if doing != self._worker_doing:
+                self._worker_doing = doing
+                if doing or told.get("state") == "ready":
+                    _log.info(doing or "the worker is ready")
+                self._wake.set()
+            await asyncio.sleep(WORKER_LOOK)
 
     async def _end_health(self) -> None:
         self._illness = ""
@@ -419,7 +453,7 @@ class Supervisor:
             worker_pid=self._parts.pid("worker"),
             model_port=self._parts.model_port,
             worker_port=self._parts.worker_port,
-            doing=self._parts.without_secrets(self._preparation.doing),
+            doing=self._parts.without_secrets(self._preparation.doing or self._worker_doing),
             restarts=self._life.restarts,
             failures=self._life.failures,
             error=self._life.error,

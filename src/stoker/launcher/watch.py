@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-Observation = Literal["ok", "refused", "timeout"]
+Observation = Literal["ok", "refused", "timeout", "busy"]
 
 
 class HealthJudge:
@@ -15,7 +15,9 @@ class HealthJudge:
     * before the first "ok" nothing is ill: loading takes its time;
     * `refusals` bad answers in a row (connection refused, cut, status 500 and up) are illness;
     * a health check that times out may only mean that the server is busy with a request, so
-      it is illness only after `hang_after` seconds without one "ok".
+      it is illness only after `hang_after` seconds without one "ok";
+    * while the worker says that the model server is "busy" (it streams an answer, or is silent over
+      a long prompt within the time that it may be) nothing is ill: to end it would cut the answer.
     """
 
     def __init__(self, *, refusals: int = 3, hang_after: float = 60.0) -> None:
@@ -35,6 +37,9 @@ class HealthJudge:
             self._last_ok, self._refused = now, 0
             return ""
         if self._last_ok is None:
+            return ""
+        if seen == "busy":
+            self._last_ok, self._refused = now, 0
             return ""
         if seen == "refused":
             self._refused += 1

@@ -60,7 +60,7 @@ def phase(patient: Patient) -> Iterable[Finding]:
         text = f"{text}: the model server is loading"
         yield Finding("phase", "warning" if slow else "ok", text, remedy if slow else "")
     else:
-        yield Finding("phase", "ok", text)
+        yield Finding("phase", "ok", f"{text}: {state.doing}" if state.doing else text)
         if state.restarts:
             text = f"it was started again {state.restarts} times since the launcher started"
             yield Finding("phase", "warning", text, "launcher.log says why each time")
