@@ -12,7 +12,7 @@ from pathlib import Path
 
 import uvloop
 
-from stoker import logs
+from stoker import descriptors, logs
 from stoker.cli import output
 from stoker.cli.settings import Settings, default_state_directory
 from stoker.console.serve import Access, Server
@@ -42,6 +42,7 @@ def run(
         keep_instances=keep_instances,
         stop_on_stdin_eof=stop_on_stdin_eof,
     )
+    descriptors.raise_limit()
     try:
         code: int = uvloop.run(_serve(settings, options))
     except StokerError as error:

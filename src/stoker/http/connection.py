@@ -11,6 +11,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from stoker import logs
@@ -29,13 +30,31 @@ if TYPE_CHECKING:
 _log = logs.get_logger("http")
 
 
+def _nothing() -> None:
+    pass
+
+
 class ServerConnection(Intake):
     """The Protocol of the server side."""
 
-    __slots__ = ("_refusal",)
+    __slots__ = ("_arrived", "_crowded", "_refusal")
 
-    def __init__(self, server: HttpServer) -> None:
+    def __init__(
+        self,
+        server: HttpServer,
+        crowded: bool = False,
+        arrived: Callable[[], None] = _nothing,
+    ) -> None:
+        """Wait for the transport.
+
+        Args:
+            server: its own.
+            crowded: there is no room for it; it is refused as soon as it is made.
+            arrived: called when it is made.
+        """
         super().__init__(server)
+        self._crowded = crowded
+        self._arrived = arrived
         self._refusal: Refusal | None = None  # to be sent when those before it are answered
 
     # --- made
@@ -43,11 +62,12 @@ class ServerConnection(Intake):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.BaseProtocol`."""
         super().connection_made(transport)
+        self._arrived()
+        self._arrived = _nothing
         server = self.server
         self.since = server.now
-        crowded = len(server.open) >= server.limits.max_connections
         server.open.add(self)
-        if crowded or server.draining:
+        if self._crowded or server.draining:
             self._deaf = True
             self._refuse(Refusal(503, "too_many_connections", "too many connections"), linger=False)
 

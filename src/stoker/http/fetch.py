@@ -108,7 +108,11 @@ async def fetch(
     if parts.query:
         target += "?" + quote(parts.query, safe="/%:@!$&'()*+,;=~-._?")
     own = pool is None
-    used = UpstreamPool(Origin.parse(url, ssl), connect_timeout=timeout) if pool is None else pool
+    used = (
+        UpstreamPool(Origin.parse(url, ssl), connect_timeout=timeout, own_calls=True)
+        if pool is None
+        else pool
+    )
     sink = _Collector(max_body)
     request = used.request(method, target.encode(), headers, body, sink)
     request.patience = math.inf  # `timeout` alone counts

@@ -6,6 +6,7 @@ The connection used last is used first (LIFO): under light load the others reach
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 import re
 import ssl as ssl_module
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from stoker import descriptors
 from stoker.http.messages import CHUNKED, build_head
 from stoker.http.request import ResponseSink, UpstreamError, UpstreamRequest
 from stoker.http.sweep import Sweep
@@ -26,6 +28,15 @@ if TYPE_CHECKING:
 _TARGET = re.compile(rb"[!-~\x80-\xff]+")
 _METHOD = re.compile(r"[A-Z]+")
 _BODYLESS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
+
+
+NO_DESCRIPTOR = "no file descriptor is left for a connection to the upstream"
+
+
+def _why(error: OSError) -> str:
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return NO_DESCRIPTOR
+    return "the upstream refused the connection"
 
 
 def request_line(method: str, target: bytes) -> bytes:
@@ -120,6 +131,7 @@ class UpstreamPool:
             no limit of its own (`UpstreamRequest.patience`).
         idle_read_timeout: seconds between two parts of an answer, likewise.
         keep_alive: seconds for which an unused connection is kept; less if the server says so.
+        own_calls: it may have the last descriptors, which clients' requests must not use up.
     """
 
     def __init__(
@@ -131,8 +143,10 @@ class UpstreamPool:
         response_timeout: float = 600.0,
         idle_read_timeout: float = 300.0,
         keep_alive: float = 60.0,
+        own_calls: bool = False,
     ) -> None:
         self.origin = origin
+        self._own_calls = own_calls
         self.response_timeout = response_timeout
         self.idle_read_timeout = idle_read_timeout
         self._max_connections = max_connections
@@ -229,12 +243,19 @@ class UpstreamPool:
                 request, UpstreamError("timeout", "the upstream cannot be reached")
             )
             return
-        except (OSError, ValueError, OverflowError):  # also of a host or port that cannot be
+        except OSError as error:
+            self._opening_failed(request, UpstreamError("refused", _why(error)))
+            return
+        except (ValueError, OverflowError):  # of a host or port that cannot be
             self._opening_failed(
                 request, UpstreamError("refused", "the upstream refused the connection")
             )
             return
         self._open.add(connection)
+        if not self._own_calls and connection.fileno() >= descriptors.last():
+            connection.drop()
+            self._opening_failed(request, UpstreamError("refused", NO_DESCRIPTOR))
+            return
         if self._closed:
             connection.drop()
         elif request.aborted:

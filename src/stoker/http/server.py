@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import ssl as ssl_module
 from collections.abc import Callable
 from email.utils import formatdate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stoker.http.accept import Door
 from stoker.http.connection import ServerConnection
 from stoker.http.exchange import Exchange
 from stoker.http.limits import Limits
@@ -66,7 +68,7 @@ class HttpServer:
         self.now = 0.0
         self.date_line = b""
         self._on_refused = on_refused
-        self._listeners: list[asyncio.Server] = []
+        self._door = Door(self, lambda *about: ServerConnection(self, *about))
         self._paths: list[str] = []
         self._all_closed: asyncio.Event = asyncio.Event()
         shortest = min(
@@ -80,8 +82,8 @@ class HttpServer:
 
     @property
     def connections(self) -> int:
-        """How many are open now."""
-        return len(self.open)
+        """How many are open now, or about to be: those of which the TLS handshake is under way."""
+        return len(self.open) + self._door.handshakes
 
     async def listen(
         self,
@@ -114,14 +116,17 @@ class HttpServer:
             lambda: ServerConnection(self),
             host,
             port,
-            ssl=ssl,
-            ssl_handshake_timeout=self.limits.header_timeout if ssl else None,
-            backlog=backlog,
+            start_serving=False,
             reuse_address=reuse_address,
             reuse_port=reuse_port,
         )
-        self._listeners.append(listener)
-        bound: int = listener.sockets[0].getsockname()[1]
+        # asyncio has bound the addresses; accepting is ours (see `accept`).
+        sockets = [socket.socket(fileno=os.dup(sock.fileno())) for sock in listener.sockets]
+        listener.close()
+        for sock in sockets:
+            sock.listen(backlog)
+            self._door.open(sock, ssl)
+        bound: int = sockets[0].getsockname()[1]
         return bound
 
     async def listen_unix(self, path: str | Path) -> None:
@@ -130,12 +135,16 @@ class HttpServer:
         Raises:
             OSError: the socket cannot be made.
         """
-        loop = self._begin()
-        listener = await loop.create_unix_server(
-            lambda: ServerConnection(self), str(path), backlog=1024
-        )
-        os.chmod(path, 0o600)  # noqa: PTH101 -- neither blocks worth a thread
-        self._listeners.append(listener)
+        self._begin()
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.bind(str(path))
+            os.chmod(path, 0o600)  # noqa: PTH101 -- neither blocks worth a thread
+            sock.listen(1024)
+        except BaseException:
+            sock.close()
+            raise
+        self._door.open(sock)
         self._paths.append(str(path))
 
     def _begin(self) -> asyncio.AbstractEventLoop:
@@ -177,8 +186,7 @@ class HttpServer:
             timeout: seconds that running answers and tunnels get; 0 cuts them at once.
         """
         self.draining = True
-        for listener in self._listeners:
-            listener.close()
+        self._door.close()
         for path in self._paths:
             with contextlib.suppress(OSError):
                 os.unlink(path)  # noqa: PTH108
@@ -195,5 +203,4 @@ class HttpServer:
                 if cut:
                     for connection in tuple(self.open):
                         connection.reset()
-        self._listeners.clear()
         self._sweep.stop()

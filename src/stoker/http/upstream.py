@@ -121,6 +121,11 @@ class UpstreamConnection(asyncio.Protocol):
         """The head of the answer has come."""
         return self._has_head
 
+    def fileno(self) -> int:
+        """Its file descriptor; -1 where it has none."""
+        sock = self._transport.get_extra_info("socket")
+        return -1 if sock is None else int(sock.fileno())
+
     def reusable(self, now: float) -> bool:
         """Whether the server still holds the connection, as far as can be seen from here."""
         if self._lost or self._transport.is_closing() or now >= self.expires:

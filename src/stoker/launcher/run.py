@@ -11,7 +11,7 @@ from typing import TextIO
 
 import msgspec
 
-from stoker import logs, signals
+from stoker import descriptors, logs, signals
 from stoker.errors import ConfigError
 from stoker.launcher.environment import LOG_LEVEL
 from stoker.launcher.files import FileLock
@@ -79,6 +79,7 @@ def main(argv: list[str] | None = None) -> int:
         print("usage: python -m stoker.launcher DIR", file=sys.stderr)
         return EXIT_MISTAKE
     log = Path(arguments[0]).resolve() / LAUNCHER_LOG
+    descriptors.inherit_limit()
     stream: TextIO = OwnLog(sys.stderr, log)  # type: ignore[assignment]
     sys.stderr = stream
     level = os.environ.get(LOG_LEVEL, "").lower()

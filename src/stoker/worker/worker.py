@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
-from stoker import logs
+from stoker import descriptors, logs
 from stoker.errors import ConfigError, StokerError
 from stoker.worker.config import WorkerConfig
 from stoker.worker.reporting import Pace
@@ -77,6 +77,7 @@ class Worker:
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 20)
+        descriptors.raise_limit()
         try:
             with asyncio.Runner(loop_factory=factory) as runner:
                 runner.run(self._run_with_logs(socket))

@@ -1,0 +1,66 @@
+"""Open files: how many this process may have, and how many are kept for its own calls.
+
+The usual soft limit of 1024 is for programs that use ``select``. Connections of strangers could use
+it up, and then a health check, a report or the database would find no descriptor left.
+
+The kernel gives the lowest free number to a new descriptor. So the number of a new connection tells
+how many descriptors are in use, without counting: from `ceiling` on a connection is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+
+MOST = 1 << 20
+"""Descriptors that one of our servers asks for at most; some hard limits are a billion."""
+
+INHERITED = 1 << 16
+"""Soft limit of a launcher and of what it starts: some programs visit every possible descriptor."""
+
+RESERVE = 256
+"""Descriptors kept for our own calls, where the limit allows it; otherwise a quarter of them."""
+
+LAST = 64
+"""Those of the reserve that no request of a client may take, not even on the upstream side."""
+
+
+def raise_limit(most: int = MOST) -> int:
+    """Raise this process's soft limit of open files to the hard one; returns what it is now.
+
+    Args:
+        most: it is raised to no more than this, and never lowered.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = most if hard == resource.RLIM_INFINITY else min(hard, most)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return limit()
+    with contextlib.suppress(OSError, ValueError):  # not allowed: it stays as it is
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return limit()
+
+
+def inherit_limit() -> None:
+    """Give this process, and what it starts, the soft limit `INHERITED`, or the hard one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = INHERITED if hard == resource.RLIM_INFINITY else min(hard, INHERITED)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def limit() -> int:
+    """Descriptors that this process may have."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MOST if soft == resource.RLIM_INFINITY else soft
+
+
+def ceiling() -> int:
+    """The number from which on a descriptor belongs to the reserve; no new connection gets it."""
+    most = limit()
+    return most - min(RESERVE, most // 4)
+
+
+def last() -> int:
+    """The number from which on a descriptor is for our own calls alone."""
+    most = limit()
+    return most - min(LAST, most // 16)

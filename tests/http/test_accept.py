@@ -1,0 +1,179 @@
+"""Accepting: what strangers hold open never takes the descriptors of our own calls."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stoker import descriptors
+from stoker.http import Exchange, HttpServer, Limits, fetch
+from stoker.http.accept import BATCH, Door
+
+if TYPE_CHECKING:
+    from tests.http.conftest import Harness
+
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def ok(exchange: Exchange) -> None:
+    exchange.respond(200, b"ok")
+
+
+def used() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@contextlib.contextmanager
+def files(soft: int) -> Iterator[None]:
+    """A soft limit of open files for this process."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+async def test_a_connection_that_would_need_the_reserve_gets_503_and_our_own_calls_go_on(
+    net: Harness, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, port = await net.serve(ok)
+
+    async def model(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        writer.close()
+
+    upstream = await asyncio.start_server(model, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{upstream.sockets[0].getsockname()[1]}/health"
+    statuses = []
+    with files((used() + 40) * 4 // 3):
+        for _ in range(60):
+            client = await net.dial(port)
+            client.send(GET)
+            statuses.append((await client.answer()).status)
+            if statuses[-1] == 503:
+                break
+        assert statuses[-1] == 503
+        assert set(statuses[:-1]) == {200}
+        assert (await fetch(url)).status == 200
+        assert "too few file descriptors are left" in capsys.readouterr().out
+        for client in net.clients:
+            client.leave()
+    await net.until(lambda: net.servers[0].connections == 0)
+    assert (await fetch(f"http://127.0.0.1:{port}/")).status == 200
+    upstream.close()
+
+
+async def test_without_a_descriptor_accepting_rests_and_goes_on_later(
+    net: Harness, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looks = 0
+    accept = Door._accept
+
+    def counted(door: Door, sock: socket.socket) -> None:
+        nonlocal looks
+        looks += 1
+        accept(door, sock)
+
+    monkeypatch.setattr(Door, "_accept", counted)
+    monkeypatch.setattr("stoker.http.accept.PAUSE", 0.05)
+    _, port = await net.serve(ok)
+    client = socket.socket()
+    client.setblocking(False)
+    free = os.dup(0)
+    os.close(free)
+    loop = asyncio.get_running_loop()
+    with files(free):
+        await loop.sock_connect(client, ("127.0.0.1", port))
+        await net.until(lambda: looks > 0)
+        seen = looks
+        for _ in range(1000):
+            await asyncio.sleep(0)
+        assert looks <= seen + 2
+        assert "nothing can be accepted: Too many open files" in capsys.readouterr().out
+    await loop.sock_sendall(client, GET)
+    async with asyncio.timeout(5):
+        assert (await loop.sock_recv(client, 100)).startswith(b"HTTP/1.1 200")
+    client.close()
+
+
+async def test_a_half_open_tls_handshake_counts_as_a_connection_and_ends(
+    net: Harness, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    server = HttpServer(ok, Limits(max_connections=2, header_timeout=0.5))
+    net.servers.append(server)
+    port = await server.listen(ssl=server_tls)
+    silent = [await net.dial(port) for _ in range(2)]
+    await net.until(lambda: server.connections == 2)
+    url = f"https://127.0.0.1:{port}/"
+    assert (await fetch(url, ssl=client_tls)).status == 503
+    for client in silent:
+        await client.closed()
+    await net.until(lambda: server.connections == 0)
+    assert (await fetch(url, ssl=client_tls)).status == 200
+
+
+async def test_handshakes_to_say_503_are_bounded(
+    net: Harness, server_tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stoker.http.accept.MAX_REFUSALS", 1)
+    server = HttpServer(ok, Limits(max_connections=1), on_refused=net.refused.append)
+    net.servers.append(server)
+    port = await server.listen(ssl=server_tls)
+    await net.dial(port)
+    await net.until(lambda: server.connections == 1)
+    await net.dial(port)  # this one's handshake may go on, to say 503
+    third = await net.dial(port)
+    await third.closed()
+    assert server.connections == 1
+
+
+async def test_connections_leave_no_descriptor_behind(
+    net: Harness, server_tls: ssl.SSLContext
+) -> None:
+    server = HttpServer(ok, Limits(header_timeout=0.2))
+    net.servers.append(server)
+    plain, secure = await server.listen(), await server.listen(ssl=server_tls)
+    before = used()
+    for port in (plain, secure):
+        for _ in range(3):
+            client = await net.dial(port)
+            client.send(GET)  # no TLS
+            client.leave()
+    for _ in range(BATCH + 1):
+        (await net.dial(plain)).leave()
+    await net.until(lambda: server.connections == 0 and used() <= before)
+
+
+def test_the_soft_limit_is_raised_to_the_hard_one_and_never_lowered() -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with files(256):
+        assert descriptors.raise_limit() == min(hard, descriptors.MOST)
+    with files(256):
+        assert descriptors.raise_limit(most=100) == 256
+
+
+def test_what_a_launcher_starts_gets_a_limit_that_programs_can_visit() -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with files(256):
+        descriptors.inherit_limit()
+        assert descriptors.limit() == min(hard, 65_536)
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(1024, 256), (400, 100), (20_000, 256)])
+def test_a_part_of_the_limit_is_kept_for_our_own_calls(
+    monkeypatch: pytest.MonkeyPatch, limit: int, kept: int
+) -> None:
+    monkeypatch.setattr(descriptors, "limit", lambda: limit)
+    assert descriptors.ceiling() == limit - kept
+    assert descriptors.ceiling() < descriptors.last() < limit
