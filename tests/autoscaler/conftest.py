@@ -154,9 +154,12 @@ class House:
 
     async def read_only(self, on=True):
         """The disk takes nothing more: every write to the store fails, or none again."""
-        connections = [await self.store._engine.connect() for _ in range(4)]  # the whole pool
+        connections = [await self.store._engine.connect() for _ in range(4)]
+        connections.append(await self.store._writer.connect())  # the whole pool
         for connection in connections:
-            await connection.exec_driver_sql(f"PRAGMA query_only = {int(on)}")
+            # On the driver's own connection: SQLAlchemy would begin a write for it.
+            raw = await connection.get_raw_connection()
+            await raw.driver_connection.execute(f"PRAGMA query_only = {int(on)}")
             await connection.close()
 
     async def endpoint(self, name="llm", parameters=FROM_ZERO, backend="llamacpp"):

@@ -153,6 +153,7 @@ async def test_a_store_that_cannot_be_written_is_unavailable_and_says_why(
     owner: httpx.AsyncClient, store: Store
 ) -> None:
     connections = [await store._engine.connect() for _ in range(4)]
+    connections.append(await store._writer.connect())
     for connection in connections:
         await connection.exec_driver_sql("PRAGMA query_only = 1")
         await connection.close()

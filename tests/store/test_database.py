@@ -136,6 +136,7 @@ async def test_a_full_disk_is_a_clear_error_and_loses_nothing(store: Store) -> N
         pages = (await connection.exec_driver_sql("PRAGMA page_count")).scalar()
     # SQLite says the same at its own limit as on a full disk. Each connection has its own limit.
     connections = [await store._engine.connect() for _ in range(4)]
+    connections.append(await store._writer.connect())
     for connection in connections:
         await connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
         await connection.close()

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stoker.errors import NotFoundError
+from stoker.errors import NotFoundError, StoreError
 from stoker.store import Store
 
 
@@ -85,3 +86,36 @@ async def test_the_seconds_in_each_state_come_back_as_they_were(store: Store) ->
     changed = await store.update_worker(worker.id, state_seconds={"idle": 1.5}, boot_id="b")
     assert (changed.state_seconds, changed.boot_id) == ({"idle": 1.5}, "b")
     assert await store.list_workers() == [changed]
+
+
+async def test_the_id_of_a_draft_is_given_out_once_and_stays_with_its_row(
+    store: Store, path: Path
+) -> None:
+    endpoint = await store.create_endpoint("llm")
+    never_written = store.draft_worker(endpoint.id, None, "local")
+    drafted = store.draft_worker(endpoint.id, None, "local", state="CREATING")
+    created = await store.create_worker(endpoint.id, None, "local")
+    await store.insert_worker(drafted)
+    assert never_written.id < drafted.id < created.id
+    assert await store.get_worker(drafted.id) == drafted
+    await store.delete_worker(created.id)
+    async with await Store.open(path) as again:
+        assert again.draft_worker(endpoint.id, None, "local").id > created.id
+
+
+async def test_a_draft_for_an_endpoint_that_is_gone_is_not_written(store: Store) -> None:
+    draft = store.draft_worker(77, None, "local")
+    with pytest.raises(NotFoundError, match="no endpoint 77"):
+        await store.insert_worker(draft)
+
+
+async def test_an_id_that_another_process_took_is_an_error_and_the_next_is_free(
+    store: Store, path: Path
+) -> None:
+    endpoint = await store.create_endpoint("llm")
+    draft = store.draft_worker(endpoint.id, None, "local")
+    async with await Store.open(path) as other:
+        await other.create_worker(endpoint.id, None, "local")
+    with pytest.raises(StoreError, match="another process"):
+        await store.insert_worker(draft)
+    await store.insert_worker(store.draft_worker(endpoint.id, None, "local"))

@@ -4,6 +4,11 @@ Rules:
 
 * A write takes SQLite's write lock when it begins (BEGIN IMMEDIATE), so it waits for its turn there
   and can't fail half way because another one was quicker. Readers never wait (WAL).
+* Our own writes take turns, in the order in which they were asked for, on one connection. Another
+  process's lock is asked for again and again, so that no thread waits in SQLite for long and a
+  wait can be ended.
+* What was begun is finished, also when who asked for it is cancelled: a transaction that is cut off
+  would keep the write lock from everybody else.
 * Each transaction is durable when it returns (synchronous=FULL): the row of a worker must survive
   a power cut, or its instance is never found again.
 * The file and its companions are readable by their owner alone.
@@ -13,9 +18,12 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import functools
+import inspect
 import os
+import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -28,7 +36,13 @@ from stoker.errors import StokerError, StoreError
 from stoker.store.schema import migrate
 
 BUSY_TIMEOUT = 30.0
-"""Seconds for which a transaction waits for another process's."""
+"""Seconds for which a transaction waits for its turn, and for another process's."""
+
+POLL = 0.1
+"""Seconds for which SQLite itself waits for the write lock, before it is asked again."""
+
+CLOSE_TIMEOUT = 5.0
+"""Seconds that transactions get to end when the store is closed."""
 
 _WRITES = "stoker_writes"
 _PREFIXES = ("sqlite+aiosqlite:///", "sqlite:///")
@@ -37,11 +51,23 @@ _PREFIXES = ("sqlite+aiosqlite:///", "sqlite:///")
 class Database:
     """One open database file; the classes that know the tables build on it."""
 
-    def __init__(self, engine: AsyncEngine, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, engine: AsyncEngine, writer: AsyncEngine, clock: Callable[[], float]
+    ) -> None:
         """Use `open` instead."""
         self._engine = engine
-        self._writer = engine.execution_options(**{_WRITES: True})
+        self._writer = writer.execution_options(**{_WRITES: True})
         self._clock = clock
+        self._turn = asyncio.Lock()
+        self._closing = False
+        self._running: set[asyncio.Task[Any]] = set()
+
+    def __init_subclass__(cls) -> None:
+        """Have every call finished that was begun."""
+        super().__init_subclass__()
+        for name, method in list(vars(cls).items()):
+            if inspect.iscoroutinefunction(method) and not name.startswith("_"):
+                setattr(cls, name, _finished(method))
 
     @classmethod
     async def open(
@@ -62,11 +88,28 @@ class Database:
             await _migrate(path)
         except sa.exc.DBAPIError as error:
             raise StokerError(f"cannot open the database {path}: {error.orig}") from None
-        return cls(_engine(path, foreign_keys=True), clock)
+        store = cls(
+            _engine(path, size=4, timeout=BUSY_TIMEOUT), _engine(path, size=1, timeout=POLL), clock
+        )
+        await store._load()
+        return store
+
+    async def _load(self) -> None:
+        """Read what is to be known from the beginning."""
 
     async def close(self) -> None:
-        """Close every connection; the store can't be used after it."""
+        """Close every connection; the store can't be used after it.
+
+        Transactions that are under way get `CLOSE_TIMEOUT`; one that waits for another process's
+        lock then fails.
+        """
+        if self._running:
+            await asyncio.wait(self._running, timeout=CLOSE_TIMEOUT)
+        self._closing = True
+        if self._running:
+            await asyncio.wait(self._running, timeout=1.0)
         await self._engine.dispose()
+        await self._writer.dispose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -84,9 +127,61 @@ class Database:
     @asynccontextmanager
     async def _writing(self) -> AsyncIterator[AsyncConnection]:
         """All of the block's statements, or none."""
+        deadline = time.monotonic() + BUSY_TIMEOUT
         with _named():
-            async with self._writer.begin() as connection:
-                yield connection
+            await self._take_turn()
+            try:
+                connection = await self._begin(deadline)
+                try:
+                    yield connection
+                    await connection.commit()
+                except BaseException:
+                    await connection.rollback()
+                    raise
+                finally:
+                    await connection.close()
+            finally:
+                self._turn.release()
+
+    async def _take_turn(self) -> None:
+        try:
+            async with asyncio.timeout(BUSY_TIMEOUT):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise StoreError("the database is too busy: other writes take too long") from None
+
+    async def _begin(self, deadline: float) -> AsyncConnection:
+        """Take the write lock."""
+        while True:
+            connection = await self._writer.connect()
+            try:
+                await connection.begin()
+            except BaseException as error:
+                await connection.close()
+                if not _is_locked(error) or self._closing or time.monotonic() >= deadline:
+                    raise
+            else:
+                return connection
+            await asyncio.sleep(POLL / 4)
+
+
+def _is_locked(error: BaseException) -> bool:
+    original = getattr(error, "orig", None)
+    code = getattr(original, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _finished(
+    method: Callable[..., Coroutine[Any, Any, Any]],
+) -> Callable[..., Coroutine[Any, Any, Any]]:
+    @functools.wraps(method)
+    async def call(self: Database, *args: Any, **kwargs: Any) -> Any:
+        task = asyncio.ensure_future(method(self, *args, **kwargs))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await asyncio.shield(task)
+
+    return call
 
 
 @contextmanager
@@ -132,7 +227,7 @@ def _make_private(path: Path) -> None:
 
 
 async def _migrate(path: Path) -> None:
-    engine = _engine(path, foreign_keys=False)
+    engine = _engine(path, size=0, timeout=BUSY_TIMEOUT)
     try:
         async with (
             _one_at_a_time(path),
@@ -165,15 +260,16 @@ async def _one_at_a_time(path: Path) -> AsyncIterator[None]:
         os.close(descriptor)
 
 
-def _engine(path: Path, *, foreign_keys: bool) -> AsyncEngine:
+def _engine(path: Path, *, size: int, timeout: float) -> AsyncEngine:
+    """An engine with `size` connections; 0: one at a time, without foreign keys, to migrate."""
     pool: dict[str, Any] = (
-        {"pool_size": 4, "max_overflow": 0, "pool_timeout": BUSY_TIMEOUT}
-        if foreign_keys
+        {"pool_size": size, "max_overflow": 0, "pool_timeout": BUSY_TIMEOUT}
+        if size
         else {"poolclass": NullPool}
     )
     engine = create_async_engine(
         sa.URL.create("sqlite+aiosqlite", database=str(path)),
-        connect_args={"timeout": BUSY_TIMEOUT},
+        connect_args={"timeout": timeout},
         hide_parameters=True,  # in errors, and so in logs
         **pool,
     )
@@ -187,7 +283,7 @@ def _engine(path: Path, *, foreign_keys: bool) -> AsyncEngine:
             cursor = dbapi_connection.cursor()
             cursor.execute("PRAGMA journal_mode = WAL")
             cursor.execute("PRAGMA synchronous = FULL")
-            cursor.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
+            cursor.execute(f"PRAGMA foreign_keys = {'ON' if size else 'OFF'}")
             cursor.close()
         except BaseException:
             # The pool forgets a connection that fails here, and its thread would stay.

@@ -29,8 +29,10 @@ MAX_TEXT = 4000
 class LogRows(Database):
     """What the store keeps of the endpoints' logs."""
 
-    def __init__(self, engine: AsyncEngine, clock: Callable[[], float]) -> None:
-        super().__init__(engine, clock)
+    def __init__(
+        self, engine: AsyncEngine, writer: AsyncEngine, clock: Callable[[], float]
+    ) -> None:
+        super().__init__(engine, writer, clock)
         self._since_trim: Counter[int] = Counter()
 
     async def append_log(

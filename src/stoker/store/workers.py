@@ -9,7 +9,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from stoker.errors import NotFoundError
+from stoker.errors import NotFoundError, StoreError
 from stoker.store.database import Database
 from stoker.store.records import WorkerRecord
 from stoker.store.tables import endpoints, workers
@@ -28,7 +28,15 @@ _FIELDS = frozenset(WorkerRecord.__struct_fields__) - {
 class WorkerRows(Database):
     """What the store knows of workers."""
 
-    async def create_worker(
+    _last_id: int = 0
+    """Highest id that was given out, written or not."""
+
+    async def _load(self) -> None:
+        await super()._load()
+        async with self._reading() as connection:
+            self._last_id = await _highest_id(connection)
+
+    def draft_worker(
         self,
         endpoint_id: int,
         workergroup_id: int | None,
@@ -36,7 +44,7 @@ class WorkerRows(Database):
         attached: bool = False,
         **fields: Any,
     ) -> WorkerRecord:
-        """Write the row of a worker, before its provider is asked to create it.
+        """A new worker, not yet written; its id is given out once, whether it is written or not.
 
         Args:
             endpoint_id: the endpoint it will serve.
@@ -44,13 +52,11 @@ class WorkerRows(Database):
             provider: name of the provider.
             attached: brought by a person.
             fields: first values of other fields of `WorkerRecord`.
-
-        Raises:
-            NotFoundError: when there is no such endpoint.
         """
         _check_names(fields)
-        record = WorkerRecord(
-            id=0,
+        self._last_id += 1
+        return WorkerRecord(
+            id=self._last_id,
             endpoint_id=endpoint_id,
             workergroup_id=workergroup_id,
             provider=provider,
@@ -59,16 +65,32 @@ class WorkerRows(Database):
             created_at=self._clock(),
             **fields,
         )
-        names = [name for name in record.__struct_fields__ if name != "id"]
-        values = _row({name: getattr(record, name) for name in names})
+
+    async def insert_worker(self, record: WorkerRecord) -> None:
+        """Write the row of a drafted worker, before its provider is asked to create it.
+
+        Raises:
+            NotFoundError: when there is no such endpoint.
+            StoreError: when another process has taken its id.
+        """
         async with self._writing() as connection:
-            known = sa.select(endpoints.c.id).where(endpoints.c.id == endpoint_id)
-            if await connection.scalar(known) is None:
-                raise NotFoundError(f"there is no endpoint {endpoint_id}")
-            result = await connection.execute(workers.insert().values(values))
-        key = result.inserted_primary_key
-        assert key is not None
-        return msgspec.structs.replace(record, id=int(key[0]))
+            try:
+                await _insert(connection, record)
+            except sa.exc.IntegrityError:
+                self._last_id = max(self._last_id, await _highest_id(connection))
+                raise StoreError("another process writes workers to this database") from None
+
+    async def create_worker(self, *args: Any, **fields: Any) -> WorkerRecord:
+        """Write the row of a new worker; arguments as for `draft_worker`.
+
+        Raises:
+            NotFoundError: when there is no such endpoint.
+        """
+        async with self._writing() as connection:
+            self._last_id = max(self._last_id, await _highest_id(connection))
+            record = self.draft_worker(*args, **fields)
+            await _insert(connection, record)
+        return record
 
     async def update_worker(self, worker_id: int, **fields: Any) -> WorkerRecord:
         """Set some fields of `WorkerRecord`, all at once.
@@ -111,6 +133,19 @@ class WorkerRows(Database):
             result = await connection.execute(workers.delete().where(workers.c.id == worker_id))
             if not result.rowcount:
                 raise NotFoundError(f"there is no worker {worker_id}")
+
+
+async def _highest_id(connection: AsyncConnection) -> int:
+    query = sa.text("SELECT seq FROM sqlite_sequence WHERE name = 'workers'")
+    return int(await connection.scalar(query) or 0)
+
+
+async def _insert(connection: AsyncConnection, record: WorkerRecord) -> None:
+    known = sa.select(endpoints.c.id).where(endpoints.c.id == record.endpoint_id)
+    if await connection.scalar(known) is None:
+        raise NotFoundError(f"there is no endpoint {record.endpoint_id}")
+    values = _row({name: getattr(record, name) for name in record.__struct_fields__})
+    await connection.execute(workers.insert().values(values))
 
 
 def _check_names(fields: dict[str, Any]) -> None:
