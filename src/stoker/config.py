@@ -10,7 +10,16 @@ import difflib
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgspec
 
@@ -42,6 +51,91 @@ def convert(data: Any, type_: type[T], *, where: str = "") -> T:
         raise _explain(error, type_, where, data) from None
 
 
+class Problem(NamedTuple):
+    """One thing that is wrong with plain data."""
+
+    path: tuple[str | int, ...]
+    text: str
+    description: str = ""
+    """What the setting is, where its type says so (``Meta(description=…)``)."""
+
+
+def problems_of(
+    data: Any, type_: Any, path: tuple[str | int, ...] = (), *, description: str = ""
+) -> list[Problem]:
+    """Everything in which plain data does not fit `type_`, where `convert` names the first alone.
+
+    Args:
+        data: what a TOML or JSON parser returned.
+        type_: a struct type, or any annotation.
+        path: where `data` stands; the paths of what is found begin with it.
+        description: what `data` is.
+    """
+    bare, own = unwrapped(type_)
+    description = own or description
+    holds_several = get_origin(bare) in (list, dict)
+    struct = _struct_in(bare, data) if isinstance(data, dict) and not holds_several else None
+    if struct is not None and not _needs_tag(bare, data):
+        return _problems_in_struct(data, struct, path)
+    if get_origin(bare) is list and isinstance(data, list):
+        item = get_args(bare)[0]
+        return [
+            found
+            for number, value in enumerate(data)
+            for found in problems_of(value, item, (*path, number), description=description)
+        ]
+    try:
+        convert(data, type_)
+    except ConfigError as error:
+        text = str(error).removeprefix(f"{error.field}: ")
+        inner = tuple(re.findall(r"[^.\[\]]+", error.field))
+        return [Problem((*path, *inner), text, description)]
+    return []
+
+
+def _problems_in_struct(
+    data: dict[str, Any], struct: type[msgspec.Struct], path: tuple[str | int, ...]
+) -> list[Problem]:
+    fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
+    tag = struct.__struct_config__.tag_field
+    found = []
+    for name, value in data.items():
+        if name == tag:
+            continue
+        if name in fields:
+            found += problems_of(value, fields[name].type, (*path, name))
+        else:
+            found.append(Problem((*path, name), _unknown(name, list(fields))))
+    for name, field in fields.items():
+        if field.required and name not in data:
+            found.append(Problem((*path, name), "is required", unwrapped(field.type)[1]))
+    return found
+
+
+def _needs_tag(type_: Any, data: dict[str, Any]) -> bool:
+    """Whether it cannot be told which of several structs is meant."""
+    configs = [struct.__struct_config__ for struct in _structs_in(type_)]
+    tagged = [config for config in configs if config.tag is not None]
+    return bool(tagged) and all(data.get(str(c.tag_field)) != c.tag for c in tagged)
+
+
+def unwrapped(type_: Any) -> tuple[Any, str]:
+    """An annotation without its constraints, and its description."""
+    description = ""
+    while get_origin(type_) is Annotated:
+        type_, *metas = get_args(type_)
+        for meta in metas:
+            if isinstance(meta, msgspec.Meta) and meta.description:
+                description = description or meta.description
+    return type_, description
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
+    return f"unknown setting; {hint}"
+
+
 def load_toml(path: Path, type_: type[T]) -> T:
     """Read a TOML file into `type_`.
 
@@ -65,10 +159,8 @@ def _explain(
     dotted = path.removeprefix(".")
     if unknown := _UNKNOWN.search(problem):
         name = unknown["name"]
-        known = _fields_at(type_, path, data)
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
-        problem, dotted = f"unknown setting; {hint}", _join(dotted, name)
+        problem = _unknown(name, _fields_at(type_, path, data))
+        dotted = _join(dotted, name)
     elif missing := _MISSING.search(problem):
         problem, dotted = "is required", _join(dotted, missing["name"])
     elif tags := _tags_at(type_, path, data) if problem.startswith("Invalid value") else []:
@@ -77,7 +169,7 @@ def _explain(
         choices = ", ".join(repr(c) for c in _choices(_type_at(type_, path)))
         problem = f"must be one of {choices}"
     else:
-        problem = problem[:1].lower() + problem[1:].replace("`", "")
+        problem = problem[:1].lower() + problem[1:].replace("`", "").replace(" | null", "")
     return ConfigError(_join(where, dotted, ": ") if where else dotted, problem)
 
 
@@ -143,9 +235,7 @@ def _tags_at(type_: Any, path: str, data: Any) -> list[str]:
 
 
 def _choices(type_: Any) -> list[Any]:
-    """The values of a Literal, or of an optional one."""
-    found: list[Any] = []
-    for candidate in (type_, *get_args(type_)):
-        if get_origin(candidate) is Literal:
-            found += get_args(candidate)
-    return found
+    """The values of a Literal, also of an optional one or of one with a description."""
+    if get_origin(type_) is Literal:
+        return list(get_args(type_))
+    return [choice for inner in get_args(type_) for choice in _choices(inner)]

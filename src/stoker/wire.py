@@ -248,6 +248,11 @@ class EndpointParameters(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
 
+FILE_DEFAULTS: dict[str, Any] = {"min_load": 0.0, "cold_workers": 0, "cold_mult": 1.0}
+"""Where ``stoker.toml`` and ``stoker endpoint create`` differ from the protocol's defaults: nothing
+is held that nobody asked for, so an idle endpoint costs nothing."""
+
+
 _NAMED = re.compile(r"required field `(?P<name>[^`]*)`")
 
 

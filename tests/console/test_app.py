@@ -22,6 +22,7 @@ GUARDED = [
     ("GET", "/api/v0/autojobs/1/"),
     ("PUT", "/api/v0/autojobs/1/"),
     ("DELETE", "/api/v0/autojobs/1/"),
+    ("POST", "/api/v0/apply/"),
     ("GET", "/api/v0/template/"),
     ("POST", "/api/v0/template/"),
     ("GET", "/api/v0/template/1/"),

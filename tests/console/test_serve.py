@@ -8,13 +8,21 @@ import pytest
 from stoker.autoscaler.identity import hash_key
 from stoker.autoscaler.keys import KeysMarker
 from stoker.cli.settings import LocalSettings
+from stoker.console.diff import WantedEndpoint, WantedGroup
 from stoker.console.serve import Server
-from stoker.errors import ConfigError, StokerError
+from stoker.errors import ConfigError, InvalidMessageError, StokerError
 from stoker.http import fetch
 from stoker.store import Store
 
 KEY = "an-account-key-of-the-tests"
-GROUP = {"backend": "llamacpp", "options": {"parallel": 2}}
+
+
+def group(**options):
+    return WantedGroup(backend="llamacpp", options=options)
+
+
+def wanted(name, *groups, **parameters):
+    return WantedEndpoint(name=name, parameters=parameters, workergroups=list(groups))
 
 
 async def start(state: Path, **more):
@@ -67,44 +75,34 @@ async def test_a_state_directory_with_a_long_name_serves_too(tmp_path):
     await stop(server)
 
 
-async def test_an_endpoint_that_is_declared_again_keeps_its_workergroup(server):
-    await server.declare("chat", {"max_workers": 2}, [GROUP])
-    await server.declare("chat", {"max_workers": 3}, [GROUP])
-    assert server.plane.fleet.by_name["chat"].parameters.max_workers == 3
-    assert len(await groups_of(server, "chat")) == 1
+async def test_a_file_that_is_applied_again_changes_nothing(server):
+    first = await server.apply([wanted("chat", group(parallel=2), max_workers=2)])
+    again = await server.apply([wanted("chat", group(parallel=2), max_workers=2)])
+    assert [change.kind for change in first.changes] == ["create", "create"]
+    assert [change.kind for change in again.changes] == ["keep", "keep"]
+    assert server.plane.fleet.by_name["chat"].parameters.max_workers == 2
 
 
-async def test_a_parameter_that_is_not_declared_stays_as_it_was(server):
-    await server.declare("chat", {"max_workers": 2, "min_load": 0.0}, [])
-    await server.declare("chat", {"max_workers": 3}, [])
-    assert server.plane.fleet.by_name["chat"].parameters.min_load == 0.0
-
-
-async def test_a_declared_workergroup_with_other_options_is_added(server):
-    await server.declare("chat", {}, [GROUP])
-    await server.declare("chat", {}, [{"backend": "llamacpp", "options": {"parallel": 4}}])
-    assert len(await groups_of(server, "chat")) == 2
-
-
-async def test_another_weight_of_a_declared_workergroup_is_taken_over(server):
-    await server.declare("chat", {}, [GROUP | {"weight": 1.0}])
-    await server.declare("chat", {}, [GROUP | {"weight": 9.0}])
-    (group,) = await groups_of(server, "chat")
-    assert group.weight == 9.0
+async def test_other_options_change_the_workergroup_that_is_there_by_a_rolling_update(server):
+    await server.apply([wanted("chat", group(parallel=2))])
+    (before,) = await groups_of(server, "chat")
+    await server.apply([wanted("chat", group(parallel=4))])
+    (after,) = await groups_of(server, "chat")
+    assert (after.id, after.options) == (before.id, {"parallel": 4})
+    assert (after.revision, after.updating) == (before.revision + 1, True)
 
 
 async def test_a_wrong_option_is_named_and_nothing_is_made(server):
-    wrong = {"backend": "llamacpp", "options": {"paralel": 2}}
-    with pytest.raises(ConfigError, match="did you mean 'parallel'") as caught:
-        await server.declare("chat", {}, [GROUP, wrong])
-    assert caught.value.field == "endpoint chat: workergroup[1].options: paralel"
+    with pytest.raises(InvalidMessageError, match="did you mean 'parallel'") as caught:
+        await server.apply([wanted("chat", group(parallel=2), group(paralel=2))])
+    assert list(caught.value.fields) == ["endpoint[0].workergroup[1].options"]
     assert "chat" not in server.plane.fleet.by_name
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "a\x1b[31m", " a", "x" * 129])
-async def test_a_name_that_cannot_be_is_not_declared(server, name):
-    with pytest.raises(ConfigError, match="name"):
-        await server.declare(name, {}, [])
+async def test_a_name_that_cannot_be_is_not_applied(server, name):
+    with pytest.raises(InvalidMessageError, match="name"):
+        await server.apply([wanted(name)])
     assert server.plane.fleet.by_name == {}
 
 
@@ -234,9 +232,9 @@ async def test_a_server_with_a_certificate_speaks_https_alone(tmp_path, certific
         await stop(server)
 
 
-async def test_stopping_keeps_what_was_declared(tmp_path):
+async def test_stopping_keeps_what_was_applied(tmp_path):
     server = await start(tmp_path / "state")
-    await server.declare("chat", {}, [GROUP])
+    await server.apply([wanted("chat", group(parallel=2))])
     await stop(server)
     store = await Store.open(tmp_path / "state" / "stoker.db")
     assert [endpoint.endpoint_name for endpoint in await store.list_endpoints()] == ["chat"]

@@ -195,6 +195,7 @@ class Actor:
             search_params=group.search_params,
             launch_args=group.launch_args,
             revision=group.revision,
+            instance=group.instance,
         )
 
     # -- start and update ------------------------------------------------------------------

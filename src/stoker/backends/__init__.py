@@ -7,7 +7,26 @@ in front of it measures load. `get` and `names` look them up, in files and insta
 
 from __future__ import annotations
 
-from stoker.backends.base import Backend, Requirement, ServerOptions
-from stoker.backends.registry import get, located, names, register
+from stoker.backends.base import (
+    PATH,
+    PATH_OR_NAME,
+    PROGRAM,
+    Backend,
+    Requirement,
+    ServerOptions,
+)
+from stoker.backends.registry import get, is_file, located, names, register
 
-__all__ = ["Backend", "Requirement", "ServerOptions", "get", "located", "names", "register"]
+__all__ = [
+    "PATH",
+    "PATH_OR_NAME",
+    "PROGRAM",
+    "Backend",
+    "Requirement",
+    "ServerOptions",
+    "get",
+    "is_file",
+    "located",
+    "names",
+    "register",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -54,7 +55,9 @@ class Requirement:
         if self.find():
             return ""
         kind = "file" if self.file else "Python module" if self.module else "program"
-        name = self.file or self.module or self.program
+        name = self.module or self.program
+        if self.file or "/" in name:  # say where we looked
+            name = str(Path(self.file or name).expanduser().absolute())
         return f"the {kind} {name!r} is not there: {self.install}"
 
     def resolve(self) -> str:
@@ -68,11 +71,26 @@ class Requirement:
         return self.find()
 
 
+PATH = {"path": "always"}
+"""``Meta(extra=PATH)``: an option that is a path. Written in a settings file, a relative one starts
+from that file's directory."""
+
+PATH_OR_NAME = {"path": "maybe"}
+"""An option that may be a path or a name: a path if it begins with ``.``, ``/`` or ``~``, or if
+there is such a file beside the settings file."""
+
+PROGRAM = {"path": "program"}
+"""An option that is a program: a path if it has a slash. Of a list, the first is the program."""
+
+
 class ServerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Settings that every model server has which is a program of its own."""
 
     program: Annotated[
-        Argument, msgspec.Meta(description="The program to start, a name or a path; empty: its own")
+        Argument,
+        msgspec.Meta(
+            description="The program to start, a name or a path; empty: its own", extra=PROGRAM
+        ),
     ] = ""
     extra_args: Annotated[
         list[Argument],
@@ -124,6 +142,27 @@ def flags(**values: object) -> list[str]:
     return found
 
 
+def _path_kind(annotation: Any) -> str:
+    for meta in getattr(annotation, "__metadata__", ()):
+        if isinstance(meta, msgspec.Meta) and meta.extra and "path" in meta.extra:
+            return str(meta.extra["path"])
+    return ""
+
+
+def _located(value: Any, kind: str, folder: Path) -> Any:
+    if isinstance(value, list):
+        return [_located(value[0], kind, folder), *value[1:]] if value else value
+    if not isinstance(value, str) or not value or "://" in value or value.startswith("{"):
+        return value
+    path = Path(value).expanduser()
+    if kind == "program" and "/" not in value:
+        return value
+    if kind == "maybe" and value[0] not in "./~" and not (folder / path).exists():
+        return value
+    # Not resolved: a link is there to be changed.
+    return os.path.normpath(folder.absolute() / path)
+
+
 def _no_environment(_options: Any) -> dict[str, str]:
     return {}
 
@@ -169,6 +208,23 @@ class Backend:
             ConfigError: names the field that is unknown or wrong.
         """
         return convert(options, self.options, where=where)
+
+    def located(self, options: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """The options with their paths absolute.
+
+        Args:
+            options: as they are written in a settings file.
+            folder: where that file is.
+        """
+        kinds = {
+            field.name: kind
+            for field in msgspec.structs.fields(self.options)
+            if (kind := _path_kind(field.type))
+        }
+        return {
+            name: _located(value, kinds[name], folder) if name in kinds else value
+            for name, value in options.items()
+        }
 
     def problems(self, options: Any) -> list[str]:
         """What is missing on this machine, a sentence each; empty: it can run here."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from msgspec import Meta
 
 from stoker.backends.base import (
+    PATH,
     Argument,
     Backend,
     Requirement,
@@ -42,7 +43,8 @@ class ComfyOptions(ServerOptions, frozen=True, forbid_unknown_fields=True, kw_on
     """
 
     directory: Annotated[
-        Argument, Meta(description="ComfyUI's directory, with its main.py", min_length=1)
+        Argument,
+        Meta(description="ComfyUI's directory, with its main.py", min_length=1, extra=PATH),
     ]
     checkpoint: Annotated[
         Argument,

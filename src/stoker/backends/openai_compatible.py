@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
-from stoker.backends.base import Argument, Backend, Requirement
+from stoker.backends.base import PROGRAM, Argument, Backend, Requirement
 from stoker.backends.openai import (
     CHAT,
     MODELS,
@@ -38,7 +38,10 @@ class OpenAiOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     ] = ""
     command: Annotated[
         list[Argument],
-        Meta(description="Or the command that starts one; {host} and {port} are filled in"),
+        Meta(
+            description="Or the command that starts one; {host} and {port} are filled in",
+            extra=PROGRAM,
+        ),
     ] = []
     model: Annotated[Argument, Meta(description="Name of the model in requests", min_length=1)]
     routes: Annotated[

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from msgspec import Meta
 
 from stoker.backends.base import (
+    PATH_OR_NAME,
     Argument,
     Backend,
     Requirement,
@@ -45,7 +46,12 @@ class TeiOptions(ServerOptions, frozen=True, forbid_unknown_fields=True, kw_only
     """Settings of TEI; names of its flags in huggingface.co/docs, "CLI arguments"."""
 
     model: Annotated[
-        Argument, Meta(description="Model: a Hugging Face name or a directory", min_length=1)
+        Argument,
+        Meta(
+            description="Model: a Hugging Face name or a directory",
+            min_length=1,
+            extra=PATH_OR_NAME,
+        ),
     ]
     task: Annotated[
         Literal["embed", "rerank", "predict"],

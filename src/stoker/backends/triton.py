@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from stoker.backends.base import (
+    PATH,
     Argument,
     Backend,
     Requirement,
@@ -39,7 +40,8 @@ class TritonOptions(ServerOptions, frozen=True, forbid_unknown_fields=True, kw_o
     """Settings of Triton; names of its flags in ``tritonserver --help``."""
 
     model_repository: Annotated[
-        Argument, Meta(description="Directory or URL of the model repository", min_length=1)
+        Argument,
+        Meta(description="Directory or URL of the model repository", min_length=1, extra=PATH),
     ]
     models: Annotated[
         list[Name], Meta(description="Models that are loaded and offered", min_length=1)

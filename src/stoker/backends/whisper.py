@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from msgspec import Meta, field
 
 from stoker.backends.base import (
+    PATH,
+    PATH_OR_NAME,
+    PROGRAM,
     Argument,
     Backend,
     Requirement,
@@ -54,7 +57,12 @@ class WhisperOptions(ServerOptions, frozen=True, forbid_unknown_fields=True, kw_
         Literal["faster-whisper-server", "speaches"], Meta(description="Which server it is")
     ] = "faster-whisper-server"
     model: Annotated[
-        Argument, Meta(description="Model for speech to text, a name or a directory", min_length=1)
+        Argument,
+        Meta(
+            description="Model for speech to text, a name or a directory",
+            min_length=1,
+            extra=PATH_OR_NAME,
+        ),
     ] = "small"
     speech: Annotated[bool, Meta(description="Offer /v1/audio/speech as well (Speaches)")] = False
     realtime: Annotated[
@@ -62,11 +70,16 @@ class WhisperOptions(ServerOptions, frozen=True, forbid_unknown_fields=True, kw_
     ] = False
     command: Annotated[
         list[Argument],
-        Meta(description="Command of another server; {host} and {port} are filled in"),
+        Meta(
+            description="Command of another server; {host} and {port} are filled in", extra=PROGRAM
+        ),
     ] = field(default_factory=list)
     benchmark_audio: Annotated[
         Argument,
-        Meta(description="A recording with which the capacity is measured; empty: made-up sound"),
+        Meta(
+            description="A recording with which the capacity is measured; empty: made-up sound",
+            extra=PATH,
+        ),
     ] = ""
     max_concurrency: Annotated[Count, Meta(description="Requests of a route at a time")] = 4
     max_file_mib: Annotated[

@@ -10,7 +10,17 @@ from typing import Annotated
 import typer
 
 from stoker import signals
-from stoker.cli import endpoints, load, login, output, simulate, status, trace, workergroups
+from stoker.cli import (
+    configuration,
+    endpoints,
+    load,
+    login,
+    output,
+    simulate,
+    status,
+    trace,
+    workergroups,
+)
 from stoker.cli.backends import backends_app
 from stoker.cli.keys import key_app
 from stoker.errors import StokerError
@@ -102,18 +112,30 @@ def up(
 ) -> None:
     """Run the control plane: routes requests, starts and stops workers.
 
+    The settings file is checked and applied first: what it says is created or changed in place, and
+    nothing is deleted (see `stoker apply`). Where it has an error, nothing is started.
+
     The first start makes an API key and prints it; with STOKER_API_KEY set, that one is taken.
     """
     try:
         from stoker.cli import up as command
-        from stoker.cli.settings import load
+        from stoker.cli.check import examine
+        from stoker.cli.configuration import print_findings
+        from stoker.cli.settings import DEFAULT_FILE, Settings
     except ModuleNotFoundError as error:
         output.fail(f"{error.name} is missing: pip install 'stoker[server]'")
-    default = Path("stoker.toml")
-    loaded = load(settings or (default if default.exists() else None))
+    loaded, folder = Settings(), Path()
+    file = settings or Path(DEFAULT_FILE)
+    if settings is not None or file.exists():
+        report = examine(file)
+        print_findings(report)
+        if report.settings is None:
+            raise typer.Exit(1)
+        loaded, folder = report.settings, report.folder
     raise typer.Exit(
         command.run(
             loaded,
+            folder,
             state=state,
             host=host,
             port=port,
@@ -122,6 +144,10 @@ def up(
             log_level=log_level,
         )
     )
+
+
+app.command("init", rich_help_panel=RUN)(configuration.init)
+app.command("check", rich_help_panel=RUN)(configuration.check)
 
 
 @app.command(rich_help_panel=RUN)
@@ -221,6 +247,7 @@ app.add_typer(key_app, name="key", rich_help_panel=ASK)
 app.add_typer(endpoints.endpoint_app, name="endpoint", rich_help_panel=ASK)
 app.add_typer(workergroups.group_app, name="workergroup", rich_help_panel=ASK)
 app.command("update", rich_help_panel=ASK)(workergroups.update_workers)
+app.command("apply", rich_help_panel=ASK)(configuration.apply)
 for command in (
     endpoints.workers,
     endpoints.explain,

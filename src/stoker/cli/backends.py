@@ -149,7 +149,7 @@ def option_table(backend: Backend) -> Iterator[dict[str, Any]]:
         required = default is msgspec.NODEFAULT
         yield {
             "name": field.name,
-            "type": _type_in_words(hints[field.name]),
+            "type": type_in_words(hints[field.name]),
             "required": required,
             "default": None if required else msgspec.to_builtins(default),
             "description": _description(hints[field.name]),
@@ -229,7 +229,8 @@ def _description(kind: Any) -> str:
     return next((meta.description for meta in _metas(kind)[::-1] if meta.description), "")
 
 
-def _type_in_words(kind: Any) -> str:
+def type_in_words(kind: Any) -> str:
+    """A type as a person would say it, with its bounds."""
     bare, bounds = _bare(kind), ""
     if get_origin(kind) is Annotated:
         metas = _metas(kind)
@@ -243,9 +244,9 @@ def _type_in_words(kind: Any) -> str:
     if origin is Literal:
         return " | ".join(json.dumps(choice) for choice in args)
     if origin is list:
-        return f"list of {_type_in_words(args[0])}"
+        return f"list of {type_in_words(args[0])}"
     if origin in (Union, types.UnionType):
-        return " or ".join(_type_in_words(arg) for arg in args)
+        return " or ".join(type_in_words(arg) for arg in args)
     names = {str: "text", int: "integer", float: "number", bool: "true or false"}
     return names.get(bare, "object") + bounds
 

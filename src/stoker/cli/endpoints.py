@@ -16,7 +16,7 @@ import typer
 from stoker.cli import output
 from stoker.cli.arguments import json_object
 from stoker.errors import ConfigError
-from stoker.wire import EndpointParameters
+from stoker.wire import FILE_DEFAULTS, EndpointParameters
 
 if TYPE_CHECKING:
     from stoker.client import Client
@@ -93,8 +93,11 @@ def create(
     inactivity_timeout: InactivityTimeout = None,
     as_json: AsJson = False,
 ) -> None:
-    """Create an endpoint; what is not given has the protocol's default."""
-    given = _parameters(locals())
+    """Create an endpoint; unless told otherwise, it holds nothing while it is idle.
+
+    Defaults: --min-load 0, --cold-workers 0, --cold-mult 1; the others are the protocol's.
+    """
+    given = FILE_DEFAULTS | _parameters(locals())
     parsed = json_object("--options", options)
 
     async def work(client: Client) -> dict[str, Any]:

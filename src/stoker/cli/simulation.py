@@ -183,11 +183,11 @@ def _parameters(settings: Settings, name: str | None, path: Path | None) -> Endp
         if not found:
             known = ", ".join(endpoint.name for endpoint in endpoints) or "none"
             raise ConfigError("--endpoint", f"there is no {name!r} {where}; known: {known}")
-        return EndpointParameters(**found[0].given())
+        return found[0].parameters()
     if len(endpoints) > 1:
         known = ", ".join(endpoint.name for endpoint in endpoints)
         raise ConfigError("--endpoint", f"{where} has several, name one: {known}")
-    return EndpointParameters(**endpoints[0].given()) if endpoints else EndpointParameters()
+    return endpoints[0].parameters() if endpoints else EndpointParameters()
 
 
 def _trace(ask: Ask, settings: SimulatorSettings) -> Trace:

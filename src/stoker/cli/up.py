@@ -8,13 +8,16 @@ import os
 import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import uvloop
 
 from stoker import descriptors, logs
-from stoker.cli import output
+from stoker.cli import applying, output
 from stoker.cli.settings import Settings, default_state_directory
+from stoker.console.diff import Plan, WantedEndpoint
 from stoker.console.serve import Access, Server
 from stoker.errors import StokerError
 
@@ -24,6 +27,7 @@ STOP_NEWS = 2.0
 
 def run(
     settings: Settings,
+    folder: Path,
     *,
     state: Path | None,
     host: str | None,
@@ -32,7 +36,18 @@ def run(
     stop_on_stdin_eof: bool,
     log_level: str,
 ) -> int:
-    """Serve until a signal; returns the exit code."""
+    """Serve until a signal; returns the exit code.
+
+    Args:
+        settings: what is to be served.
+        folder: of the settings file.
+        state: in place of the file's; so are `host` and `port`.
+        host: address to listen on.
+        port: 0 for a free one.
+        keep_instances: leave workers running at the end.
+        stop_on_stdin_eof: also stop when standard input is closed.
+        log_level: what is logged.
+    """
     logs.configure(level=log_level)
     configured = Path(settings.server.state).expanduser() if settings.server.state else None
     options = _Options(
@@ -44,7 +59,11 @@ def run(
     )
     descriptors.raise_limit()
     try:
-        code: int = uvloop.run(_serve(settings, options))
+        wanted = [
+            msgspec.convert(endpoint.wanted(folder), WantedEndpoint)
+            for endpoint in settings.endpoint
+        ]
+        code: int = uvloop.run(_serve(settings, wanted, options))
     except StokerError as error:
         output.print_error(str(error))
         return 1
@@ -59,7 +78,7 @@ class _Options:
         self.keep_instances, self.stop_on_stdin_eof = keep_instances, stop_on_stdin_eof
 
 
-async def _serve(settings: Settings, options: _Options) -> int:
+async def _serve(settings: Settings, wanted: Sequence[WantedEndpoint], options: _Options) -> int:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -81,22 +100,13 @@ async def _serve(settings: Settings, options: _Options) -> int:
         access=Access(sign_unproven=settings.server.sign_unproven),
     )
     try:
-        for endpoint in settings.endpoint:
-            groups = [
-                {
-                    "backend": g.backend,
-                    "options": g.options,
-                    "max_workers": g.max_workers,
-                    "min_cold_load": g.min_cold_load,
-                    "search_params": g.search_params,
-                    "launch_args": g.launch_args,
-                    "gpu_ram": g.gpu_ram,
-                    "weight": g.weight,
-                }
-                for g in endpoint.workergroup
-            ]
-            await server.declare(endpoint.name, endpoint.given(), groups)
-        await _greet(server, settings)
+        plan = await server.apply(wanted)
+        prices = {
+            offer.price_per_hour
+            for provider in server.plane.providers.values()
+            for offer in await provider.offers()
+        }
+        await _greet(server, settings, plan, min(prices, default=None))
         await stopping.wait()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, hurry.set)
@@ -115,14 +125,18 @@ async def _serve(settings: Settings, options: _Options) -> int:
     return 0
 
 
-async def _greet(server: Server, settings: Settings) -> None:
+async def _greet(server: Server, settings: Settings, plan: Plan, price: float | None) -> None:
     """Say where we are, and let a new API key in once it was shown.
 
     Raises:
         StokerError: the key was shown, but cannot be stored.
     """
     try:
-        _print_greeting(server, settings)
+        changes = plan.shown()
+        applying.print_changes(changes, output.err, quiet=True)
+        if changes:
+            output.err.print(f"[dim]endpoints: {applying.summary(changes)}[/]", soft_wrap=True)
+        _print_greeting(server, settings, price)
     except (OSError, ValueError, AttributeError) as error:  # closed, full, or nobody reads it
         # Whoever started us may be gone already; to stop then is `_watch_stdin`'s matter.
         if server.new_api_key:
@@ -137,13 +151,15 @@ async def _greet(server: Server, settings: Settings) -> None:
     await server.accept_new_api_key()
 
 
-def _print_greeting(server: Server, settings: Settings) -> None:
+def _print_greeting(server: Server, settings: Settings, price: float | None) -> None:
     out = sys.stdout
     out.write(f"stoker listens on {server.url}\n")
     out.write(f"state is in {server.state_directory}\n")
     for endpoint in settings.endpoint:
-        groups = ", ".join(g.backend for g in endpoint.workergroup) or "no workergroup"
-        out.write(f"endpoint {endpoint.name}: {groups}\n")
+        # As it is scaled now: a command may have set what the file leaves open.
+        present = server.plane.fleet.by_name.get(endpoint.name)
+        if present is not None:
+            out.write(applying.idle_line(endpoint.name, present.parameters, price) + "\n")
     if server.new_api_key:
         out.write("a new API key was made; it is shown this once:\n")
         out.write(f"  {server.new_api_key}\n")

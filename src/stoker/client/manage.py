@@ -106,6 +106,31 @@ class ManagingConnection(Connection):
         answer = await self.call("POST", "/update_workers/", body)
         return str(answer.get("msg", "")) if isinstance(answer, dict) else ""
 
+    async def apply(
+        self,
+        endpoints: list[Record],
+        *,
+        dry_run: bool = False,
+        prune: bool = False,
+        expect: str = "",
+    ) -> Record:
+        """Make endpoints and workergroups what a settings file states; see `stoker apply`.
+
+        Args:
+            endpoints: each with its ``name``, ``parameters`` and ``workergroups``.
+            dry_run: only say what would change.
+            prune: delete what was in the file before.
+            expect: ``fingerprint`` of the plan that was looked at; another one is refused.
+
+        Returns:
+            ``changes`` and their ``fingerprint``.
+        """
+        body = {"endpoints": endpoints, "dry_run": dry_run, "prune": prune, "expect": expect}
+        answer = await self.call("POST", f"{API}/apply/", body)
+        if not isinstance(answer, dict) or not isinstance(answer.get("changes"), list):
+            raise _unexpected()
+        return answer
+
     async def templates(self) -> list[Record]:
         """All stored templates."""
         return await self._results("/template/")

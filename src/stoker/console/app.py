@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from stoker.console import endpoints, keys, templates, workergroups, workers
+from stoker.console import apply, endpoints, keys, templates, workergroups, workers
 from stoker.console.ca import CertificateAuthority
 from stoker.console.call import Handler, House, refuse, served
 from stoker.console.control import Control
@@ -77,6 +77,7 @@ def create_app(
         f"{API}/endptjobs/{{id:number}}/explain": {"GET": endpoints.explain_endpoint},
         **{f"{API}/workergroups{tail}": handlers for tail, handlers in group.items()},
         **{f"{API}/autojobs{tail}": handlers for tail, handlers in group.items()},
+        f"{API}/apply": {"POST": apply.apply},
         f"{API}/template": {"GET": templates.list_templates, "POST": templates.create_template},
         f"{API}/template/{{id:number}}": {
             "GET": templates.show_template,
@@ -104,6 +105,7 @@ def create_app(
         for slash in ("", "/")
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _on_http_error})
+    app.state.house = house
     # Both forms of each path are routes; a redirect would lose the body of a POST.
     app.router.redirect_slashes = False
     return app

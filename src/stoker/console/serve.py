@@ -25,16 +25,16 @@ from stoker.autoscaler.controlplane import ControlPlane
 from stoker.autoscaler.front import FrontDoor
 from stoker.autoscaler.identity import Identity, hash_key, new_api_key
 from stoker.autoscaler.keys import KeysMarker
-from stoker.backends import get as get_backend
 from stoker.console.app import create_app
-from stoker.console.fields import Problems, read_name
+from stoker.console.apply import carry_out, check, look
+from stoker.console.call import House
+from stoker.console.diff import Plan, WantedEndpoint, compare
 from stoker.errors import ConfigError, StokerError, StoreError
 from stoker.http import HttpServer, Limits, Origin, UpstreamPool
 from stoker.launcher import FileLock
 from stoker.logs import get_logger
 from stoker.providers import LocalProvider, Provider
-from stoker.store import EndpointRecord, Store
-from stoker.wire import EndpointParameters
+from stoker.store import Store
 
 log = get_logger("server")
 
@@ -230,6 +230,7 @@ class Server:
             state_directory=state,
             sign_unproven=self._access.sign_unproven,
         )
+        self._house: House = app.state.house
         self._uvicorn = _QuietUvicorn(
             uvicorn.Config(
                 app, uds=str(socket_path), log_config=None, lifespan="off", access_log=False
@@ -321,56 +322,20 @@ class Server:
             ) from None
         await self.plane.changed()
 
-    async def declare(
-        self, name: str, parameters: dict[str, Any], groups: Sequence[dict[str, Any]]
-    ) -> None:
-        """Make an endpoint what a settings file says; what is not said there stays as it is.
+    async def apply(self, wanted: Sequence[WantedEndpoint]) -> Plan:
+        """Make endpoints and workergroups what a settings file states.
 
-        Workergroups that the endpoint has already (the same backend and options) are kept.
+        Nothing is deleted, and nothing that a command deleted is made again.
 
         Raises:
-            ConfigError: an unknown backend or option, or a name that cannot be; it is named.
+            InvalidMessageError: names all that is wrong; nothing was changed then.
         """
-        problems = Problems()
-        read_name({"name": name}, "name", problems)
-        if problems:
-            raise ConfigError(f"endpoint {name!r}: name", problems["name"])
-        parsed = []
-        for number, group in enumerate(groups):
-            where = f"endpoint {name}: workergroup[{number}]"
-            try:
-                get_backend(group["backend"]).parse(group["options"], where=f"{where}.options")
-            except ConfigError as error:
-                if error.field == "backend":
-                    raise ConfigError(f"{where}.backend", str(error).partition(": ")[2]) from None
-                raise
-            parsed.append({"template_hash": group["backend"], **group})
-        record: EndpointRecord | None = await self._store.find_endpoint(name)
-        if record is None:
-            record = await self._store.create_endpoint(name, EndpointParameters(**parameters))
-        else:
-            merged = {
-                field: getattr(record.parameters, field)
-                for field in EndpointParameters.__struct_fields__
-            }
-            await self._store.update_endpoint(
-                record.id, parameters=EndpointParameters(**(merged | parameters))
-            )
-        present = [g for g in await self._store.list_workergroups() if g.endpoint_id == record.id]
-        for group in parsed:
-            same = next(
-                (
-                    g
-                    for g in present
-                    if g.backend == group["backend"] and g.options == group["options"]
-                ),
-                None,
-            )
-            if same is None:
-                await self._store.create_workergroup(record.id, **group)
-            elif same.weight != group.get("weight", same.weight):
-                await self._store.update_workergroup(same.id, weight=group["weight"])
-        await self.plane.changed()
+        async with self._house.updating:
+            check(wanted, self.plane).raise_any()
+            actual = await look(self._store)
+            plan = compare(wanted, actual, prune=False, restore=False)
+            await carry_out(self._house, plan, actual)
+        return plan
 
     async def stop(self, *, keep_instances: bool, hurry: asyncio.Event) -> None:
         """Stop serving.

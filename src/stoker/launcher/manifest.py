@@ -29,12 +29,15 @@ class Supervision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     restart_delay: float = 0.5
     """Before the first restart; each further one waits twice as long."""
     restart_delay_max: float = 30.0
+    """The longest that a restart waits."""
     healthy_after: float = 30.0
     """So long after the last fault, earlier ones are forgotten."""
     start_timeout: float = 1800.0
     """For the model server to become healthy (it may download its weights first)."""
     health_interval: float = 2.0
+    """Between two health checks."""
     health_timeout: float = 5.0
+    """For the answer to one."""
     unhealthy_checks: int = 3
     """Bad answers in a row that count as illness; see `stoker.launcher.watch`."""
     hang_after: float = 60.0

@@ -55,6 +55,7 @@ class Directory(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """A directory that is made when it is missing."""
 
     path: str
+    """Where, in the instance's directory."""
     mode: str = "0755"
     """Permissions, octal; they are set each time."""
 
@@ -289,7 +290,9 @@ class WriteStep(Step, frozen=True, kw_only=True, tag="write"):
     kind: ClassVar[str] = "write"
 
     path: str
+    """Where, in the instance's directory."""
     text: str
+    """What it holds."""
     mode: str = "0644"
     """Permissions, octal."""
 

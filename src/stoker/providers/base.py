@@ -47,6 +47,9 @@ class InstanceSpec(msgspec.Struct, frozen=True):
     launch_args: str = ""
     revision: int = 0
     """Of the workergroup's settings; another one is another spec."""
+    instance: dict[str, Any] = {}
+    """More fields of the instance's manifest (`stoker.launcher.InstanceManifest`): steps,
+    environment, certificates."""
 
     def __repr__(self) -> str:
         return f"InstanceSpec(worker {self.worker_id} of {self.endpoint!r}, {self.backend})"

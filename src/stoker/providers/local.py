@@ -364,6 +364,7 @@ class LocalProvider:
         manifest = msgspec.convert(
             {
                 **self._common,
+                **spec.instance,
                 "instance_id": instance_id,
                 "worker_id": spec.worker_id,
                 "mtoken": spec.mtoken,

@@ -19,6 +19,7 @@ class Hardware(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
     """One kind of machine: how fast it is, how long it takes to come, how it fails."""
 
     name: str = "simulated"
+    """What it is called in tables."""
     perf: float = 400.0
     """Load units per second of a busy worker."""
     slots: int = 16
@@ -42,6 +43,7 @@ class Hardware(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
     stoppable: bool = True
     """False: there is no pool; a worker can only be destroyed."""
     spot: bool = False
+    """Its provider may take it back at any time."""
     failures_per_hour: float = 0.0
     """Of each ready worker: its instance is lost, with the requests on it."""
     boot_failures: float = 0.0

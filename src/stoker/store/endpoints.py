@@ -313,6 +313,21 @@ class EndpointRows(Database):
             )
         return record
 
+    async def rename_workergroups(self, names: Mapping[int, str]) -> None:
+        """Give workergroups other names at once, so that two can change theirs.
+
+        Nothing is noted as removed: the settings file itself asks for this.
+        """
+        async with self._writing() as connection:
+            for final in (False, True):
+                for group_id, name in names.items():
+                    # A name that nobody can have, since a name never begins with a space.
+                    await connection.execute(
+                        workergroups.update()
+                        .where(workergroups.c.id == group_id)
+                        .values(name=name if final else f" {group_id}")
+                    )
+
     async def delete_workergroup(
         self, workergroup_id: int, *, by_file: bool = False
     ) -> WorkergroupRecord:

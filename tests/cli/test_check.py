@@ -1,0 +1,285 @@
+"""What can be known of a settings file without starting anything."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from stoker.cli.check import active_when_idle, examine, held_when_idle
+from stoker.wire import FILE_DEFAULTS, EndpointParameters
+
+GOOD = """
+[[endpoint]]
+name = "chat"
+max_workers = 2
+[[endpoint.workergroup]]
+backend = "hello-world"
+"""
+
+
+def look(folder: Path, text: str, *, machine: bool = True) -> list[str]:
+    file = folder / "stoker.toml"
+    file.write_text(text)
+    report = examine(file, machine=machine)
+    assert (report.settings is None) == bool(report.errors)
+    prefix = f"{file}:"
+    return [f"{f.level} {str(f).removeprefix(prefix)}" for f in report.findings]
+
+
+def endpoint(text: str, group: str = 'backend = "hello-world"') -> str:
+    return f'[[endpoint]]\nname = "a"\n{text}\n[[endpoint.workergroup]]\n{group}\n'
+
+
+def test_a_good_file_has_nothing_to_tell(tmp_path: Path) -> None:
+    assert look(tmp_path, GOOD) == []
+
+
+def test_everything_that_is_wrong_is_told_at_once_with_its_line_and_what_to_do(
+    tmp_path: Path,
+) -> None:
+    found = look(
+        tmp_path,
+        """
+[server]
+prot = 1
+[[endpoint]]
+name = "a"
+max_worker = 3
+min_workers = 1
+cold_workers = 5
+max_workers = 2
+target_util = 1.5
+[[endpoint.workergroup]]
+backend = "hello-wrld"
+[[endpoint.workergroup]]
+backend = "vllm"
+options = { model = "m", dtype = "int3", max_model_len = 3 }
+weight = -1
+[[endpoint]]
+name = "a"
+min_load = "much"
+""",
+    )
+    places = {line.partition(": ")[0] + " " + line.split(": ")[1] for line in found}
+    assert places >= {
+        "error 3 server.prot",
+        "error 6 endpoint[0].max_worker",
+        "error 7 endpoint[0].min_workers",
+        "error 10 endpoint[0].target_util",
+        "error 12 endpoint[0].workergroup[0].backend",
+        "error 15 endpoint[0].workergroup[1].options.dtype",
+        "error 15 endpoint[0].workergroup[1].options.max_model_len",
+        "error 16 endpoint[0].workergroup[1].weight",
+        "error 18 endpoint[1].name",
+        "error 19 endpoint[1].min_load",
+    }
+    text = "\n".join(found)
+    assert "did you mean 'max_workers'?" in text
+    assert "here it is called 'cold_workers'" in text
+    assert "did you mean 'hello-world'?" in text
+    assert "Floor of active capacity" in text  # what the setting is, beside what is wrong
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("cold_workers = 5\nmax_workers = 2", "cold_workers: 5 workers cannot be kept"),
+        (
+            "cold_workers = 20",
+            "cold_workers: 20 workers cannot be kept where max_workers is 16, ",
+        ),
+        ("cold_workers = -1", "cold_workers: must be from 0"),
+        ("min_load = 5\nmax_workers = 0", "min_load: no load can be served"),
+        ("min_cold_load = 5\nmax_workers = 0", "min_cold_load: no load can be served"),
+        ("min_load = 9e8", "min_load: 9e+08 load units per second are more than 16 workers"),
+        ("min_load = -1", "min_load: must be a number from 0"),
+        ("min_load = nan", "min_load: must be a number from 0"),
+        ("target_util = 0.0", "target_util: must be above 0"),
+        ("cold_mult = 0.5", "cold_mult: must be from 1"),
+        ("max_workers = 1.5", "max_workers: expected int, got float (Hard cap"),
+        ('endpoint_state = "x"', "endpoint_state: must be one of 'active'"),
+    ],
+)
+def test_a_contradiction_is_an_error(tmp_path: Path, text: str, said: str) -> None:
+    found = [f for f in look(tmp_path, endpoint(text)) if f.startswith("error")]
+    assert len(found) == 1
+    assert f"endpoint[0].{said}" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("max_workers = 0", "no worker is ever started"),
+        ("inactivity_timeout = 5\nmin_load = 1", "has no effect while min_load"),
+        ("target_queue_time = 40", "is above max_queue_time 30"),
+        ('endpoint_state = "stopped"\nmin_load = 1', "has no effect while endpoint_state"),
+        ("cold_workers = 16", "has room for"),
+    ],
+)
+def test_what_is_probably_not_meant_is_a_warning(
+    tmp_path: Path, text: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    (found,) = look(tmp_path, endpoint(text))
+    assert found.startswith("warning")
+    assert said in found
+
+
+@pytest.mark.parametrize(
+    ("group", "said"),
+    [
+        ('backend = "vllm"\noptions = { model = "m", program = "no-vllm" }', "'no-vllm' is not th"),
+        ('backend = "vllm"', "options.model: is required"),
+        ('backend = "llamacpp"\noptions = { model = "m.gguf" }', "{folder}/m.gguf"),
+        ('backend = "./mine.py"', "there is no file {folder}/mine.py"),
+        ('backend = "hello-world"\nweight = 0', "every workergroup has weight 0"),
+        ('backend = "hello-world"\nmax_workers = 99', "is never reached: the endpoint has"),
+        ('backend = "hello-world"\nuse_ssl = true\nssl_cert = "c.pem"', "{folder}/c.pem"),
+        ('backend = "hello-world"\nssl_cert = "c.pem"', "ssl_key: is required"),
+        ('backend = "hello-world"\nworker_file = "w.py"', "there is no file {folder}/w.py"),
+        ('backend = "hello-world"\nfiles = { "a" = "b" }', "{folder}/b: No such file"),
+        ('backend = "hello-world"\nfiles = { "/a" = "b" }', "within the instance's directory"),
+        ('backend = "hello-world"\nenv = { "A=B" = "x" }', "cannot be an environment variable"),
+        (
+            'backend = "hello-world"\nsteps = [{ kind = "download", url = "x", sha256 = "", '
+            'destination = "y" }]',
+            "workergroup[0].steps[0].url: holds a URL without a host",
+        ),
+        (
+            'backend = "hello-world"\nsteps = [{ kind = "pipp" }]',
+            "steps[0].kind: must be one of",
+        ),
+        (
+            'backend = "hello-world"\nsteps = [{ kind = "pip", package = ["x"] }]',
+            "steps[0].package: unknown setting; did you mean 'packages'?",
+        ),
+        ('backend = "hello-world"\nsupervision = { hang_after = -1.0 }', "supervision.hang_after"),
+    ],
+)
+def test_what_a_workergroup_cannot_have_is_named(tmp_path: Path, group: str, said: str) -> None:
+    found = "\n".join(look(tmp_path, endpoint("", group)))
+    assert said.format(folder=tmp_path) in found
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[server]\nport = 99999", "server.port: expected int <= 65535"),
+        ('[server]\nhost = "a b"', "server.host: must be an address"),
+        ('[server]\npublic_url = "here"', "server.public_url: must be an http"),
+        ('[server]\ncertificate = "c.pem"', "server.certificate: HTTPS needs both"),
+        ('[server]\nstate = "stoker.toml"', "stoker.toml is no directory"),
+        ("[provider.local]\nmax_instances = 0", "max_instances: must be at least 1"),
+        ("[provider.local]\nowner_timeout = -1.0", "owner_timeout: must be 0 seconds or more"),
+        ("[simulator]\nperf = -1.0", "simulator.perf: must be above 0"),
+        ('[[endpoint]]\nname = "a/b"', "endpoint[0].name: must be printable, without a slash"),
+        ('[endpoint]\nname = "a"', "write [[endpoint]], with two brackets"),
+        ('[[endpoint]]\nname = "a"', "has no workergroup"),
+    ],
+)
+def test_what_else_cannot_be_is_named(tmp_path: Path, text: str, said: str) -> None:
+    assert said in "\n".join(look(tmp_path, text))
+
+
+def test_two_workergroups_of_one_name_are_refused_and_unnamed_ones_are_numbered(
+    tmp_path: Path,
+) -> None:
+    group = '[[endpoint.workergroup]]\nbackend = "hello-world"\n'
+    assert look(tmp_path, f'[[endpoint]]\nname = "a"\n{group}{group}') == []
+    named = group + 'name = "x"\n'
+    (found,) = look(tmp_path, f'[[endpoint]]\nname = "a"\n{named}{named}')
+    assert found == (
+        "error 8: endpoint[0].workergroup[1].name: 'x' is there twice (line 5): names are unique"
+    )
+
+
+def test_what_a_step_may_bring_is_a_warning(tmp_path: Path) -> None:
+    text = endpoint(
+        "",
+        'backend = "vllm"\noptions = { model = "m", program = "no-vllm" }\n'
+        'steps = [{ kind = "pip", packages = ["vllm"] }]',
+    )
+    found = look(tmp_path, text)
+    assert [line.partition(" ")[0] for line in found] == ["warning"]
+
+
+def test_whether_this_machine_can_run_it_is_asked_only_where_it_runs_here(tmp_path: Path) -> None:
+    text = endpoint("", 'backend = "vllm"\noptions = { model = "m", program = "no-vllm" }')
+    assert look(tmp_path, text, machine=False) == []
+    elsewhere = "[provider.local]\nenabled = false\n" + text
+    assert not [line for line in look(tmp_path, elsewhere) if line.startswith("error")]
+
+
+def test_relative_paths_start_from_the_file(tmp_path: Path) -> None:
+    for name in ("c.pem", "k.pem", "conf.yaml", "m.gguf"):
+        (tmp_path / name).write_text(f"this is {name}")
+    text = """
+[server]
+state = "state"
+[[endpoint]]
+name = "a"
+[[endpoint.workergroup]]
+backend = "llamacpp"
+options = { model = "m.gguf" }
+files = { "etc/conf.yaml" = "conf.yaml" }
+ssl_cert = "c.pem"
+ssl_key = "k.pem"
+env = { PLACE = "{directory}/x" }
+[[endpoint.workergroup]]
+backend = "vllm"
+options = { model = "org/name", program = "bin/vllm" }
+"""
+    file = tmp_path / "stoker.toml"
+    file.write_text(text)
+    report = examine(file, machine=False)
+    assert report.settings is not None
+    assert report.settings.server.state == str(tmp_path / "state")
+    first, second = report.settings.endpoint[0].wanted(report.folder)["workergroups"]
+    assert first["options"] == {"model": str(tmp_path / "m.gguf")}
+    assert first["instance"]["ssl_cert"] == str(tmp_path / "c.pem")
+    assert first["instance"]["env"] == {"PLACE": "{directory}/x"}
+    (step,) = first["instance"]["steps"]
+    assert (step["kind"], step["path"], step["text"]) == (
+        "write",
+        "etc/conf.yaml",
+        "this is conf.yaml",
+    )
+    assert second["options"] == {"model": "org/name", "program": str(tmp_path / "bin/vllm")}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "No such file or directory: `stoker init` writes one"),
+        (b"[server\nport = 1", ":1: not valid TOML"),
+        (b"[server]\nport = \nhost = 1", ":2: not valid TOML"),
+        (b"a = '''", "not valid TOML"),
+        (b"\xff\xfe\x00", "is not UTF-8 text (byte 0)"),
+        (b"x" * (2**20 + 1), "is larger than"),
+        (b"a = " + b"[" * 10_000, "not valid TOML"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_line(
+    tmp_path: Path, content: bytes | None, said: str
+) -> None:
+    file = tmp_path / "stoker.toml"
+    if content is not None:
+        file.write_bytes(content)
+    (finding,) = examine(file).findings
+    assert said in str(finding)
+    assert "\n" not in str(finding)
+
+
+def test_a_directory_is_no_settings_file(tmp_path: Path) -> None:
+    (finding,) = examine(tmp_path).findings
+    assert f"is a directory: name the file in it, such as {tmp_path}/stoker.toml" in str(finding)
+
+
+def test_by_default_nothing_is_held_and_the_protocols_defaults_hold_five() -> None:
+    assert held_when_idle(EndpointParameters(**FILE_DEFAULTS)) == 0
+    protocol = EndpointParameters()
+    assert (active_when_idle(protocol), held_when_idle(protocol)) == (1, 5)
+    never = EndpointParameters(**FILE_DEFAULTS, inactivity_timeout=-1)
+    assert (active_when_idle(never), held_when_idle(never)) == (1, 1)
