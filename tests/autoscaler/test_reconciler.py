@@ -447,6 +447,21 @@ async def test_a_worker_that_drains_on_its_own_is_let_be_while_it_reports(house,
     assert ("stop", worker.instance_id) not in house.shelf.asked
 
 
+async def test_why_a_running_instance_is_not_heard_is_told_once_and_only_until_it_is(house):
+    record = await house.endpoint(parameters=KEPT)
+    await house.settle()
+    worker = next(iter(house.plane.fleet.workers.values()))
+    (real,) = house.shelf.instances.values()
+    why = "the control plane cannot be told: its certificate is not trusted"
+    house.shelf.instances = {real.id: replace(real, status="running", error=why)}
+    await house.settle(rounds=3)
+    assert worker.error == why
+    assert (await house.log(record.id))["info1"].count(why) == 1
+    await house.report(worker)
+    await house.settle(rounds=1)
+    assert worker.error == ""
+
+
 @pytest.mark.parametrize("where", ["refused", "listed"])
 async def test_a_providers_words_are_kept_short_and_without_secrets(house, worker, where):
     text = "refused: api_key=hf_abcdefghijklmnopqrstuvwxyz0123456789 \x1b[31m" + "x" * 10_000

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from typing import TYPE_CHECKING
 
 import pytest
 
 from stoker.errors import InvalidMessageError
-from stoker.http import Exchange, UpstreamError, fetch
+from stoker.http import Exchange, HttpServer, UpstreamError, fetch
 
 if TYPE_CHECKING:
     from tests.http.conftest import Harness
@@ -67,6 +68,25 @@ async def test_a_refused_connection_is_an_error_without_the_address(net: Harness
         await fetch(f"http://127.0.0.1:{port}/?api_key=secret")
     assert raised.value.kind == "refused"
     assert "secret" not in str(raised.value)
+
+
+async def test_a_certificate_that_is_not_trusted_is_called_so(server_tls: ssl.SSLContext) -> None:
+    server = HttpServer(lambda exchange: exchange.respond(200))
+    port = await server.listen(ssl=server_tls)
+    with pytest.raises(UpstreamError, match="certificate is not trusted: self-signed certificate"):
+        await fetch(f"https://127.0.0.1:{port}/?api_key=secret")
+    await server.drain(0.0)
+
+
+async def test_https_where_plain_http_is_spoken_is_told_from_a_refusal(net: Harness) -> None:
+    _, _, port = await net.desk()
+    with pytest.raises(UpstreamError, match="speaks no TLS"):
+        await fetch(f"https://127.0.0.1:{port}/")
+
+
+async def test_a_name_that_does_not_exist_is_told_from_a_refusal() -> None:
+    with pytest.raises(UpstreamError, match="name cannot be looked up"):
+        await fetch("http://no-such-host.invalid/")
 
 
 async def test_a_cancelled_fetch_closes_its_connection(net: Harness) -> None:

@@ -55,6 +55,19 @@ async def test_the_next_control_plane_is_told_when_the_first_is_gone(
     assert len(control.got) == 1
 
 
+async def test_a_control_plane_that_cannot_be_reached_is_named_with_the_reason(
+    plane: tuple[Plane, str],
+) -> None:
+    control, url = plane
+    assert await probe.unreachable(f"http://127.0.0.1:9,{url}") == ""
+    control.status = 503  # it starts, and is there
+    assert await probe.unreachable(url) == ""
+    assert await probe.unreachable("http://127.0.0.1:9") == (
+        "the control plane at http://127.0.0.1:9 cannot be told: "
+        "the upstream refused the connection"
+    )
+
+
 async def test_a_refusal_is_no_success(plane: tuple[Plane, str]) -> None:
     control, url = plane
     control.status = 401

@@ -398,7 +398,7 @@ async def test_the_end_of_a_session_cuts_its_websocket(talking: Worker, talk: Ta
 
 
 async def test_a_draining_worker_cuts_websockets_when_its_time_is_up(
-    start_worker: StartWorker, talk: Talk
+    start_worker: StartWorker, talk: Talk, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async def measured(**_fields: Any) -> None:
         return None
@@ -416,6 +416,9 @@ async def test_a_draining_worker_cuts_websockets_when_its_time_is_up(
     async with asyncio.timeout(10):
         await worker.running.wait_stopped()
         await talk.gone.wait()
+    said = capfd.readouterr().out
+    assert "requests are cut off" in said
+    assert "the model server failed" not in said
 
 
 async def test_a_subprotocol_that_only_begins_like_ours_is_the_model_servers(

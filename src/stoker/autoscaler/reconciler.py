@@ -231,8 +231,12 @@ class Reconciler:
         if not believed(worker, instance.status):
             return
         worker.lost = instance.status == "failed"
-        if instance.error:
-            worker.error = words(instance.error)
+        running = instance.status == "running"
+        # Once it is heard, its own word counts.
+        if instance.error and not (running and worker.reported_at is not None):
+            told, worker.error = worker.error, words(instance.error)
+            if running and worker.error != told:
+                self.telling.unheard(worker)
         if worker.record.attached and worker.state is WorkerState.PENDING:
             return  # its own word alone tells what it does
         event = PROVIDER_EVENTS.get(instance.status)

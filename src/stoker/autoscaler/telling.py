@@ -69,6 +69,15 @@ class Telling:
             group_id=worker.record.workergroup_id,
         )
 
+    def unheard(self, worker: Worker) -> None:
+        """An instance runs, and its provider says why it cannot be of use."""
+        self._plane.journal.note(
+            worker.endpoint_id,
+            "info1",
+            f"worker {worker.id}: {worker.error}",
+            group_id=worker.record.workergroup_id,
+        )
+
     def leaves(self, worker: Worker, seconds: float) -> None:
         """A provider gave notice."""
         self._plane.journal.note(

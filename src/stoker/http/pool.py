@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import math
+import os
 import re
+import socket
 import ssl as ssl_module
 from collections import deque
 from collections.abc import Iterable
@@ -33,12 +35,6 @@ _BODYLESS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
 NO_DESCRIPTOR = "no file descriptor is left for a connection to the upstream"
 
 
-def _why(error: OSError) -> str:
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        return NO_DESCRIPTOR
-    return "the upstream refused the connection"
-
-
 def request_line(method: str, target: bytes) -> bytes:
     """The first line of a request.
 
@@ -50,6 +46,21 @@ def request_line(method: str, target: bytes) -> bytes:
     if not _TARGET.fullmatch(target):
         raise ValueError("a target is not empty, and has no blanks or control characters")
     return b"%b %b HTTP/1.1\r\n" % (method.encode(), target)
+
+
+def why_not_connected(error: Exception) -> str:
+    """Why no connection could be opened, in words that tell what to look at."""
+    if isinstance(error, ssl_module.SSLCertVerificationError):
+        return f"the upstream's certificate is not trusted: {error.verify_message}"
+    if isinstance(error, ssl_module.SSLError):
+        return f"the upstream speaks no TLS that we understand: {error.reason or error}"
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return NO_DESCRIPTOR
+    if isinstance(error, socket.gaierror):
+        return f"the upstream's name cannot be looked up: {error.strerror or error}"
+    if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError):
+        return f"the upstream cannot be reached: {os.strerror(error.errno)}"
+    return "the upstream refused the connection"
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,13 +254,8 @@ class UpstreamPool:
                 request, UpstreamError("timeout", "the upstream cannot be reached")
             )
             return
-        except OSError as error:
-            self._opening_failed(request, UpstreamError("refused", _why(error)))
-            return
-        except (ValueError, OverflowError):  # of a host or port that cannot be
-            self._opening_failed(
-                request, UpstreamError("refused", "the upstream refused the connection")
-            )
+        except (OSError, ValueError, OverflowError) as error:  # also of a host that cannot be
+            self._opening_failed(request, UpstreamError("refused", why_not_connected(error)))
             return
         self._open.add(connection)
         if not self._own_calls and connection.fileno() >= descriptors.last():

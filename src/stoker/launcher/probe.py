@@ -92,6 +92,24 @@ async def report(addresses: str, status: WorkerStatus, *, timeout: float = 5.0) 
     return False
 
 
+async def unreachable(addresses: str, *, timeout: float = 5.0) -> str:
+    """Why no control plane can be reached, or empty where one can.
+
+    Args:
+        addresses: base URLs with commas between them.
+        timeout: seconds, for each.
+    """
+    reason = ""
+    for address in filter(None, (a.strip().rstrip("/") for a in addresses.split(","))):
+        try:
+            await fetch(f"{address}/healthz", timeout=timeout, max_body=1 << 16)
+        except (UpstreamError, ValueError) as error:
+            reason = reason or f"the control plane at {address} cannot be told: {error}"
+        else:
+            return ""
+    return reason
+
+
 def trouble(worker_id: int, mtoken: str, url: str, error: str | None) -> WorkerStatus:
     """What the launcher reports in place of a worker that does not run."""
     return WorkerStatus(

@@ -38,6 +38,8 @@ class InstanceState(msgspec.Struct, frozen=True, kw_only=True):
     """Faults in a row."""
     error: str = ""
     """The last fault, with the last lines of the log, without secrets."""
+    unheard: str = ""
+    """Why the control plane cannot be reached, though the instance may run well."""
     log_dropped: int = 0
     """Bytes of log that could not be written."""
     since: float = 0.0

@@ -48,6 +48,12 @@ WORKER_LOOK = 1.0
 """Seconds between two looks at what a worker is at."""
 
 OWNER_CHECK_INTERVAL = 5.0
+REACHED_EVERY = 60.0
+"""Seconds between two looks whether the control plane can be reached, while it can."""
+
+UNREACHED_EVERY = 10.0
+"""While it cannot."""
+
 REAP_INTERVAL = 2.0
 MAX_TICK = 1.0
 """Longest sleep of the loop, seconds; whatever happens to a child wakes it at once."""
@@ -109,6 +115,7 @@ class Supervisor:
         )
         self._judge = HealthJudge()
         self._illness = ""
+        self._unheard = ""
         self._started_at = 0.0
         self._health_task: asyncio.Task[None] | None = None
         self._report_task: asyncio.Task[None] | None = None
@@ -146,6 +153,8 @@ class Supervisor:
             await self._guard.start()
             self._beside(self._sampler.run(self._wake.set))
             self._beside(self._follow_worker())
+            if self._manifest.report_addr:
+                self._beside(self._listen_for_the_control_plane())
             await self._begin()
             await self._watch()
             await self._drain()
@@ -399,6 +408,15 @@ class Supervisor:
             probe.report_until_cancelled(manifest.report_addr, status, self._policy.report_interval)
         )
 
+    async def _listen_for_the_control_plane(self) -> None:
+        """Keep a note of why it cannot be reached: the worker that would tell it cannot either."""
+        while True:
+            unheard = await probe.unreachable(self._manifest.report_addr)
+            if unheard != self._unheard:
+                self._unheard = unheard
+                self._wake.set()
+            await asyncio.sleep(REACHED_EVERY if not unheard else UNREACHED_EVERY)
+
     def _cancel_report(self) -> None:
         if self._report_task is not None:
             self._report_task.cancel()
@@ -457,6 +475,7 @@ class Supervisor:
             restarts=self._life.restarts,
             failures=self._life.failures,
             error=self._life.error,
+            unheard=self._unheard,
             log_dropped=self._told_dropped,
             since=self._since,
             machine=self._sampler.last,

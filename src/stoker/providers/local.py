@@ -421,7 +421,7 @@ class LocalProvider:
         if state is None or desire.stale:
             return "creating", ""
         if state.phase is Phase.RUNNING:
-            return "running", ""
+            return "running", state.unheard
         return ("failed" if state.phase is Phase.FAILED else "creating"), state.error
 
 

@@ -230,8 +230,12 @@ class Job(Place, RelayObserver):
             self.completed(status)
         elif outcome is Outcome.CLIENT_GONE:
             self.client_left()
-        elif outcome is Outcome.ABORTED and self.verdict is not None:
-            self._tell(*self.verdict)
+        elif outcome is Outcome.ABORTED:
+            # It is we who ended it, and the model server has not failed.
+            if self.verdict is not None:
+                self._tell(*self.verdict)
+            else:
+                self.app.ended(self, "Error", _STATUS_OF[outcome])
         else:
             self.upstream_failed(_STATUS_OF[outcome], outcome.value, detail)
 
