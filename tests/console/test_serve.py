@@ -239,3 +239,28 @@ async def test_stopping_keeps_what_was_applied(tmp_path):
     store = await Store.open(tmp_path / "state" / "stoker.db")
     assert [endpoint.endpoint_name for endpoint in await store.list_endpoints()] == ["chat"]
     await store.close()
+
+
+async def test_what_a_file_states_is_there_before_the_first_worker_is_decided_about(tmp_path):
+    server = await start(tmp_path / "state", wanted=[wanted("chat", group(parallel=2))])
+    await stop(server)
+    server = await start(tmp_path / "state", wanted=[wanted("chat", group(parallel=4))])
+    assert [change.kind for change in server.plan.changes] == ["keep", "update"]
+    (present,) = await groups_of(server, "chat")  # as the first round sees it
+    assert (present.options, present.updating) == ({"parallel": 4}, True)
+    await stop(server)
+
+
+async def test_a_start_that_fails_for_its_port_applies_nothing(tmp_path, server):
+    port = int(server.url.rpartition(":")[2])
+    with pytest.raises(StokerError, match="choose another with --port"):
+        await start(tmp_path / "other", port=port, wanted=[wanted("chat")])
+    store = await Store.open(tmp_path / "other" / "stoker.db")
+    assert await store.list_endpoints() == []
+    await store.close()
+
+
+async def test_a_start_with_something_wrong_applies_nothing_and_frees_its_state(tmp_path):
+    with pytest.raises(InvalidMessageError, match="did you mean 'parallel'"):
+        await start(tmp_path / "state", wanted=[wanted("chat", group(paralel=2))])
+    await stop(await start(tmp_path / "state", wanted=[wanted("chat")]))

@@ -98,15 +98,15 @@ async def _serve(settings: Settings, wanted: Sequence[WantedEndpoint], options: 
         local=settings.provider.local,
         api_key=given_key,
         access=Access(sign_unproven=settings.server.sign_unproven),
+        wanted=wanted,
     )
     try:
-        plan = await server.apply(wanted)
         prices = {
             offer.price_per_hour
             for provider in server.plane.providers.values()
             for offer in await provider.offers()
         }
-        await _greet(server, settings, plan, min(prices, default=None))
+        await _greet(server, settings, server.plan, min(prices, default=None))
         await stopping.wait()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, hurry.set)

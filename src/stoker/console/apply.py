@@ -13,7 +13,7 @@ import msgspec
 from starlette.responses import Response
 
 from stoker.backends import is_file
-from stoker.console.call import Call, House, done, refuse
+from stoker.console.call import Call, done, refuse
 from stoker.console.control import Control
 from stoker.console.diff import (
     GROUP_DEFAULTS,
@@ -64,7 +64,8 @@ async def apply(call: Call) -> Response:
         if body.expect and body.expect != mark:
             return refuse(409, "changed", "something changed meanwhile: look at the plan again")
         if not body.dry_run:
-            await carry_out(call.house, plan, actual)
+            await carry_out(call.house.store, plan, actual)
+            await call.house.changed()
     return done(changes=plan.shown(), fingerprint=mark, applied=not body.dry_run)
 
 
@@ -139,9 +140,8 @@ def _refuse_local_means(
                 problems[f"{where}"] = f"{means}: {ONLY_UP}"
 
 
-async def carry_out(house: House, plan: Plan, actual: Actual) -> None:
-    """Make it so; cut short, what is left is in the next plan."""
-    store = house.store
+async def carry_out(store: Store, plan: Plan, actual: Actual) -> None:
+    """Write it; cut short, what is left is in the next plan."""
     ids = {record.endpoint_name: record.id for record in actual.endpoints}
     stated = {record.id: record.declared for record in actual.endpoints}
     group_stated = {record.id: record.declared for record in actual.workergroups}
@@ -170,7 +170,6 @@ async def carry_out(house: House, plan: Plan, actual: Actual) -> None:
             )
     for endpoint, group in plan.forget:
         await store.forget_removed(endpoint, group)
-    await house.changed()
 
 
 async def _carry_out_group(

@@ -103,6 +103,9 @@ class Server:
         self.new_api_key: str | None = None
         self.state_directory = Path()
         self.plane: ControlPlane
+        self.plan: Plan
+        """What the settings file changed at the start."""
+        self._wanted: Sequence[WantedEndpoint] = ()
         self._store: Store
         self._front: HttpServer
         self._pool: UpstreamPool
@@ -126,6 +129,7 @@ class Server:
         certificate_key: str | None = None,
         api_key: str | None = None,
         access: Access | None = None,
+        wanted: Sequence[WantedEndpoint] = (),
     ) -> Server:
         """Bring everything up.
 
@@ -141,14 +145,18 @@ class Server:
                 one, and where there is none yet, `new_api_key` is made: show it, then call
                 `accept_new_api_key`.
             access: what strangers may do.
+            wanted: what a settings file states; it holds before the first request is answered and
+                the first worker is started, and `plan` has what changed.
 
         Raises:
             ConfigError: a setting cannot work; it is named.
+            InvalidMessageError: what is wanted cannot be; all of it is named.
             StokerError: the state is in use, or the port is taken.
         """
         self = cls()
         self.state_directory = state_directory
         self._access = access or Access()
+        self._wanted = wanted
         try:
             await self._start(host, port, local, public_url, certificate, certificate_key, api_key)
         except BaseException:
@@ -183,8 +191,10 @@ class Server:
         door: FrontDoor | None = None
 
         def handle(exchange: Any) -> None:
-            assert door is not None
-            door(exchange)
+            if door is None:
+                exchange.respond(503, b'{"error": "starting", "msg": "starting: try again"}')
+            else:
+                door(exchange)
 
         def refused(reason: str) -> None:
             if door is not None:
@@ -200,7 +210,7 @@ class Server:
                 owner_timeout=local.owner_timeout,
             )
         # The port is bound before anything is started that must be told its number, and answers
-        # only once `door` is set below: nothing awaits in between but the console's own start.
+        # once `door` is set below.
         scheme = "https" if tls else "http"
         try:
             bound = await self._front.listen(host, port, ssl=tls)
@@ -219,6 +229,8 @@ class Server:
         self.plane = ControlPlane(
             self._store, identity, providers, report_addr=public_url or self.url
         )
+        # Only now, when the port is known to be free: a start that fails changes nothing.
+        self.plan = await self._apply(self._wanted)
         door = FrontDoor(self.plane, self._pool)
         self.plane.on_assigned = door.assigned
         self.plane.on_tick = door.tick
@@ -331,10 +343,15 @@ class Server:
             InvalidMessageError: names all that is wrong; nothing was changed then.
         """
         async with self._house.updating:
-            check(wanted, self.plane).raise_any()
-            actual = await look(self._store)
-            plan = compare(wanted, actual, prune=False, restore=False)
-            await carry_out(self._house, plan, actual)
+            plan = await self._apply(wanted)
+            await self._house.changed()
+        return plan
+
+    async def _apply(self, wanted: Sequence[WantedEndpoint]) -> Plan:
+        check(wanted, self.plane).raise_any()
+        actual = await look(self._store)
+        plan = compare(wanted, actual, prune=False, restore=False)
+        await carry_out(self._store, plan, actual)
         return plan
 
     async def stop(self, *, keep_instances: bool, hurry: asyncio.Event) -> None:
