@@ -71,7 +71,7 @@ server.serve_forever()
 """
 
 WORKER = r"""
-import http.server, json, os, signal, sys, threading
+import json, os, signal, sys, threading
 from pathlib import Path
 
 folder = Path(os.environ["WORKSPACE_DIR"])
@@ -80,6 +80,7 @@ with (folder / "worker.starts").open("a") as starts:
 told = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: told.set())
 (folder / "worker.env").write_text(json.dumps(dict(os.environ)))
+import http.server  # takes a while; signals must be taken before
 
 class Local(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
