@@ -4,9 +4,12 @@ import re
 
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stoker import logs
 from stoker.errors import ConfigError
+from stoker.logs import plain
 
 
 @pytest.fixture
@@ -147,3 +150,26 @@ def test_an_unknown_format_is_named(monkeypatch):
     monkeypatch.setenv("STOKER_LOG_FORMAT", "xml")
     with pytest.raises(ConfigError, match="STOKER_LOG_FORMAT: must be 'json' or 'text', not 'xml'"):
         logs.configure()
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("\x1b[31mred\x1b[0m and \x1b[1;38;5;200mbold\x1b[m", "red and bold"),
+        ("\x1b]0;PWNED\x07title", "title"),
+        ("\x1b]8;;http://evil\x1b\\link\x1b]8;;\x1b\\", "link"),
+        ("\x1bPdevice control\x1b\\after", "after"),
+        ("\x1b(B\x1b7\x1bcreset", "reset"),
+        ("\x9b2Jclear", "clear"),
+        ("bell\x07 back\x08space \x7f", "bell  back space  "),
+        ("\x1b[", ""),
+        ("a\tb é 漢", "a\tb é 漢"),
+    ],
+)
+def test_a_line_of_others_is_shown_without_what_steers_a_terminal(line, shown):
+    assert plain(line) == shown
+
+
+@given(st.text(max_size=60))
+def test_no_text_leaves_a_control_character(text):
+    assert all(c.isprintable() or c == "\t" for c in plain(text))

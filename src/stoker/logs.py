@@ -28,6 +28,12 @@ _SECRET_IN_TEXT = re.compile(
     r"(?:bearer\s+)?)([^\s\"'&,}]+)",
     re.I,
 )
+_ESCAPE = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])"
+    r"|\x9b[0-?]*[ -/]*[@-~]"
+)
+"""An escape sequence of a terminal (ECMA-48): CSI, OSC and other strings, and the short ones."""
+
 HIDDEN = "***"
 
 LOG_FORMAT = "STOKER_LOG_FORMAT"
@@ -58,6 +64,15 @@ def printable(text: str, *, keep: str = "") -> str:
         keep: control characters to leave in, for example a line end.
     """
     return "".join(c if c.isprintable() or c in keep else " " for c in text)
+
+
+def plain(text: str) -> str:
+    """A line of somebody else's output as it may be shown on a terminal: its words alone.
+
+    Colours and other escape sequences are taken out whole, and other control characters become
+    blanks.
+    """
+    return printable(_ESCAPE.sub("", text), keep="\t")
 
 
 def hide(*values: str) -> None:

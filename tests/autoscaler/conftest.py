@@ -9,7 +9,7 @@ from stoker.autoscaler.identity import Identity, hash_key
 from stoker.autoscaler.planning import plan
 from stoker.errors import ProviderError
 from stoker.http import HttpServer, Origin, UpstreamPool, fetch
-from stoker.providers import Instance, Offer
+from stoker.providers import LOG_NAMES, Instance, LogLine, LogPart, Offer
 from stoker.store import Store
 from stoker.wire import EndpointParameters
 
@@ -99,8 +99,11 @@ class Shelf:
             raise ProviderError("the shelf cannot be read")
         return list(self.instances.values())
 
-    async def logs(self, instance_id, tail=100):
-        return []
+    async def read_logs(self, instance_id, logs=LOG_NAMES, *, tail=100, after=""):
+        self.asked.append(("logs", instance_id, tuple(logs), tail, after))
+        if self.fail == "logs":
+            raise ProviderError("the shelf has no logs")
+        return LogPart([LogLine(name, f"line of {instance_id}") for name in logs], "next")
 
     async def close(self):
         pass

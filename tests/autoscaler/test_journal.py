@@ -1,7 +1,7 @@
 import pytest
 
 from stoker.autoscaler.journal import MAX_LINE, MAX_PENDING, Journal
-from stoker.errors import StokerError
+from stoker.errors import InvalidMessageError, NotFoundError, ProviderError, StokerError
 from stoker.store import Store
 
 
@@ -95,3 +95,46 @@ async def test_a_disk_that_stays_full_is_told_once(capfd):
     said = "".join(capfd.readouterr())
     assert said.count("cannot be written") == 1
     assert said.count("can be written again") == 1
+
+
+async def test_a_log_is_followed_from_line_to_line(house):
+    record = await house.endpoint(backend=None)
+    note = house.plane.journal.note
+    note(record.id, "info0", "one")
+    note(record.id, "debug", "detail")
+    first = await house.plane.log(record.id, "info1", tail=10)
+    assert first[-1].text == "one"
+    note(record.id, "info1", "two")
+    note(record.id, "debug", "detail")
+    later = await house.plane.log(record.id, "info1", tail=10, after=first[-1].id)
+    assert [line.text for line in later] == ["two"]
+    assert await house.plane.log(record.id, "info1", tail=10, after=later[-1].id) == []
+
+
+async def test_a_level_or_an_endpoint_that_is_not_there_is_refused(house):
+    record = await house.endpoint(backend=None)
+    with pytest.raises(InvalidMessageError, match="level"):
+        await house.plane.log(record.id, "loud", tail=10)
+    with pytest.raises(NotFoundError):
+        await house.plane.log(99, "info1", tail=10)
+
+
+async def test_the_logs_of_a_worker_come_from_its_provider(house):
+    await house.endpoint()
+    worker = await house.ready_worker()
+    part = await house.plane.worker_logs(worker.id, ("model",), tail=5, after="x")
+    assert part.lines[0].text == f"line of {worker.instance_id}"
+    assert house.shelf.asked[-1] == ("logs", worker.instance_id, ("model",), 5, "x")
+
+
+async def test_logs_that_are_not_here_are_refused_with_the_reason(house):
+    await house.endpoint()
+    with pytest.raises(NotFoundError, match="there is no worker 99"):
+        await house.plane.worker_logs(99, ("model",), tail=5)
+    worker = await house.ready_worker()
+    house.shelf.fail = "logs"
+    with pytest.raises(ProviderError, match="no logs"):
+        await house.plane.worker_logs(worker.id, ("model",), tail=5)
+    attached = int((await house.plane.attach("llm"))["CONTAINER_ID"])
+    with pytest.raises(NotFoundError, match="its logs are on its own machine"):
+        await house.plane.worker_logs(attached, ("model",), tail=5)

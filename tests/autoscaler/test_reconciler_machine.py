@@ -23,7 +23,7 @@ from stoker.autoscaler.controlplane import ControlPlane
 from stoker.autoscaler.router import Assigned
 from stoker.autoscaler.states import WorkerState
 from stoker.errors import ProviderError
-from stoker.providers import Instance, Offer
+from stoker.providers import Instance, LogPart, Offer
 from stoker.store import Store
 from stoker.wire import EndpointParameters, FinishedRequest
 
@@ -208,8 +208,8 @@ class World:
 
         await self.death.around(self._order("destroy", instance_id, do))
 
-    async def logs(self, instance_id, tail=100):
-        return []
+    async def read_logs(self, instance_id, logs=(), *, tail=100, after=""):
+        return LogPart([], "")
 
     async def close(self):
         pass

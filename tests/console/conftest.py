@@ -12,7 +12,8 @@ from stoker.autoscaler.keys import Keys
 from stoker.config import convert
 from stoker.console import create_app
 from stoker.errors import ConfigError, NotFoundError
-from stoker.store import EndpointRecord, Store
+from stoker.providers import LogLine, LogPart
+from stoker.store import EndpointRecord, LogEntry, Store
 from stoker.wire import Recorded, WorkerInfo
 
 KEY = "stk_account-key-of-the-tests"
@@ -64,6 +65,19 @@ class Plane:
 
     def status(self) -> Mapping[str, Any]:
         return {"endpoints": [], "workers": [], "providers": []}
+
+    async def log(
+        self, endpoint_id: int, level: str, *, tail: int, after: int = 0
+    ) -> Sequence[LogEntry]:
+        text = f"{level} {tail} after {after}"
+        return [LogEntry(id=after + 1, endpoint_id=endpoint_id, text=text, at=5.0)]
+
+    async def worker_logs(
+        self, worker_id: int, logs: Sequence[str], *, tail: int, after: str = ""
+    ) -> LogPart:
+        if worker_id in self.attached:
+            raise NotFoundError(f"worker {worker_id} is attached")
+        return LogPart([LogLine(log, f"{tail} after {after!r}") for log in logs], "there")
 
     def recorded(self, endpoint_id: int, seconds: float | None) -> Recorded:
         return Recorded(5.0, seconds or 100.0, True, [(0.5, 10.0 * endpoint_id)])

@@ -35,6 +35,8 @@ GUARDED = [
     ("GET", "/api/v0/users/current/"),
     ("POST", "/api/v0/sign_cert/?instance_id=1"),
     ("GET", "/api/v0/status/"),
+    ("GET", "/api/v0/endptjobs/1/logs/"),
+    ("GET", "/api/v0/workers/1/logs/"),
     ("GET", "/api/v0/keys/"),
     ("POST", "/api/v0/keys/"),
     ("GET", "/api/v0/keys/name/"),

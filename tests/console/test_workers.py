@@ -89,3 +89,36 @@ async def test_without_a_state_directory_there_is_no_certificate(store: Store, p
         assert (await client.get("/static/jvastai_root.cer")).status_code == 404
         reply = await client.post("/api/v0/sign_cert/?instance_id=1", content=b"x")
         assert (reply.status_code, reply.json()["error"]) == (503, "unavailable")
+
+
+async def test_the_logs_of_a_worker_are_read_and_followed(owner: httpx.AsyncClient) -> None:
+    answer = (await owner.get("/api/v0/workers/7/logs/?log=model&tail=5")).json()
+    assert answer["results"] == [{"log": "model", "text": "5 after ''"}]
+    path = f"/api/v0/workers/7/logs/?tail=0&after={answer['after']}"
+    assert [line["log"] for line in (await owner.get(path)).json()["results"]] == [
+        "launcher",
+        "setup",
+        "model",
+        "worker",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [("log=secret.key", "log"), ("tail=-1", "tail"), ("tail=10001", "tail"), ("tail=x", "tail")],
+)
+async def test_a_wrong_question_for_logs_is_named(
+    owner: httpx.AsyncClient, query: str, field: str
+) -> None:
+    answer = await owner.get(f"/api/v0/workers/7/logs/?{query}")
+    assert answer.status_code == 400
+    assert answer.json()["fields"].keys() == {field}
+
+
+async def test_the_log_of_an_endpoint_is_followed_by_the_ids_of_its_lines(
+    owner: httpx.AsyncClient,
+) -> None:
+    answer = await owner.get("/api/v0/endptjobs/1/logs/?after=41&level=trace&tail=3")
+    (line,) = answer.json()["results"]
+    assert (line["id"], line["text"]) == (42, "trace 3 after 41")
+    assert (await owner.get("/api/v0/endptjobs/1/logs/?tail=0")).status_code == 400

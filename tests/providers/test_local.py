@@ -286,15 +286,16 @@ async def test_logs_come_with_their_name_and_without_secrets(local: Local) -> No
         log.write("a model server that shows swordfish-99\n")
 
     async def there() -> list[str]:
-        lines = await provider.logs("local-1")
-        return lines if any(line.startswith("worker.log: ") for line in lines) else []
+        part = await provider.read_logs("local-1")
+        lines = [f"{line.log}: {line.text}" for line in part.lines]
+        return lines if any(line.startswith("worker: ") for line in lines) else []
 
     lines = await local.until(there, "the worker's log")
-    assert "model.log: model loaded, api_key=***" in lines
-    assert "model.log: a model server that shows ***" in lines
-    assert "worker.log: mtoken is ***" in lines
-    assert any(line.startswith("launcher.log: ") for line in lines)
-    assert len(await provider.logs("local-1", tail=1)) == 3
+    assert "model: model loaded, api_key=***" in lines
+    assert "model: a model server that shows ***" in lines
+    assert "worker: mtoken is ***" in lines
+    assert any(line.startswith("launcher: ") for line in lines)
+    assert len((await provider.read_logs("local-1", tail=1)).lines) == 3
 
 
 @real

@@ -12,9 +12,14 @@ async def test_lines_come_back_oldest_first(store: Store, clock: Any) -> None:
     await store.append_log(endpoint.id, "two", at=5.0)
     assert await store.read_log(endpoint.id) == [
         LogEntry(
-            endpoint_id=endpoint.id, text="one", at=clock.now, level="trace", workergroup_id=4
+            id=1,
+            endpoint_id=endpoint.id,
+            text="one",
+            at=clock.now,
+            level="trace",
+            workergroup_id=4,
         ),
-        LogEntry(endpoint_id=endpoint.id, text="two", at=5.0, level="info0"),
+        LogEntry(id=2, endpoint_id=endpoint.id, text="two", at=5.0, level="info0"),
     ]
 
 

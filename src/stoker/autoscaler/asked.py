@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stoker import wire
 from stoker.autoscaler.addresses import host_of, in_url, known_hosts, normal
 from stoker.autoscaler.explain import explain
 from stoker.autoscaler.identity import Identity, Keyring, Principal
+from stoker.autoscaler.journal import LEVELS
 from stoker.autoscaler.keys import Keys
 from stoker.autoscaler.plane import Plane
 from stoker.autoscaler.reconciler import Reconciler
@@ -19,9 +21,12 @@ from stoker.autoscaler.updating import request_update
 from stoker.autoscaler.waiting import waiting_reason
 from stoker.backends import get as get_backend
 from stoker.backends import names as backend_names
-from stoker.errors import NotFoundError
-from stoker.providers import Instance
-from stoker.store import EndpointRecord
+from stoker.errors import InvalidMessageError, NotFoundError, ProviderError
+from stoker.providers import Instance, LogPart
+from stoker.store import EndpointRecord, LogEntry
+
+LOGS_LIMIT = 20.0
+"""Seconds that a provider may take to read logs: less than a client waits for the answer."""
 
 
 class Asked(Plane):
@@ -90,6 +95,51 @@ class Asked(Plane):
             NotFoundError: no such endpoint.
         """
         return explain(self, endpoint_id, self.reconciler.plans.get(endpoint_id))
+
+    async def log(
+        self, endpoint_id: int, level: str, *, tail: int, after: int = 0
+    ) -> list[LogEntry]:
+        """The newest lines of an endpoint's log (see `Journal.since`).
+
+        Raises:
+            InvalidMessageError: no such level.
+            NotFoundError: no such endpoint.
+        """
+        if endpoint_id not in self.fleet.endpoints:
+            raise NotFoundError(f"there is no endpoint {endpoint_id}")
+        for known in LEVELS:
+            if known == level:
+                return await self.journal.since(endpoint_id, known, tail=tail, after=after)
+        raise InvalidMessageError({"level": f"must be one of {', '.join(LEVELS)}"})
+
+    async def worker_logs(
+        self, worker_id: int, logs: Sequence[str], *, tail: int, after: str = ""
+    ) -> LogPart:
+        """Lines of a worker's own logs, from its provider (see `Provider.read_logs`).
+
+        Raises:
+            NotFoundError: no such worker, or its logs are not here.
+            ProviderError: its provider cannot read them.
+        """
+        worker = self.fleet.workers.get(worker_id)
+        if worker is None:
+            raise NotFoundError(f"there is no worker {worker_id}")
+        if worker.record.attached:
+            raise NotFoundError(
+                f"worker {worker_id} is attached: its logs are on its own machine alone"
+            )
+        if worker.instance_id is None:
+            raise NotFoundError(f"worker {worker_id} has no instance yet")
+        provider = self.providers.get(worker.record.provider)
+        if provider is None:
+            raise NotFoundError(f"the provider of worker {worker_id} is not enabled")
+        try:
+            async with asyncio.timeout(LOGS_LIMIT):
+                return await provider.read_logs(worker.instance_id, logs, tail=tail, after=after)
+        except TimeoutError:
+            raise ProviderError(
+                f"provider {worker.record.provider} gave no logs within {LOGS_LIMIT:.0f} s"
+            ) from None
 
     async def update_workers(self, group_id: int, *, cancel: bool = False) -> dict[str, Any]:
         """Begin a rolling update of a workergroup, or cancel it.

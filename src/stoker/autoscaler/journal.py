@@ -85,6 +85,21 @@ class Journal:
         """Lines that are not written yet."""
         return len(self._pending)
 
+    async def since(
+        self, endpoint_id: int, level: Level, *, tail: int, after: int = 0
+    ) -> list[LogEntry]:
+        """The newest lines of a level and of those above it, oldest first.
+
+        Args:
+            endpoint_id: whose.
+            level: the lowest that is wanted.
+            tail: lines, at most.
+            after: id of a line; only later ones are wanted.
+        """
+        await self.flush()
+        shown = LEVELS[: LEVELS.index(level) + 1]
+        return await self._store.read_log(endpoint_id, tail, levels=shown, after=after)
+
     async def levels(self, endpoint_id: int, group_id: int | None, tail: int) -> dict[str, str]:
         """The last `tail` lines of each level, oldest first, as the protocol wants them."""
         await self.flush()

@@ -15,6 +15,7 @@ from stoker.cli import (
     endpoints,
     load,
     login,
+    logs,
     output,
     simulate,
     status,
@@ -251,7 +252,7 @@ app.command("apply", rich_help_panel=ASK)(configuration.apply)
 for command in (
     endpoints.workers,
     endpoints.explain,
-    endpoints.logs,
+    logs.logs,
     endpoints.request,
     endpoints.attach,
     endpoints.detach,

@@ -271,30 +271,6 @@ def workers(name: Name, url: Url = None, as_json: AsJson = False) -> None:
     output.print_table(list(_WORKER_COLUMNS), rows, empty="no workers")
 
 
-def logs(
-    name: Name,
-    url: Url = None,
-    tail: Annotated[int, typer.Option(help="Lines.", min=1, max=10_000)] = 100,
-    level: Annotated[
-        str, typer.Option(help="info0 decisions, info1 also workers' states, trace, debug.")
-    ] = "info1",
-    as_json: AsJson = False,
-) -> None:
-    """Show what was decided about an endpoint, and why."""
-
-    async def work(client: Client) -> dict[str, str]:
-        record = await client.endpoint(name)
-        return await client.logs(record["id"], tail=tail)
-
-    texts = call(url, work)
-    if as_json:
-        output.print_json(texts)
-        return
-    if level not in texts:
-        raise ConfigError("--level", f"must be one of {', '.join(texts)}")
-    sys.stdout.write(texts[level])
-
-
 def request(
     name: Name,
     route: Annotated[str, typer.Argument(help="Path at the model server.")],

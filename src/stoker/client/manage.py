@@ -159,6 +159,38 @@ class ManagingConnection(Connection):
         body = {"id": endpoint_id, "tail": tail}
         return _texts_in(await self.call("POST", "/get_endpoint_logs/", body))
 
+    async def log(
+        self, endpoint_id: int, *, level: str = "info1", tail: int = 100, after: int = 0
+    ) -> list[Record]:
+        """The newest lines of an endpoint's log as records, oldest first.
+
+        Args:
+            endpoint_id: whose.
+            level: ``info0``, ``info1``, ``trace`` or ``debug``; with those above it.
+            tail: lines, at most.
+            after: ``id`` of a line: only later ones.
+        """
+        params = {"level": level, "tail": tail, "after": after or None}
+        return await self._results(f"/endptjobs/{endpoint_id}/logs/", params)
+
+    async def worker_logs(
+        self, worker_id: int, *, log: str | None = None, tail: int = 100, after: str = ""
+    ) -> tuple[list[Record], str]:
+        """Lines of a worker's own logs, each with ``log`` and ``text``, and where they end.
+
+        Args:
+            worker_id: whose; one that is attached has its logs on its own machine alone.
+            log: ``launcher``, ``setup``, ``model`` or ``worker``; None: all.
+            tail: the last lines of each.
+            after: where an earlier answer ended: what came since then.
+        """
+        params = {"log": log, "tail": tail, "after": after or None}
+        answer = await self.call("GET", f"{API}/workers/{worker_id}/logs/", params=params)
+        lines = answer.get("results") if isinstance(answer, dict) else None
+        if not isinstance(lines, list):
+            raise _unexpected()
+        return lines, str(answer.get("after") or "")
+
     async def workergroup_logs(self, workergroup_id: int, *, tail: int = 100) -> dict[str, str]:
         """The same of one workergroup."""
         body = {"id": workergroup_id, "tail": tail}

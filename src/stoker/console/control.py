@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 from stoker.autoscaler.identity import Principal
 from stoker.autoscaler.keys import Keys
-from stoker.store import EndpointRecord
+from stoker.providers import LogPart
+from stoker.store import EndpointRecord, LogEntry
 from stoker.wire import Recorded, WorkerInfo
 
 
@@ -51,6 +52,28 @@ class Control(Protocol):
 
     def status(self) -> Mapping[str, Any]:
         """All endpoints, workers and providers, as plain values."""
+        ...
+
+    async def log(
+        self, endpoint_id: int, level: str, *, tail: int, after: int = 0
+    ) -> Sequence[LogEntry]:
+        """The newest lines of an endpoint's log, after the one with the id `after`.
+
+        Raises:
+            InvalidMessageError: no such level.
+            NotFoundError: no such endpoint.
+        """
+        ...
+
+    async def worker_logs(
+        self, worker_id: int, logs: Sequence[str], *, tail: int, after: str = ""
+    ) -> LogPart:
+        """Lines of a worker's own logs.
+
+        Raises:
+            NotFoundError: no such worker, or its logs are not here.
+            ProviderError: its provider cannot read them.
+        """
         ...
 
     def recorded(self, endpoint_id: int, seconds: float | None) -> Recorded:

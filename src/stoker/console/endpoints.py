@@ -9,7 +9,7 @@ import msgspec
 from starlette.responses import Response
 
 from stoker.console.call import Call, done
-from stoker.console.fields import Problems, read_name, read_parameters
+from stoker.console.fields import MAX_TAIL, Problems, read_name, read_number, read_parameters
 from stoker.errors import InvalidMessageError, NotFoundError
 from stoker.store import EndpointRecord
 from stoker.wire import EndpointParameters
@@ -73,6 +73,19 @@ async def explain_endpoint(call: Call) -> Response:
     """Its last plan: forecast, need, capacity, the constraint that binds, each worker's part."""
     call.require_account(call.fields())
     return done(result=dict(call.house.control.explain(call.id)))
+
+
+async def show_log(call: Call) -> Response:
+    """Lines of its log, each with its id, so that they can be followed."""
+    fields = call.fields()
+    call.require_account(fields)
+    tail, after = read_number(fields, "tail"), read_number(fields, "after")
+    if tail is not None and not 0 < tail <= MAX_TAIL:
+        raise InvalidMessageError({"tail": f"must be from 1 to {MAX_TAIL} lines"})
+    lines = await call.house.control.log(
+        call.id, str(fields.get("level") or "info1"), tail=tail or 100, after=after or 0
+    )
+    return done(results=[msgspec.structs.asdict(line) for line in lines])
 
 
 async def delete_endpoint(call: Call) -> Response:

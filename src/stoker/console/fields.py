@@ -22,6 +22,9 @@ from stoker.wire import MAX_COST, EndpointParameters
 MAX_NAME = 128
 """Characters of an endpoint's or a template's name."""
 
+MAX_TAIL = 10_000
+"""Lines of a log in one answer."""
+
 MAX_TEXT = 16_384
 """Characters of search_params and launch_args."""
 
@@ -156,6 +159,24 @@ def read_name(data: Mapping[str, Any], field: str, problems: Problems) -> str | 
     else:
         return value
     return None
+
+
+def read_number(fields: Mapping[str, Any], name: str) -> int | None:
+    """A number that may come as text, from a query; None when none is given.
+
+    Raises:
+        InvalidMessageError: it is none, or out of range.
+    """
+    value = fields.get(name)
+    if value is None:
+        return None
+    try:
+        number = msgspec.convert(value, int, strict=False)
+    except msgspec.ValidationError:
+        raise InvalidMessageError({name: "must be a whole number"}) from None
+    if not 0 <= number < 2**63:
+        raise InvalidMessageError({name: "is out of range"})
+    return number
 
 
 def read_group(data: Mapping[str, Any], problems: Problems) -> dict[str, Any]:

@@ -11,8 +11,12 @@ from starlette.responses import Response
 
 from stoker.console.ca import is_host
 from stoker.console.call import Call, UnauthorizedError, UnavailableError, done
-from stoker.console.fields import Problems, read_name
+from stoker.console.fields import MAX_TAIL, Problems, read_name, read_number
 from stoker.errors import InvalidMessageError, NotFoundError
+from stoker.providers import LOG_NAMES
+
+MAX_PLACE = 1000
+"""Characters of the place in logs that a caller names."""
 
 _NO_CA = "this control plane has no certificate authority"
 
@@ -21,7 +25,7 @@ async def list_workers(call: Call) -> Response:
     """The workers of one endpoint, or of all."""
     fields = call.fields()
     call.require_account(fields)
-    wanted = _number(fields, "endpoint_id")
+    wanted = read_number(fields, "endpoint_id")
     results: list[dict[str, Any]] = []
     endpoints = await call.house.store.list_endpoints()
     if wanted is not None and all(endpoint.id != wanted for endpoint in endpoints):
@@ -43,6 +47,27 @@ async def show_status(call: Call) -> Response:
     """All endpoints, workers and providers at a glance."""
     call.require_account(call.fields())
     return done(result=dict(call.house.control.status()))
+
+
+async def show_logs(call: Call) -> Response:
+    """Lines of a worker's own logs, and where they end, so that they can be followed."""
+    fields = call.fields()
+    call.require_account(fields)
+    log, tail = fields.get("log"), read_number(fields, "tail")
+    if tail is not None and not 0 <= tail <= MAX_TAIL:
+        raise InvalidMessageError({"tail": f"must be from 0 to {MAX_TAIL} lines"})
+    if log is not None and log not in LOG_NAMES:
+        raise InvalidMessageError({"log": f"must be one of {', '.join(LOG_NAMES)}"})
+    part = await call.house.control.worker_logs(
+        call.id,
+        LOG_NAMES if log is None else (str(log),),
+        tail=100 if tail is None else tail,
+        after=str(fields.get("after") or "")[:MAX_PLACE],
+    )
+    return done(
+        results=[msgspec.structs.asdict(line) for line in part.lines],
+        after=part.after,
+    )
 
 
 async def attach(call: Call) -> Response:
@@ -92,7 +117,7 @@ async def authority(call: Call) -> Response:
 async def sign_certificate(call: Call) -> Response:
     """Sign a worker's certificate request (PEM in the body)."""
     query = dict(call.request.query_params)
-    worker_id = _number(query, "instance_id")
+    worker_id = read_number(query, "instance_id")
     if worker_id is None:
         raise InvalidMessageError({"instance_id": "is required"})
     control, ca = call.house.control, call.house.ca
@@ -118,17 +143,3 @@ async def sign_certificate(call: Call) -> Response:
         raise UnavailableError(_NO_CA)
     certificate = ca.sign(call.body, time.time(), own=own, only=only)
     return Response(certificate, media_type="application/x-pem-file")
-
-
-def _number(fields: dict[str, Any], name: str) -> int | None:
-    """A number that may come as text, from a query."""
-    value = fields.get(name)
-    if value is None:
-        return None
-    try:
-        number = msgspec.convert(value, int, strict=False)
-    except msgspec.ValidationError:
-        raise InvalidMessageError({name: "must be a whole number"}) from None
-    if not 0 <= number < 2**63:
-        raise InvalidMessageError({name: "is out of range"})
-    return number

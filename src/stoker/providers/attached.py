@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import builtins
 from collections.abc import Awaitable, Callable, Sequence
 
 from stoker.errors import ProviderError
-from stoker.providers.base import Instance, InstanceSpec, Offer
+from stoker.providers.base import LOG_NAMES, Instance, InstanceSpec, LogPart, Offer
 
 
 class AttachedProvider:
@@ -52,7 +51,9 @@ class AttachedProvider:
         """What is attached."""
         return list(await self._attached())
 
-    async def logs(self, instance_id: str, tail: int = 100) -> builtins.list[str]:
+    async def read_logs(
+        self, instance_id: str, logs: Sequence[str] = LOG_NAMES, *, tail: int = 100, after: str = ""
+    ) -> LogPart:
         """Raises ProviderError."""
         raise ProviderError(f"the logs of {instance_id} are on its own machine")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import builtins
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -75,6 +75,28 @@ class Instance(msgspec.Struct, frozen=True):
     The worker may be known by it, and gets a certificate for it."""
 
 
+LOG_NAMES = ("launcher", "setup", "model", "worker")
+"""Logs that an instance can have: of its launcher, of the steps before the start, of the model
+server, and of the worker."""
+
+
+class LogLine(msgspec.Struct, frozen=True):
+    """One line of a log of an instance."""
+
+    log: str
+    """Which: one of `LOG_NAMES`."""
+    text: str
+    """Without its end, and without secrets; what its writer wrote, escape sequences included."""
+
+
+class LogPart(msgspec.Struct, frozen=True):
+    """Some lines of an instance's logs."""
+
+    lines: list[LogLine]
+    after: str
+    """Where they end: what comes later follows it."""
+
+
 class Provider(Protocol):
     """A source of instances.
 
@@ -117,8 +139,17 @@ class Provider(Protocol):
         """All instances."""
         ...
 
-    async def logs(self, instance_id: str, tail: int = 100) -> builtins.list[str]:
-        """The last lines of each of its logs, without secrets."""
+    async def read_logs(
+        self, instance_id: str, logs: Sequence[str] = LOG_NAMES, *, tail: int = 100, after: str = ""
+    ) -> LogPart:
+        """Lines of an instance's logs, without secrets; bounded however long they are.
+
+        Args:
+            instance_id: whose.
+            logs: which, of `LOG_NAMES`.
+            tail: the last lines of each, at most.
+            after: the `LogPart.after` of an earlier answer: what came since then.
+        """
         ...
 
     async def close(self) -> None:

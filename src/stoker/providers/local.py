@@ -15,7 +15,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,17 @@ from stoker.backends import get
 from stoker.errors import ConfigError, ProviderError
 from stoker.launcher import LOGS, InstanceManifest, InstanceState, Phase, sweep
 from stoker.logs import get_logger, redact
-from stoker.providers.base import Instance, InstanceSpec, InstanceStatus, Offer
+from stoker.providers.base import (
+    LOG_NAMES,
+    Instance,
+    InstanceSpec,
+    InstanceStatus,
+    LogPart,
+    Offer,
+)
 from stoker.providers.desire import Desire, Wanted
 from stoker.providers.folder import DESIRED, Folder
+from stoker.providers.reading import read_logs
 
 _log = get_logger("providers")
 
@@ -241,14 +249,16 @@ class LocalProvider:
         self._follow()
         return found
 
-    async def logs(self, instance_id: str, tail: int = 100) -> builtins.list[str]:
-        """The last `tail` lines of each log, with the log's name in front, without secrets.
+    async def read_logs(
+        self, instance_id: str, logs: Sequence[str] = LOG_NAMES, *, tail: int = 100, after: str = ""
+    ) -> LogPart:
+        """The last `tail` lines of each log, or what came after an earlier answer.
 
         Raises:
             ProviderError: when there is no such instance.
         """
         folder, lines = self._folder(instance_id), max(0, min(tail, MAX_TAIL))
-        return [f"{name}: {line}" for name in LOGS for line in folder.log_tail(name, lines)]
+        return await asyncio.to_thread(read_logs, folder, logs, lines, after)
 
     async def close(self) -> None:
         """Stop looking after the instances; they go on running."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import sqlalchemy as sa
@@ -81,9 +81,23 @@ class LogRows(Database):
                 await self._trim(connection, Counter(row["endpoint_id"] for row in chunk))
 
     async def read_log(
-        self, endpoint_id: int, tail: int = 100, *, workergroup_id: int | None = None
+        self,
+        endpoint_id: int,
+        tail: int = 100,
+        *,
+        workergroup_id: int | None = None,
+        levels: Collection[str] | None = None,
+        after: int = 0,
     ) -> list[LogEntry]:
-        """The newest `tail` lines, oldest first; of one workergroup alone, when it is given."""
+        """The newest `tail` lines, oldest first.
+
+        Args:
+            endpoint_id: whose.
+            tail: so many, at most.
+            workergroup_id: only those of one workergroup.
+            levels: only those of these levels.
+            after: only those with a higher id.
+        """
         query = (
             endpoint_log.select()
             .where(endpoint_log.c.endpoint_id == endpoint_id)
@@ -92,6 +106,10 @@ class LogRows(Database):
         )
         if workergroup_id is not None:
             query = query.where(endpoint_log.c.workergroup_id == workergroup_id)
+        if levels is not None:
+            query = query.where(endpoint_log.c.level.in_(levels))
+        if after:
+            query = query.where(endpoint_log.c.id > after)
         async with self._reading() as connection:
             rows = list(await connection.execute(query))
         return [_entry(row) for row in reversed(rows)]

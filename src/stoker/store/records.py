@@ -189,3 +189,5 @@ class LogEntry(msgspec.Struct, frozen=True, kw_only=True):
     level: str = "info0"
     """``info0``, ``info1``, ``trace`` or ``debug``."""
     workergroup_id: int | None = None
+    id: int = 0
+    """Counts up; 0: it is not stored yet."""
