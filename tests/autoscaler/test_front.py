@@ -91,6 +91,21 @@ async def test_a_bad_field_is_named(house, raw, field):
     assert body["fields"][field] in body["msg"]
 
 
+async def test_a_compressed_body_is_refused_with_the_reason(house):
+    import gzip
+
+    from stoker.http import fetch
+
+    answer = await fetch(
+        f"{house.url}/route/",
+        method="POST",
+        headers=[(b"content-encoding", b"gzip")],
+        body=gzip.compress(b'{"endpoint": "llm"}'),
+    )
+    assert (answer.status, answer.header(b"accept-encoding")) == (415, b"identity")
+    assert "gzip" in answer.json()["msg"]
+
+
 async def test_a_wrong_method_is_told_the_right_one(house):
     status, body = await house.post("/route/", None, method="GET", raw=b"")
     assert status == 405

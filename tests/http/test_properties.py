@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from itertools import pairwise
 
 import pytest
@@ -144,6 +145,80 @@ def test_no_bytes_crash_a_connection_or_hold_it_for_ever(data: bytes, places: li
         server.sweep(later)
     assert connection.phase >= Phase.LINGER
     assert transport.ended
+
+
+OWS = st.text(" \t", max_size=3)
+
+
+@given(
+    name=st.sampled_from(["Transfer-Encoding", "transfer-encoding", "TRANSFER-ENCODING"]),
+    value=st.tuples(
+        OWS,
+        st.sampled_from(["chunked", "Chunked", "CHUNKED"])
+        | st.text("chunked,;= \"'\tgzip\x0b\x0c\xa0", max_size=12),
+        OWS,
+    ).map("".join),
+    places=st.lists(st.integers(0, 200), max_size=4),
+)
+@settings(max_examples=400, deadline=None)
+@example("Transfer-Encoding", "chunked\t", [])
+@example("Transfer-Encoding", "chunked ", [])
+def test_chunks_are_read_as_chunks_by_every_reader_or_by_none(
+    name: str, value: str, places: list[int]
+) -> None:
+    """So neither a proxy in front nor the model server behind sees another request than we do."""
+    framing = f"{name}:{value}\r\n\r\n".encode("latin-1") + b"2\r\nab\r\n0\r\n\r\n"
+    seen, written, ended = feed(cut(b"POST / HTTP/1.1\r\nHost: a\r\n" + framing, places))
+    if seen:
+        assert value.strip(" \t").lower() == "chunked"
+        assert [request[3] for request in seen] == [b"ab"]
+    else:
+        assert ended or b"connection: close" in written
+        assert written.startswith(b"HTTP/1.1 400")
+    sink = Sink()
+    pool = UpstreamPool(Origin("127.0.0.1", 1))
+    connection = UpstreamConnection(pool)
+    connection.connection_made(Memory())
+    connection.send(UpstreamRequest(pool, "GET", b"", b"", sink), reused=False)
+    for part in cut(b"HTTP/1.1 200 OK\r\n" + framing, places):
+        connection.data_received(part)
+    assert (sink.body, sink.ends) in [(b"ab", ["complete"]), (b"", ["malformed"])]
+
+
+GUARDED = ["transfer-encoding", "content-length", "host", "connection", "expect", "stoker-auth"]
+
+
+@given(
+    name=st.sampled_from(GUARDED),
+    sign=st.sampled_from("_.!#$%&'*+^`|~"),
+    upper=st.booleans(),
+)
+@example("transfer-encoding", "_", False)
+def test_no_header_may_imitate_one_that_frames_or_authorises(
+    name: str, sign: str, upper: bool
+) -> None:
+    """Where a server turns names into variables, `Transfer_Encoding` is `Transfer-Encoding`."""
+    if "-" not in name:
+        return
+    spelt = name.replace("-", sign)
+    line = f"{spelt.upper() if upper else spelt}: chunked\r\n".encode()
+    seen, written, _ = feed([b"POST / HTTP/1.1\r\nHost: a\r\n" + line + b"\r\n"])
+    assert (seen, written[9:12]) == ([], b"400")
+
+
+@given(
+    protocol=st.sampled_from([b"RTSP/1.0", b"RTSP/1.1", b"RTSP/2.0", b"ICE/1.0", b"ICE/1.1"]),
+    before=st.sampled_from([b"", b"\r\n", b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n"]),
+    places=st.lists(st.integers(0, 100), max_size=6),
+)
+@settings(max_examples=200, deadline=None)
+def test_other_protocols_with_the_same_look_are_not_taken_for_http(
+    protocol: bytes, before: bytes, places: list[int]
+) -> None:
+    stream = before + b"GET /2 " + protocol + b"\r\nHost: a\r\n\r\n"
+    seen, written, _ = feed(cut(stream, places))
+    assert [request[1] for request in seen] == ([b"/1"] if b"/1" in before else [])
+    assert re.findall(rb"HTTP/1.1 (\d+)", written)[-1] in (b"400", b"505")
 
 
 class Sink:

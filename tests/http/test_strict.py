@@ -45,6 +45,11 @@ AMBIGUOUS = {
     + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "xchunked": HEAD + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
     "identity": HEAD + b"Transfer-Encoding: identity\r\n\r\n",
+    "chunked with a tab": HEAD + b"Transfer-Encoding: chunked\t\r\n\r\n0\r\n\r\n",
+    "Transfer_Encoding": HEAD + b"Transfer_Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "Content_Length": HEAD + b"Content_Length: 5\r\n\r\n",
+    "two expectations": HEAD
+    + b"Expect: 100-continue\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nab",
     "empty transfer encoding": HEAD + b"Transfer-Encoding:\r\n\r\n",
     "chunked in HTTP/1.0": b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "chunk size with bare LF": CHUNKED + b"2\nab\r\n0\r\n\r\n",
@@ -99,6 +104,8 @@ async def test_ambiguous_input_is_refused_and_the_connection_closed(
         (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
         (b"GET / HTTP/0.9\r\nHost: a\r\n\r\n", 505),
         (b"GET /\r\n\r\n", 505),
+        (b"GET / RTSP/1.0\r\nHost: a\r\n\r\n", 505),
+        (b"POST / RTSP/1.1\r\nHost: a\r\n\r\n", 505),
         (HEAD + b"Expect: a-miracle\r\nContent-Length: 2\r\n\r\nab", 417),
     ],
 )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from typing import Any
 
 import pytest
 
+from stoker.http import fetch
 from stoker.tickets import possession
 from stoker.wire import encode
 
@@ -52,6 +54,7 @@ async def test_neither_the_query_nor_the_headers_of_the_caller_are_passed_on(
         b"content-type",
         b"content-length",
         b"accept",
+        b"accept-encoding",
     }
     assert seen.header(b"accept") == b"text/event-stream"
     assert seen.header(b"content-type") == b"application/json"
@@ -377,3 +380,57 @@ async def test_a_worker_proves_to_its_control_plane_who_it_is(worker: Worker) ->
     assert told["proof"] == possession(b"secret-of-this-worker", 7, challenge)
     for other in ("", "?challenge=", "?challenge=zz", "?challenge=" + "a" * 65):
         assert "proof" not in (await worker.get("/healthz" + other)).json()
+
+
+@pytest.mark.parametrize("coding", [b"gzip", b"br", b"deflate"])
+async def test_a_compressed_envelope_is_refused_with_the_reason(
+    worker: Worker, coding: bytes
+) -> None:
+    packed = gzip.compress(worker.envelope())
+    answer = await worker.post(body=packed, headers=[(b"content-encoding", coding)])
+    assert (answer.status, answer.header(b"accept-encoding")) == (415, b"identity")
+    assert coding.decode() in answer.json()["msg"]
+    plain = await worker.post(headers=[(b"content-encoding", b"identity")])
+    assert plain.status == 200
+
+
+async def test_the_model_server_is_asked_for_an_answer_that_can_be_read(
+    worker: Worker, model: Model
+) -> None:
+    await worker.post(headers=[(b"accept-encoding", b"gzip, br")])
+    assert model.seen[-1].header(b"accept-encoding") == b"identity"
+
+
+PAGE = [(b"origin", b"https://app.example.org")]
+PREFLIGHT = [*PAGE, (b"access-control-request-method", b"POST")]
+
+
+async def test_pages_of_named_origins_may_call_routes_and_sessions_alone(
+    start_worker: StartWorker,
+) -> None:
+    worker = await start_worker(settings={"cors_origins": ("https://app.example.org",)})
+
+    async def allowed(path: str, method: str = "OPTIONS") -> bool:
+        headers = PREFLIGHT if method == "OPTIONS" else PAGE
+        answer = await fetch(worker.url + path, method=method, headers=headers, timeout=10)
+        return answer.header(b"access-control-allow-origin") == b"https://app.example.org"
+
+    assert await allowed("/echo")
+    assert await allowed("/echo", "POST")
+    assert await allowed("/session/create")
+    for path in ("/metrics", "/healthz", "/nothing"):
+        assert not await allowed(path)
+        assert not await allowed(path, "GET")
+
+
+@pytest.mark.parametrize(
+    ("settings", "origin"), [({}, None), ({"unsecured": True, "cors_origins": ("*",)}, b"*")]
+)
+async def test_pages_are_let_in_only_where_that_is_set(
+    start_worker: StartWorker, settings: dict[str, Any], origin: bytes | None
+) -> None:
+    worker = await start_worker(settings=settings)
+    answer = await fetch(worker.url + "/echo", method="OPTIONS", headers=PREFLIGHT, timeout=10)
+    assert answer.status == (204 if origin else 405)
+    assert answer.header(b"access-control-allow-origin") == origin
+    assert answer.header(b"access-control-allow-credentials") is None

@@ -99,6 +99,18 @@ async def test_nothing_that_authorises_reaches_the_model_server(
     assert seen.target == b"/echo?a=1"
 
 
+async def test_no_header_with_an_underscore_reaches_the_model_server(
+    worker: Worker, model: Model
+) -> None:
+    """Where names become variables, `X_Real_Name` would be `X-Real-Name`."""
+    answer = await ask(worker, "GET", "/echo", headers=((b"x_real_name", b"1"), (b"x-own", b"2")))
+    assert answer.status == 200
+    assert model.seen[-1].header(b"x_real_name") is None
+    assert model.seen[-1].header(b"x-own") == b"2"
+    refused = await ask(worker, "GET", "/echo", headers=((b"content_length", b"1"),))
+    assert refused.status == 400
+
+
 async def test_each_request_needs_a_ticket_of_its_own(worker: Worker) -> None:
     auth = worker.control.auth()
     assert (await ask(worker, "GET", "/echo", auth=auth)).status == 200

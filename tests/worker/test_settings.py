@@ -116,3 +116,16 @@ def test_an_argument_of_run_that_cannot_be_used_is_named(
     with pytest.raises(ConfigError) as caught:
         SocketOptions.of(arguments)
     assert caught.value.field == field
+
+
+def test_pages_of_any_origin_may_call_a_worker_that_is_only_tried_out() -> None:
+    loopback = {"UNSECURED": "true", "STOKER_HOST": "127.0.0.1"}
+    assert WorkerSettings.from_environ(loopback).cors_origins == ("*",)
+    assert WorkerSettings.from_environ(SECURED).cors_origins == ()
+    none = loopback | {"STOKER_CORS_ORIGINS": "none"}
+    assert WorkerSettings.from_environ(none).cors_origins == ()
+    two = SECURED | {"STOKER_CORS_ORIGINS": "https://a.example, https://b.example"}
+    assert WorkerSettings.from_environ(two).cors_origins == (
+        "https://a.example",
+        "https://b.example",
+    )

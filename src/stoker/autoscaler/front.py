@@ -19,7 +19,7 @@ from stoker import wire
 from stoker.autoscaler.identity import Principal
 from stoker.autoscaler.router import Assigned, RouterFullError
 from stoker.errors import InvalidMessageError, NotFoundError, StokerError
-from stoker.http import Exchange, Outcome, RelayObserver, UpstreamPool, relay
+from stoker.http import Cors, Exchange, Outcome, RelayObserver, UpstreamPool, coded, relay
 from stoker.logs import get_logger
 from stoker.tickets import Claims, mint
 
@@ -99,13 +99,16 @@ class _Waiting:
 class FrontDoor:
     """The request handler of the control plane's port."""
 
-    def __init__(self, plane: ControlPlane, console: UpstreamPool) -> None:
+    def __init__(
+        self, plane: ControlPlane, console: UpstreamPool, *, cors: Cors | None = None
+    ) -> None:
         self._plane = plane
+        self._cors = cors
         self._console = console
         self.waiting: dict[int, _Waiting] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.requests: dict[tuple[str, int], int] = {}
-        """Answers by path (one of ours, or ``console``) and status."""
+        """Answers by path (one of ours, ``console`` or ``preflight``) and status."""
         self.refusals: dict[str, int] = {}
         """Requests and connections that the engine refused, by its reason."""
         self._relayed = _Relayed(self)
@@ -125,6 +128,9 @@ class FrontDoor:
 
     def __call__(self, exchange: Exchange) -> None:
         """Answer one request."""
+        if self._cors and self._cors.take(exchange):
+            self.count("preflight", exchange.status)
+            return
         path = exchange.path.rstrip("/")
         found = self._hot.get(path)
         if found is None:
@@ -146,8 +152,13 @@ class FrontDoor:
         try:
             handler(exchange)
         except InvalidMessageError as error:
-            status = 400
-            exchange.respond(400, wire.error_body(str(error), error.fields))
+            if "body" in error.fields and (coding := coded(exchange)):
+                status = 415
+                headers = [(b"accept-encoding", b"identity")]
+                exchange.respond(415, wire.error_body(coding), headers=headers)
+            else:
+                status = 400
+                exchange.respond(400, wire.error_body(str(error), error.fields))
         except UnauthorizedError as error:
             status = 401
             exchange.respond(401, wire.error_body(str(error)))

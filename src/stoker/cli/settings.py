@@ -101,6 +101,13 @@ class ServerSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     certificate_key: Annotated[
         str | None, Meta(description="PEM file of the certificate's private key.")
     ] = None
+    cors_origins: Annotated[
+        list[str],
+        Meta(
+            description="Origins whose pages may call the control plane, and its workers on this "
+            'machine, from a browser, such as "https://app.example.org"; "*": any (docs/http.md).'
+        ),
+    ] = []
     sign_unproven: Annotated[
         bool,
         Meta(

@@ -88,6 +88,8 @@ async def _serve(settings: Settings, wanted: Sequence[WantedEndpoint], options: 
         _watch_stdin(stopping, hurry)
     # Taken out of the environment at once: no child process shall inherit it.
     given_key = os.environ.pop("STOKER_API_KEY", None)
+    if settings.server.cors_origins:  # for workers on this machine too
+        os.environ.setdefault("STOKER_CORS_ORIGINS", ",".join(settings.server.cors_origins))
     server = await Server.start(
         options.state,
         host=options.host,
@@ -97,7 +99,9 @@ async def _serve(settings: Settings, wanted: Sequence[WantedEndpoint], options: 
         certificate_key=settings.server.certificate_key,
         local=settings.provider.local,
         api_key=given_key,
-        access=Access(sign_unproven=settings.server.sign_unproven),
+        access=Access(
+            sign_unproven=settings.server.sign_unproven, cors=settings.server.cors_origins
+        ),
         wanted=wanted,
     )
     try:

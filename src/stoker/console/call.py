@@ -45,6 +45,10 @@ class TooLargeError(StokerError):
     """The body is larger than `MAX_BODY`."""
 
 
+class CodedError(StokerError):
+    """The body is compressed."""
+
+
 class UnavailableError(StokerError):
     """This control plane was started without what is asked for."""
 
@@ -159,6 +163,11 @@ def served(house: House, handler: Handler) -> Callable[[Request], Awaitable[Resp
 
 
 async def _read_body(request: Request) -> bytes:
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("", "identity"):
+        raise CodedError(
+            f"a body with Content-Encoding: {coding[:40]} is not unpacked here: send it as it is"
+        )
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
@@ -194,7 +203,9 @@ def refuse(
     response = answer(body, status)
     if status == 401:
         response.headers["www-authenticate"] = "Bearer"
-    if status == 413:
+    if status == 415:
+        response.headers["accept-encoding"] = "identity"
+    if status in (413, 415):
         # The rest of the body was not read.
         response.headers["connection"] = "close"
     return response
@@ -203,6 +214,7 @@ def refuse(
 _STATUSES: list[tuple[type[StokerError], int, str]] = [
     (UnauthorizedError, 401, "unauthorized"),
     (TooLargeError, 413, "too_large"),
+    (CodedError, 415, "coded"),
     (NotFoundError, 404, "not_found"),
     (AlreadyExistsError, 409, "already_exists"),
     (ConflictError, 409, "conflict"),

@@ -30,7 +30,7 @@ from stoker.console.apply import carry_out, check, look
 from stoker.console.call import House
 from stoker.console.diff import Plan, WantedEndpoint, compare
 from stoker.errors import ConfigError, StokerError, StoreError
-from stoker.http import HttpServer, Limits, Origin, UpstreamPool
+from stoker.http import Cors, HttpServer, Limits, Origin, UpstreamPool
 from stoker.launcher import FileLock
 from stoker.logs import get_logger
 from stoker.providers import LocalProvider, Provider
@@ -81,10 +81,12 @@ class Access:
     """What may be done without an account's key.
 
     Attributes:
+        cors: origins whose pages may call us, in a browser; see `stoker.http.Cors`.
         sign_unproven: have a worker's certificate signed without its mtoken (see `create_app`).
     """
 
     sign_unproven: bool = False
+    cors: Sequence[str] = ()
 
 
 class _QuietUvicorn(uvicorn.Server):
@@ -176,6 +178,7 @@ class Server:
     ) -> None:
         state = self.state_directory
         tls = _tls(certificate, certificate_key)
+        cors = Cors(self._access.cors, setting="server.cors_origins")
         try:
             state.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
@@ -231,7 +234,7 @@ class Server:
         )
         # Only now, when the port is known to be free: a start that fails changes nothing.
         self.plan = await self._apply(self._wanted)
-        door = FrontDoor(self.plane, self._pool)
+        door = FrontDoor(self.plane, self._pool, cors=cors)
         self.plane.on_assigned = door.assigned
         self.plane.on_tick = door.tick
         self.plane.front_requests = lambda: door.requests

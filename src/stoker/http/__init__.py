@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from stoker.http.body import BodySource
-from stoker.http.exchange import Exchange
+from stoker.http.cors import Cors
+from stoker.http.exchange import Exchange, coded
 from stoker.http.fetch import Response, fetch
 from stoker.http.limits import Limits
 from stoker.http.pool import Origin, UpstreamPool
@@ -15,6 +16,7 @@ from stoker.http.tunnel import Tunnel, TunnelObserver, tunnel
 
 __all__ = [
     "BodySource",
+    "Cors",
     "Exchange",
     "Handler",
     "HttpServer",
@@ -31,6 +33,7 @@ __all__ = [
     "UpstreamError",
     "UpstreamPool",
     "UpstreamRequest",
+    "coded",
     "fetch",
     "open_stream",
     "relay",

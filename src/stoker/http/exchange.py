@@ -52,6 +52,7 @@ class Exchange:
             give it to `stoker.http.tunnel`, or answer it; then the connection is closed.
         failure: why the server ended it: its body was too large, too slow or not valid.
         context: free for the application.
+        own_lines: header lines that are added to the answer, each with its break (`Cors`).
         on_disconnect: called once if the client goes before the answer is finished, or if the
             server ended the exchange (see `failure`).
         on_pause: called when the client takes less than we write; stop producing.
@@ -76,6 +77,7 @@ class Exchange:
         "on_disconnect",
         "on_pause",
         "on_resume",
+        "own_lines",
         "path",
         "query",
         "source",
@@ -105,6 +107,7 @@ class Exchange:
         self.keep_alive = True
         self.version_1_0 = False
         self.hop_headers: frozenset[bytes] | None = None
+        self.own_lines = b""
         self.status = 0
         self.started = False
         self.finished = False
@@ -158,7 +161,8 @@ class Exchange:
             headers = [(b"content-type", content_type), *headers]
         else:
             body = b""
-        head = build_head(status_line(status), headers, last + self._connection_line())
+        last += self.own_lines + self._connection_line()
+        head = build_head(status_line(status), headers, last)
         self.started = self.finished = True
         self.status = status
         if not self.disconnected:
@@ -186,6 +190,8 @@ class Exchange:
             ValueError: a header has a line break in it.
         """
         last = self._frame(status, content_length)
+        if self.own_lines:
+            headers = _without_cors(headers)
         self._pending = build_head(status_line(status, reason), headers, last)
         self.flush()
 
@@ -195,6 +201,8 @@ class Exchange:
         Headers for one hop only are left out here.
         """
         last = self._frame(status, content_length)
+        if self.own_lines:
+            headers = _without_cors(headers)
         line = STATUS_LINES.get(status) or status_line(status)
         self._pending = join_head(line, headers, NOT_RETURNED, last)
 
@@ -217,6 +225,7 @@ class Exchange:
         else:
             framing = _CHUNKED
             last = CHUNKED
+        last += self.own_lines
         self._framing = _NO_BODY if self.method == "HEAD" else framing
         self._left = content_length or 0
         self.status = status
@@ -330,3 +339,23 @@ class Exchange:
         self.on_disconnect = self.on_pause = self.on_resume = None
         if callback is not None and not self.finished:
             callback()
+
+
+def _without_cors(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """Leave out what an upstream says about origins: we say it."""
+    return [header for header in headers if not header[0].startswith(b"access-control-")]
+
+
+def coded(exchange: Exchange) -> str:
+    """Why a body that cannot be read is none of the client's mistakes of content: it is compressed.
+
+    Nothing is unpacked here, because a body of kilobytes may unpack to gigabytes.
+
+    Returns:
+        A sentence for the answer, 415; empty: the body is as it should be.
+    """
+    coding = exchange.header(b"content-encoding") or b""
+    if coding.lower() in (b"", b"identity"):
+        return ""
+    shown = coding[:40].decode("ascii", "replace")
+    return f"a body with Content-Encoding: {shown} is not unpacked here: send it as it is"

@@ -34,6 +34,12 @@ _log = logs.get_logger("http")
 
 _Answer = TypeVar("_Answer")
 
+_LINE_BYTES = 1 << 14
+"""Of a head that comes in pieces, what is kept to look for its first line in."""
+
+_METHOD_BYTES = 24
+"""What may have come of a head before its target begins."""
+
 _REQUEST_LINE_BYTES = 64
 """Method, version and blanks, which `check_size` does not count (the target it does)."""
 
@@ -44,17 +50,20 @@ class Intake(Output):
     __slots__ = (
         "_active",
         "_ahead",
+        "_begun",
         "_body",
         "_body_seen",
         "_body_size",
         "_budget",
         "_completed",
+        "_data",
         "_deaf",
         "_early",
         "_fed",
         "_head_bytes",
         "_head_complete",
         "_headers",
+        "_heads",
         "_incoming",
         "_owes_continue",
         "_parser",
@@ -77,6 +86,9 @@ class Intake(Output):
         self._deaf = False  # no more requests are taken
         self._completed = 0  # requests read
         self._fed = 0  # size of the read being parsed
+        self._begun = b""  # of a head that is not complete, as it came in earlier reads
+        self._data = b""  # the read being parsed
+        self._heads = 0  # complete in that read
         self._head_bytes = -1  # of a head or trailer, beyond the read in which it began
         self._body: bytearray | None = None  # from the second piece on
         self._body_size = 0
@@ -117,6 +129,8 @@ class Intake(Output):
             return
         completed = self._completed
         self._fed = len(data)
+        self._data = data
+        self._heads = 0 if self._incoming is None else 1  # else it began in an earlier read
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as switch:
@@ -132,6 +146,11 @@ class Intake(Output):
         if self._deaf:
             return
         incoming = self._incoming
+        if incoming is None:
+            self._begun = data[-_METHOD_BYTES:]  # perhaps the first letters of a method
+        else:
+            self._begun = b"" if self._head_complete else (self._begun + data)[-_LINE_BYTES:]
+        self._data = b""
         if self._active is not None or self._queue:
             if self._queue or (incoming is not None and incoming is not self._active):
                 self._bound_ahead()
@@ -223,6 +242,7 @@ class Intake(Output):
         limits = self.server.limits
         if self._head_bytes >= 0 or self._fed > limits.max_target_bytes:
             check_size(incoming, limits)
+        self._check_protocol(incoming.target)
         expects_continue = check_head(incoming, self._parser, limits, self)
         self._headers = []
         self._head_complete = True
@@ -243,6 +263,18 @@ class Intake(Output):
                 raise no_upgrade()
             if not self._deaf:
                 self._early = bytearray()
+
+    def _check_protocol(self, target: bytes) -> None:
+        """Refuse RTSP and ICE, which the parser takes for HTTP and does not tell apart."""
+        self._heads += 1
+        if self._heads == 1:
+            end = self._data.find(b"\r\n")
+            if self._data[end - 9 : end - 3] == b" HTTP/":
+                return
+        data = self._begun + self._data
+        # Not the first head of this read, or one that began in another, or behind an empty line.
+        if b" %b RTSP/" % target in data or b" %b ICE/" % target in data:
+            raise Refusal(505, "unsupported", "only HTTP/1.0 and HTTP/1.1 are spoken here")
 
     def _ask(self, question: Callable[[Exchange], _Answer], incoming: Exchange) -> _Answer:
         """Let the application choose; if it raises, that is its failure, not the client's."""

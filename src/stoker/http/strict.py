@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from stoker.errors import StokerError
 from stoker.http.limits import Limits
-from stoker.http.messages import PLAIN_CONNECTION, named_by_connection
+from stoker.http.messages import NOT_FORWARDED, PLAIN_CONNECTION, named_by_connection
 
 if TYPE_CHECKING:
     import httptools
@@ -26,6 +26,21 @@ METHODS = {
 _SPECIAL = frozenset(
     {b"host", b"connection", b"content-length", b"transfer-encoding", b"expect", b"upgrade"}
 )
+_GUARDED = (
+    _SPECIAL
+    | NOT_FORWARDED
+    | {b"authorization", b"cookie", b"content-encoding", b"content-type", b"forwarded", b"origin"}
+    | {b"stoker-auth", b"stoker-session", b"stoker-peer"}
+    | {b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"}
+)
+"""Headers that nobody may imitate by another spelling."""
+
+_NAME = re.compile(rb"[a-z0-9-]+")
+_ODD = re.compile(rb"[^a-z0-9]")
+_MAX_NAMES = 1024
+_PLAIN_NAMES: set[bytes] = set()
+"""Names that were seen, and are of letters, digits and hyphens alone: a look here is 30 ns."""
+
 _HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]*")
 _ABSOLUTE = re.compile(rb"https?://[^/?#]+", re.I)
 
@@ -91,15 +106,21 @@ def check_head(
     has_connection = chunked = False
     for name, value in exchange.headers:
         if name not in _SPECIAL:
+            if name not in _PLAIN_NAMES:
+                _check_name(name)
             continue
         if name == b"host":
             if host is not None:
                 raise _bad("more than one Host header")
             host = value
         elif name == b"content-length":
-            length = int(value)  # llhttp has checked that it is digits
+            if not value.strip(b" ").isdigit():  # llhttp has checked the rest
+                raise _bad("the Content-Length is not valid")
+            length = int(value)
         elif name == b"transfer-encoding":
-            if value.strip().lower() != b"chunked":
+            # To the byte, as llhttp reads it: of "chunked" with a tab behind it, one reader sees
+            # chunks and another sees none.
+            if value.rstrip(b" ").lower() != b"chunked":
                 raise _bad("a Transfer-Encoding other than chunked is not supported")
             chunked = True
             length = None
@@ -109,9 +130,11 @@ def check_head(
                 named = named_by_connection(value)
                 exchange.hop_headers = named | (exchange.hop_headers or frozenset())
         elif name == b"expect":
+            if expect:
+                raise _bad("more than one Expect header")
             expect = value.strip().lower()
         else:
-            upgrade = value.strip().lower()
+            upgrade = value.strip().lower() if not upgrade else upgrade + b", " + value
     keep_alive = parser.should_keep_alive()
     # Only in HTTP/1.1 is a connection kept without a word, so the version needs no asking then.
     if has_connection or not keep_alive:
@@ -146,6 +169,19 @@ def check_head(
     if expect != b"100-continue":
         raise Refusal(417, "unsupported", "this expectation is not supported")
     return length != 0 and not exchange.version_1_0
+
+
+def _check_name(name: bytes) -> None:
+    """Refuse what another program may take for a header that frames, routes or authorises.
+
+    Many servers turn names into variables (CGI, WSGI), and there ``Transfer_Encoding`` is
+    ``Transfer-Encoding``. So a name with other signs in it may not be one of these in disguise.
+    """
+    if _NAME.fullmatch(name):
+        if len(_PLAIN_NAMES) < _MAX_NAMES:
+            _PLAIN_NAMES.add(name)
+    elif _ODD.sub(b"-", name) in _GUARDED:
+        raise _bad("a header's name imitates that of another one")
 
 
 def _check_version(

@@ -317,10 +317,12 @@ class UpstreamConnection(asyncio.Protocol):
         named: frozenset[bytes] = frozenset()
         for name, value in self._headers:
             if name == b"content-length":
-                self._content_length = int(value)  # llhttp has checked that it is digits
+                if not value.strip(b" ").isdigit():  # llhttp has checked the rest
+                    raise UpstreamError("malformed", "its Content-Length is not valid")
+                self._content_length = int(value)
             elif name == b"transfer-encoding":
                 chunked = True
-                if value.strip().lower() != b"chunked":
+                if value.rstrip(b" ").lower() != b"chunked":  # to the byte, as llhttp reads it
                     raise UpstreamError("malformed", "its Transfer-Encoding is not supported")
             elif name == b"content-type":
                 if value.startswith(b"text/event-stream"):

@@ -6,6 +6,7 @@ command line that show it, the load test that times it. Pure: bytes in, facts ou
 
 from __future__ import annotations
 
+from stoker.inference.coding import Unpacker
 from stoker.inference.dialects import Failure, Kind, Piece
 from stoker.inference.framing import ServerSentEvent, SseParser
 from stoker.inference.reader import AnswerReader, is_readable
@@ -17,5 +18,6 @@ __all__ = [
     "Piece",
     "ServerSentEvent",
     "SseParser",
+    "Unpacker",
     "is_readable",
 ]

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any
 
 from stoker import logs
 from stoker.errors import InvalidMessageError, TicketError
-from stoker.http import Exchange, UpstreamPool
+from stoker.http import Cors, Exchange, UpstreamPool, coded
 from stoker.wire import AuthData, encode, error_body
 from stoker.worker.admission import Admission, Lane, Verdict, retry_after_header
 from stoker.worker.auth import Gate, UndecidedError
@@ -75,6 +75,7 @@ class WorkerApp:
         metrics: WorkerMetrics,
         describe: Callable[[], dict[str, Any]],
         prove: Callable[[str], dict[str, Any]] = lambda _challenge: {},
+        cors: Cors | None = None,
     ) -> None:
         """Prepare.
 
@@ -86,6 +87,7 @@ class WorkerApp:
             admission: decides who waits.
             metrics: counts for Prometheus.
             describe: what ``/healthz`` tells besides ``ready``.
+            cors: pages of which origins may call the routes and sessions.
             prove: what it tells besides to a control plane that sends a challenge.
         """
         self.accepting = False
@@ -102,6 +104,7 @@ class WorkerApp:
         self._metrics = metrics
         self._describe = describe
         self._prove = prove
+        self._cors = cors
         self.sessions = SessionCalls(self, config.max_sessions)
         one_at_a_time: Lane[Job] = Lane(1)
         self._routes: dict[str, Route] = {}
@@ -155,10 +158,20 @@ class WorkerApp:
     def __call__(self, exchange: Exchange) -> None:
         """Take a request (see `stoker.http.Handler`)."""
         route = self._routes.get(exchange.path)
+        if self._cors and self._browser(exchange, route):
+            return
         if route is None or exchange.method != "POST" or route.direct:
             self._take_other(exchange, route)
         else:
             self._take_envelope(exchange, route)
+
+    def _browser(self, exchange: Exchange, route: Route | None) -> bool:
+        """Let pages read what routes and sessions answer; whether that was a preflight."""
+        path = exchange.path
+        if route is None and not self.sessions.knows(path) and self.direct.find(path) is None:
+            return False
+        assert self._cors is not None
+        return self._cors.take(exchange)
 
     def _take_envelope(self, exchange: Exchange, route: Route) -> None:
         if not self.accepting:
@@ -398,6 +411,15 @@ class WorkerApp:
 
     def invalid(self, exchange: Exchange, error: InvalidMessageError) -> None:
         """Answer a body that cannot be read."""
+        if "body" in error.fields and (coding := coded(exchange)):
+            self.refuse(
+                exchange,
+                415,
+                error_body(coding),
+                "coded",
+                headers=[(b"accept-encoding", b"identity")],
+            )
+            return
         status = 400 if "body" in error.fields else 422
         body = error_body("the request is not valid", error.fields)
         self.refuse(exchange, status, body, "invalid")
@@ -415,12 +437,13 @@ class WorkerApp:
         *,
         retry_after: bytes = b"",
         allow: bytes = b"",
+        headers: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
         """Turn a request away; `reason` is one of ours, for the metrics."""
         self._metrics.refused(reason)
-        headers = []
+        more = list(headers)
         if retry_after:
-            headers.append((b"retry-after", retry_after))
+            more.append((b"retry-after", retry_after))
         if allow:
-            headers.append((b"allow", allow))
-        exchange.respond(status, body, headers=headers)
+            more.append((b"allow", allow))
+        exchange.respond(status, body, headers=more)

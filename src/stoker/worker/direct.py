@@ -203,7 +203,8 @@ def forwarded(exchange: Exchange) -> Headers:
     dropped = _WITHHELD
     if exchange.hop_headers is not None:
         dropped |= exchange.hop_headers
-    return [header for header in exchange.headers if header[0] not in dropped]
+    # Where a server turns names into variables, X_Real_IP is X-Real-IP: none goes.
+    return [h for h in exchange.headers if h[0] not in dropped and b"_" not in h[0]]
 
 
 class DirectJob(TokenJob):
@@ -214,12 +215,16 @@ class DirectJob(TokenJob):
     def start(self) -> None:
         """Go to the model server (called by the app, once)."""
         exchange = self.exchange
+        headers = forwarded(exchange)
+        if self.route.counts_tokens:  # every client can read what is not compressed
+            headers = [header for header in headers if header[0] != b"accept-encoding"]
+            headers.append((b"accept-encoding", b"identity"))
         running = relay(
             exchange,
             self.app.pool,
             method=exchange.method,
             target=target_of(exchange),
-            headers=forwarded(exchange),
+            headers=headers,
             patience=self.route.patience,
             observer=self,
         )

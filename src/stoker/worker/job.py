@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from stoker import logs
 from stoker.http import Exchange, Outcome, Relay, RelayObserver, relay, relay_prefix
 from stoker.http.messages import Headers
-from stoker.inference import AnswerReader, is_readable
+from stoker.inference import AnswerReader, Unpacker, is_readable
 from stoker.worker.admission import Lane, Place
 from stoker.worker.config import HandlerConfig
 from stoker.worker.metrics import WorkerMetrics
@@ -100,7 +100,11 @@ class Route:
     def headers(self, accept: bytes | None, content_type: bytes) -> Headers:
         """What the model server is told: nothing of the caller's but what it accepts."""
         wanted = b"*/*" if accept is None or len(accept) > _MAX_ACCEPT else accept
-        return [(b"content-type", content_type), (b"accept", wanted)]
+        return [
+            (b"content-type", content_type),
+            (b"accept", wanted),
+            (b"accept-encoding", b"identity"),  # its tokens are counted as they pass
+        ]
 
     def prefix(self, accept: bytes | None, content_type: bytes = JSON) -> bytes:
         """First line and header lines of a request to the model server."""
@@ -149,6 +153,7 @@ class Job(Place, RelayObserver):
         "session",
         "started",
         "timer",
+        "unpacker",
         "verdict",
         "work_started_at",
     )
@@ -169,6 +174,7 @@ class Job(Place, RelayObserver):
         self.session: Session[Job] | None = None
         self.running: Relay | None = None
         self.reader: AnswerReader | None = None
+        self.unpacker: Unpacker | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.verdict: tuple[int, bytes, str] | None = None
         self.entered_queue_at = now
@@ -212,7 +218,8 @@ class Job(Place, RelayObserver):
 
     def on_head(self, status: int, headers: Headers) -> None:
         """See `stoker.http.RelayObserver`."""
-        if status < 400 and (content_type := readable_type(headers)) is not None:
+        if status < 400 and (found := readable_type(headers)) is not None:
+            content_type, self.unpacker = found
             self.reader = self.make_reader(content_type)
 
     def make_reader(self, content_type: bytes) -> AnswerReader:
@@ -221,8 +228,18 @@ class Job(Place, RelayObserver):
 
     def on_data(self, data: bytes) -> None:
         """See `stoker.http.RelayObserver`."""
+        if self.unpacker is not None:
+            data = self.unpacked(data)
         if self.reader is not None:
             self.reader.feed(data)
+
+    def unpacked(self, data: bytes) -> bytes:
+        """A piece of a compressed answer, unpacked; if that fails, no more of it is read."""
+        assert self.unpacker is not None
+        data = self.unpacker.feed(data)
+        if self.unpacker.failed:
+            self.reader = self.unpacker = None
+        return data
 
     def on_done(self, outcome: Outcome, status: int, detail: str) -> None:
         """The relay ended (see `stoker.http.RelayObserver`)."""
@@ -330,6 +347,8 @@ class TokenJob(Job):
 
     def on_data(self, data: bytes) -> None:
         """See `stoker.http.RelayObserver`."""
+        if self.unpacker is not None:
+            data = self.unpacked(data)
         reader = self.reader
         if reader is not None:
             self.passed += reader.feed(data)
@@ -362,12 +381,15 @@ class TokenJob(Job):
         return None if load is None else self.prompt_load + load
 
 
-def readable_type(headers: Headers) -> bytes | None:
-    """The type of an answer that can be read as it passes; None: it cannot."""
-    content_type = None
+def readable_type(headers: Headers) -> tuple[bytes, Unpacker | None] | None:
+    """The type of an answer that can be read as it passes, and what unpacks it; None: it cannot."""
+    content_type, codings = None, []
     for name, value in headers:
         if name == b"content-type":
             content_type = value
-        elif name == b"content-encoding" and value.strip().lower() != b"identity":
-            return None
-    return content_type if content_type is not None and is_readable(content_type) else None
+        elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            codings.append(value)
+    if content_type is None or not is_readable(content_type) or len(codings) > 1:
+        return None
+    unpacker = Unpacker.of(codings[0]) if codings else None
+    return None if codings and unpacker is None else (content_type, unpacker)

@@ -14,7 +14,7 @@ from typing import Any
 
 from stoker import logs
 from stoker.errors import ConfigError, StokerError
-from stoker.http import Exchange, HttpServer, Origin, UpstreamPool
+from stoker.http import Cors, Exchange, HttpServer, Origin, UpstreamPool
 from stoker.tickets import possession
 from stoker.version import __version__
 from stoker.wire import WorkerStatus, encode
@@ -133,6 +133,7 @@ class RunningWorker:
             metrics=self._metrics,
             describe=self._health,
             prove=self._proof,
+            cors=Cors(settings.cors_origins, setting="STOKER_CORS_ORIGINS"),
         )
         self._app.on_answer = self._watch.answered
         self._watch.traffic = self._app

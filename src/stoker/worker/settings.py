@@ -51,6 +51,9 @@ class WorkerSettings:
         silence_timeout: ``STOKER_SILENCE_TIMEOUT``, seconds for which a model server may be silent
             in a request, before its answer and in it, where the route has no ``timeout``.
         log_level: ``STOKER_LOG_LEVEL``.
+        cors_origins: ``STOKER_CORS_ORIGINS``, origins with commas between them, whose pages may
+            call the worker from a browser; ``*``: any; ``none``: none. Default: any where it is
+            `unsecured`, as the model servers behind it have it, and none elsewhere.
     """
 
     worker_id: int = 0
@@ -71,6 +74,7 @@ class WorkerSettings:
     drain_timeout: float = DEFAULT_DRAIN_TIMEOUT
     silence_timeout: float = DEFAULT_SILENCE_TIMEOUT
     log_level: str = "info"
+    cors_origins: tuple[str, ...] = ()
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> WorkerSettings:
@@ -129,6 +133,7 @@ class WorkerSettings:
                 environ, "STOKER_SILENCE_TIMEOUT", DEFAULT_SILENCE_TIMEOUT, low=1.0
             ),
             log_level=level,
+            cors_origins=_origins(environ, unsecured=unsecured),
         )
 
     def public_url(self, bound_port: int) -> str:
@@ -225,6 +230,13 @@ def _seconds(environ: Mapping[str, str], name: str, default: float, low: float =
     if not low <= value <= 86_400.0:
         raise ConfigError(name, f"must be from {low:g} to 86400 seconds")
     return value
+
+
+def _origins(environ: Mapping[str, str], *, unsecured: bool) -> tuple[str, ...]:
+    text = environ.get("STOKER_CORS_ORIGINS", "").strip()
+    if not text:
+        return ("*",) if unsecured else ()
+    return () if text == "none" else tuple(one.strip() for one in text.split(","))
 
 
 def _addresses(text: str) -> tuple[str, ...]:

@@ -494,7 +494,11 @@ def answerer(handler: HandlerConfig, origin: str, limit: float) -> Post:
         response = await fetch(
             url,
             method="POST",
-            headers=[(b"content-type", prepared.content_type), (b"accept", b"*/*")],
+            headers=[
+                (b"content-type", prepared.content_type),
+                (b"accept", b"*/*"),
+                (b"accept-encoding", b"identity"),
+            ],
             body=prepared.body,
             timeout=limit,
             max_body=_MAX_ANSWER,
