@@ -59,7 +59,8 @@ class RouteRequest(msgspec.Struct, frozen=True):
     """Body of ``POST /route/``."""
 
     endpoint: str
-    cost: float = DEFAULT_LOAD
+    cost: float | None = None
+    """Load units, a claim; None: what requests of its route were seen to need."""
     api_key: str | None = None
     request_idx: int | None = None
     """0 or absent at first; the one returned, when polling or retrying."""
@@ -69,6 +70,8 @@ class RouteRequest(msgspec.Struct, frozen=True):
     affinity: str | list[str] = ""
     """Ours: what the request shares with others, so that it goes where that is cached: a name (of a
     session, say), or hashes of the growing prefix of its prompt, the shortest first."""
+    route: str = ""
+    """Ours: the path at the worker that the request is for; of use where `cost` is left away."""
 
 
 class RouteReply(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -114,6 +117,9 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     additional_disk_usage: float = 0.0
     disk_usage: float = 0.0
     working_request_idxs: list[int] = []
+    working_loads: list[float | None] = []
+    """Ours: what the worker took the load of each of `working_request_idxs` to be when it came;
+    None: it cannot tell (a session)."""
     boot_id: str = ""
     """Ours: random, new at each start of the worker; tickets are bound to it."""
     draining: bool = False
@@ -145,6 +151,10 @@ class FinishedRequest(msgspec.Struct, frozen=True):
     entered_queue_at: float | None = None
     work_started_at: float | None = None
     work_completed_at: float | None = None
+    load: float | None = None
+    """Ours: load units that it needed, as counted or estimated; None: it cannot be told."""
+    route: str = ""
+    """Ours: the route that it took at the worker."""
 
 
 class DeleteRequests(msgspec.Struct, frozen=True):
@@ -289,6 +299,9 @@ def check_cost(cost: float) -> float:
         raise InvalidMessageError({"cost": f"must be a number from 0 to {MAX_COST:g} load units"})
     return cost
 
+
+MAX_ROUTE = 256
+"""Characters of a route that are looked at."""
 
 MAX_AFFINITY = 128
 """Characters of a name in `RouteRequest.affinity`."""

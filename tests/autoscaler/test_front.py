@@ -490,17 +490,23 @@ async def test_a_conversation_stays_with_its_worker(house):
     assert set(others) != set(said), "the other worker had nothing to do"
 
 
-async def test_a_ticket_lives_no_longer_than_its_booking(house):
+async def test_a_ticket_lives_from_when_its_client_is_told_and_as_long_as_its_booking(house):
     await house.endpoint()
     held = await house.route()
     await house.settle()
     (worker,) = house.plane.fleet.workers.values()
-    booked_at = house.plane.ticket_time()
     await house.report(worker)  # the request is booked here, and its client does not know yet
     house.clock.seconds += 10.0
+    told_at = house.plane.ticket_time()
     answer = await house.route(request_idx=held["request_idx"])
     expires_ms = int(answer["ticket"].split(".")[1])
-    assert expires_ms == int((booked_at + house.plane.ticket_lifetime) * 1000)
+    assert expires_ms == int((told_at + house.plane.ticket_lifetime) * 1000)
+    house.clock.seconds += house.plane.ticket_lifetime - 0.1
+    house.plane.router.tick(house.clock.seconds)
+    assert house.plane.router.demand(1, house.clock.seconds).booked_count == 1
+    house.clock.seconds += 0.2
+    house.plane.router.tick(house.clock.seconds)
+    assert house.plane.router.demand(1, house.clock.seconds).booked_count == 0
 
 
 @pytest.mark.parametrize("perf", [1e-320, 1e-9])

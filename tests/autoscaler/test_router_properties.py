@@ -125,7 +125,9 @@ class RouterHistory(RuleBasedStateMachine):
         known = idx in self.router.held(ENDPOINT)
         before = self.router.demand(ENDPOINT, self.now)
         answer = self.route(cost, idx)
-        assert answer.request_idx == idx
+        assert answer.request_idx == idx or answer.fresh
+        if answer.request_idx != idx:
+            self.held.remove(idx)
         after = self.router.demand(ENDPOINT, self.now)
         if known and idx in self.router.held(ENDPOINT):
             assert after.held_count <= before.held_count
@@ -141,7 +143,7 @@ class RouterHistory(RuleBasedStateMachine):
         waiting = len(self.router.held(ENDPOINT))
         answer = self.route(ticket.cost, ticket.request_idx)
         self.take(answer)
-        assert answer.request_idx == ticket.request_idx
+        assert answer.request_idx == ticket.request_idx or answer.fresh
         total = sum(self.router.in_flight(w, self.now) for w in self.workers)
         total += len(self.router.held(ENDPOINT))
         assert total <= in_flight + waiting + 1, "a retried request counts once"

@@ -21,7 +21,9 @@ class Assigned:
     reqnum: int
     request_idx: int
     assigned_at: float
-    """When it was booked; its ticket lives for `ticket_lifetime` from then."""
+    """From when on its ticket lives for `ticket_lifetime`."""
+    fresh: bool = False
+    """It counts as a request that has just come: it is no poll, and no retry that adds nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +34,7 @@ class Held:
     deadline: float
     """When it is given up."""
     endpoint_id: int
+    cost: float
+    """Load that it waits with."""
+    fresh: bool = False
+    """As in `Assigned`."""

@@ -3,14 +3,23 @@
 One-second buckets in a ring. The planner needs three figures of it, all in load units per second:
 the mean of the last minute (what to size for), of the last 5 s (when to hurry), and the highest
 5-s mean of the last minute (so that it does not scale down between two waves).
+
+What counts as arrived is what a worker has seen, with the load that the worker takes it for, and
+what has to wait for a worker, with the load that it is believed to be. A booking that is never used
+never arrived; what waited is put right when a worker has seen it, in the second in which it came.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 WINDOW = 60
 """Seconds that are remembered."""
+
+REVISED = 600
+"""Seconds for which it is remembered by how much each was put right."""
 
 RECENT = 5
 """Seconds that count as "now"."""
@@ -35,15 +44,24 @@ class Demand:
     last_request_at: float | None = None
     """When a request was last asked for, polled for or finished; None: never."""
     arrived_load: float = 0.0
-    """All load that ever arrived, load units; what was given up while held counts too."""
+    """All load that ever arrived, load units, as it was counted then; what was given up while held
+    counts too."""
     arrived_count: int = 0
     """All requests that ever arrived."""
+    second: int = 0
+    """The second that it is, on the clock of `revised`."""
+    revisions: int = 0
+    """How often what had arrived was put right."""
+    revised: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({}))
+    """By how much in all, load units, by second of arrival; the last `REVISED` seconds."""
+    seen: bool = True
+    """A worker has seen one of its requests: before that, all load is hearsay."""
 
 
 class ArrivalWindow:
     """Load that arrived in each of the last 60 seconds."""
 
-    __slots__ = ("_buckets", "_second", "total_count", "total_load")
+    __slots__ = ("_buckets", "_second", "revised", "revisions", "total_count", "total_load")
 
     def __init__(self) -> None:
         self._buckets = [0.0] * WINDOW
@@ -52,6 +70,8 @@ class ArrivalWindow:
         """Load units that ever arrived."""
         self.total_count = 0
         """Requests that ever arrived."""
+        self.revised: dict[int, float] = {}
+        self.revisions = 0
 
     def add(self, load: float, now: float) -> int:
         """Count `load`; the answer is what `take_back` wants to know."""
@@ -61,12 +81,30 @@ class ArrivalWindow:
         self.total_count += 1
         return self._second
 
+    @property
+    def second(self) -> int:
+        """The newest second; -1 before the first arrival."""
+        return self._second
+
     def take_back(self, load: float, second: int, now: float) -> None:
         """Uncount load that arrived in `second` and was given up."""
         self._advance(now)
         if self._second - WINDOW < second <= self._second:
             index = second % WINDOW
             self._buckets[index] = max(0.0, self._buckets[index] - load)
+
+    def revise(self, change: float, second: int, now: float) -> None:
+        """What arrived in `second` turned out to be more by `change`, or less."""
+        if not change:
+            return
+        self.take_back(-change, second, now)
+        if second <= self._second - REVISED:
+            return
+        self.revised[second] = self.revised.get(second, 0.0) + change
+        self.revisions += 1
+        if len(self.revised) > 2 * REVISED:
+            oldest = self._second - REVISED
+            self.revised = {at: by for at, by in self.revised.items() if at > oldest}
 
     def rates(self, now: float) -> tuple[float, float, float]:
         """Mean over 60 s, mean over 5 s, highest mean over 5 s: load units per second."""

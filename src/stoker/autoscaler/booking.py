@@ -9,6 +9,9 @@ A booking leaves "unseen" when a report names it (it is in "reported" from then 
 names it, when it is released, or when its ticket expires. So a lost report or finish costs accuracy
 until the next report, and nothing leaks.
 
+What is booked is a client's claim, as far as it is believed (`stoker.autoscaler.claims`). When the
+worker tells its own estimate, that takes its place.
+
 A report gives one figure for all its requests, and much of a request may be served before it ends.
 So a finish takes its **share** off: where 40 load units of 100 are left of what was booked, 40% of
 its cost; its cost where nothing was served yet, and never more than that.
@@ -18,7 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, Protocol
 
 NOTHING = 1e-6
 """Load below this is taken as none: sums of floats do not come back to 0.0 exactly."""
@@ -43,7 +46,17 @@ class Phase(Enum):
     WORKING = "working"
     """The worker has shown it."""
     OVER = "over"
-    """Finished, or lost with its worker; kept a while so that a retry is recognised."""
+    """Finished, lost with its worker, or never used; kept a while so that a retry is recognised."""
+
+
+class Account(Protocol):
+    """What is kept of the bookings that no worker has shown, by API key."""
+
+    def add(self, request: Request) -> None:
+        """It is booked."""
+
+    def drop(self, request: Request) -> None:
+        """It was shown, or is over."""
 
 
 @dataclass(slots=True, eq=False)
@@ -57,7 +70,7 @@ class Request:
     """When it is given up while held."""
     poll_by: float
     """When it is taken as abandoned, unless its client asks again."""
-    arrived: int
+    arrived: int = 0
     """Second of its arrival, as `ArrivalWindow.add` returned it."""
     key: str = ""
     """Whose it is: held requests are served fairly among keys."""
@@ -75,6 +88,22 @@ class Request:
     """Its place in the queue of held requests: when it came there, in turns."""
     avoid: int | None = None
     """A worker that failed it."""
+    counted: float | None = None
+    """The load that it was counted as arrived with; None: it was not yet."""
+    shown: bool = False
+    """A worker has seen it."""
+    booked: float = 0.0
+    """What it counts for at its worker, until that has shown it: `cost`, or 0 where another key
+    needed the room."""
+    booked_at: float = 0.0
+    alias: tuple[str, int] | None = None
+    """Key and number under which its client asked, where that number was none of its own."""
+    retries: int = 0
+    """Tickets that it was given after the first."""
+    served: bool | None = None
+    """How it ended; None: it has not, or nobody knows."""
+    charged: float = 0.0
+    """What its key was charged in the queue."""
     watched: float = float("inf")
     """When it is looked at next, as far as anybody waits for it."""
 
@@ -89,6 +118,8 @@ class WorkerBook:
     perf: float
     url: str = ""
     available: bool = False
+    measured: float = 0.0
+    """The perf that it told; 0: it has not."""
     slots: int = 0
     """Requests that it works on at once; 0: not known."""
     reported: float = 0.0
@@ -109,7 +140,10 @@ class WorkerBook:
     """Names what it has in memory (prefix caches); a new one after each boot."""
     counted_grains: int = 0
     counted_requests: int = 0
+    counted_perf: float = 0.0
+    counted_measured: float = 0.0
     """What the sums of its endpoint have of it."""
+    account: Account | None = None
     rank: Any = None
     rank_step: int = 0
     rank_turn: int = 0
@@ -165,17 +199,32 @@ class WorkerBook:
         request.worker_id = self.worker_id
         request.reqnum = self.next_reqnum
         request.phase = Phase.BOOKED
+        request.booked = request.cost
         self.next_reqnum += 1
         self.has[request.idx] = request
         self.unseen += 1
-        self.unseen_load += request.cost
+        self.unseen_load += request.booked
+        if self.account is not None:
+            self.account.add(request)
 
-    def see(self, request: Request) -> None:
-        """A report names it: its load is in the reported figure."""
+    def discount(self, request: Request) -> None:
+        """It stays booked, and counts for nothing from now on."""
+        self.unseen_load = max(0.0, self.unseen_load - request.booked)
+        request.booked = 0.0
+
+    def see(self, request: Request, estimate: float | None = None) -> None:
+        """A report names it: its load is in the reported figure.
+
+        Args:
+            request: one that it has, or had.
+            estimate: what the worker takes its load to be; None: it does not tell.
+        """
         if request.phase is Phase.WORKING:
             return
         if request.phase is Phase.BOOKED:
             self._drop_unseen(request)
+        if estimate is not None:
+            request.cost = estimate
         self.has[request.idx] = request
         request.phase = Phase.WORKING
         self.working_cost += request.cost
@@ -201,9 +250,11 @@ class WorkerBook:
         return request.cost * self.reported / self.working_cost
 
     def _drop_unseen(self, request: Request) -> None:
+        if self.account is not None:
+            self.account.drop(request)
         self.unseen -= 1
         # Exactly 0 when none is left, so that rounding errors do not add up over months.
-        left = max(0.0, self.unseen_load - request.cost)
+        left = max(0.0, self.unseen_load - request.booked)
         self.unseen_load = left if self.unseen else 0.0
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from stoker.autoscaler.affinity import CacheTable
 from stoker.autoscaler.arrivals import ArrivalWindow
 from stoker.autoscaler.booking import GRAIN, Request, WorkerBook, grains
+from stoker.autoscaler.claims import Beliefs
 from stoker.autoscaler.fairness import FairQueue
 from stoker.autoscaler.ranking import Ranking
+from stoker.autoscaler.shares import Shares
 
 
 class EndpointBook:
@@ -18,20 +20,32 @@ class EndpointBook:
         workers: by their id. After each change of one, `settle` is to be called.
         held: requests that wait for a worker.
         arrivals: how much load came.
+        beliefs: what its requests were seen to need.
+        shares: what is booked that no worker has shown, by key.
+        group_perf: perf that its workers will have, where there is none; 0: not known.
         last_request_at: when it was last asked for anything; None: never.
+        seen: a worker has seen one of its requests.
         booked_count: requests that its workers have or are about to get.
     """
 
     __slots__ = (
         "_booked",
         "_caches",
+        "_in_rotation",
+        "_measured",
+        "_measured_perf",
+        "_perf",
         "_ranking",
         "arrivals",
+        "beliefs",
         "booked_count",
         "endpoint_id",
+        "group_perf",
         "held",
         "last_request_at",
         "max_queue_time",
+        "seen",
+        "shares",
         "workers",
     )
 
@@ -41,9 +55,16 @@ class EndpointBook:
         self.workers: dict[int, WorkerBook] = {}
         self.held = FairQueue()
         self.arrivals = ArrivalWindow()
+        self.beliefs = Beliefs()
+        self.shares = Shares()
+        self.group_perf = 0.0
         self.last_request_at: float | None = None
+        self.seen = False
         self.booked_count = 0
         self._booked = 0
+        self._in_rotation = 0
+        self._measured = 0
+        self._perf = self._measured_perf = 0.0
         self._ranking = Ranking()
         self._caches = caches
 
@@ -58,6 +79,10 @@ class EndpointBook:
         self._booked += load - worker.counted_grains
         self.booked_count += requests - worker.counted_requests
         worker.counted_grains, worker.counted_requests = load, requests
+        if worker.in_rotation:
+            self._count_perf(worker, worker.perf, worker.measured)
+        else:
+            self._count_perf(worker, 0.0, 0.0)
         self._ranking.update(worker)
 
     def drop(self, worker: WorkerBook) -> None:
@@ -65,9 +90,53 @@ class EndpointBook:
         del self.workers[worker.worker_id]
         worker.available = False
         self._ranking.update(worker)
+        self._count_perf(worker, 0.0, 0.0)
         self._booked -= worker.counted_grains
         self.booked_count -= worker.counted_requests
         worker.counted_grains = worker.counted_requests = 0
+
+    def _count_perf(self, worker: WorkerBook, perf: float, measured: float) -> None:
+        if worker.counted_perf == perf and worker.counted_measured == measured:
+            return
+        self._in_rotation += (perf > 0) - (worker.counted_perf > 0)
+        self._measured += (measured > 0) - (worker.counted_measured > 0)
+        # Sums of floats drift; with nobody there the truth is known.
+        self._perf = self._perf + perf - worker.counted_perf if self._in_rotation else 0.0
+        total = self._measured_perf + measured - worker.counted_measured
+        self._measured_perf = total if self._measured else 0.0
+        worker.counted_perf, worker.counted_measured = perf, measured
+
+    @property
+    def perf(self) -> float:
+        """Of one worker, as measured, load units per second; 0: not known."""
+        return self._measured_perf / self._measured if self._measured else self.group_perf
+
+    @property
+    def capacity(self) -> float:
+        """Load units that its workers take in all; a typical request each, at least."""
+        typical = self.beliefs.believed(None, perf=self.perf)
+        return max(self.max_queue_time * self._perf, self._in_rotation * typical)
+
+    def make_room(self, request: Request, now: float) -> WorkerBook | None:
+        """A worker for one that `choose` has none for, at the expense of unused bookings.
+
+        See `stoker.autoscaler.shares` for whose.
+        """
+        shares = self.shares
+        if not shares.old(now):
+            return None
+        share, mine = shares.share(request.key, self.capacity), shares.load(request.key)
+        if mine > 0 and mine + request.cost > share:
+            return None
+        found = None
+        while found is None and (taken := shares.excess(request.key, share, now)) is not None:
+            assert taken.worker_id is not None
+            worker = self.workers[taken.worker_id]
+            shares.drop(taken)
+            worker.discount(taken)
+            self.settle(worker)
+            found = self.choose(request)
+        return found
 
     def choose(self, request: Request) -> WorkerBook | None:
         """The one place that decides; see `stoker.autoscaler.ranking` and `...affinity`."""

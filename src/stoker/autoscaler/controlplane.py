@@ -28,7 +28,7 @@ from stoker.autoscaler.pace import MIN_TICK, REPORT_DEADLINE, TICK
 from stoker.autoscaler.planning import Forecaster, plan
 from stoker.autoscaler.reconciler import Planner, Reconciler
 from stoker.autoscaler.recording import Recordings
-from stoker.autoscaler.router import Assigned, Router
+from stoker.autoscaler.router import TICKET_LIFETIME, Assigned, Router
 from stoker.autoscaler.states import ACTIVE, Event, WorkerState, wire_name
 from stoker.errors import NotFoundError, StoreError
 from stoker.logs import get_logger
@@ -36,9 +36,6 @@ from stoker.providers import AttachedProvider, Provider
 from stoker.store import Store, WorkerRecord
 
 log = get_logger("control")
-
-TICKET_LIFETIME = 60.0
-"""Seconds for which a client may show its ticket."""
 
 
 class ControlPlane(Asked):

@@ -9,6 +9,7 @@ Rules:
 * A line that was empty begins at the tag of the request that was given out last, so that nobody
   saves up a claim while it asks for nothing. What it got above the others just before is kept.
 * A request counts as `MIN_CHARGE` at least, so that many requests of no cost are no way around.
+  When a worker has seen that it is larger than it was said to be, its key is charged the rest.
 * What was promised a worker that then left comes back to its place; its line gets its charge back.
 
 Proven by the tests, whatever the others hold:
@@ -148,15 +149,36 @@ class FairQueue:
         line = self._line(request.key)
         if not line.requests:
             line.tag = max(line.tag, self._virtual)
-        line.tag -= _charge(request)
+        line.tag -= request.charged
+        request.charged = 0.0
         self._put(line, request)
 
     def take(self, request: Request) -> None:
-        """It is the first, and is given out: its key is charged."""
+        """It is the first of its key, and is given out: its key is charged."""
         line = self._lines[request.key]
         self._virtual = max(self._virtual, line.tag)
-        line.tag += _charge(request)
+        request.charged = _charge(request)
+        line.tag += request.charged
         self._remove(line, request)
+
+    def correct(self, key: str, change: float) -> None:
+        """What a key was given turned out to be more by `change`.
+
+        Not less: who asked for too much gets nothing back, or it would come before those that
+        came to the queue meanwhile.
+        """
+        line = self._lines.get(key)
+        if line is None or change <= 0:
+            return
+        line.tag += change
+        if line.requests:
+            self._stand(line, key)
+
+    def others(self, key: str) -> list[Request]:
+        """The first of each key but `key`, in the order in which they are next."""
+        entries = sorted(x.entry for x in self._lines.values() if x.entry is not None)
+        firsts = [self._lines[entry[2]].first() for entry in entries if entry[2] != key]
+        return [first for first in firsts if first is not None]
 
     def remove(self, request: Request) -> None:
         """Nobody waits for it any more; no harm if it is not in."""

@@ -192,7 +192,7 @@ class FrontDoor:
         if endpoint is None or not principal.may_use(endpoint.id):
             # The same words for both: a key for one endpoint is no way to list the others.
             raise NotFoundError(f"there is no endpoint {request.endpoint[:128]!r} for this key")
-        cost = wire.check_cost(request.cost)
+        cost = None if request.cost is None else wire.check_cost(request.cost)
         patience = request.replay_timeout
         if patience is None:
             patience = DEFAULT_REPLAY_TIMEOUT
@@ -213,9 +213,10 @@ class FrontDoor:
             wait=request.wait,
             key=principal.id,
             affinity=wire.check_affinity(request.affinity),
+            path=request.route[: wire.MAX_ROUTE],
         )
-        if answer.request_idx != index:  # neither a poll nor a retry
-            plane.recordings.came(endpoint.id, cost, now)
+        if answer.fresh:
+            plane.recordings.came(endpoint.id, answer.cost, now)
         if isinstance(answer, Assigned):
             self._answer(exchange, answer, endpoint.name)
             return

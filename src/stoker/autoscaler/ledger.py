@@ -7,6 +7,8 @@ What makes the books right all the same:
   named it and another does not any more, when a finish names it, when it is released, or when its
   ticket expires unseen. So each is taken off once, and none stays longer than its ticket's lifetime
   and one report.
+* What a worker shows counts as arrived, once, with the worker's own estimate; what waited for a
+  worker was counted then, and is put right (`...arrivals`).
 * A finish is believed at once, and so is a report that does not name a request any more. If another
   report names it after that, one of the two was overtaken: it is at work again, until the next
   report. So a message that is late may make a worker look busier than it is for as long as that,
@@ -25,7 +27,8 @@ from stoker.autoscaler.affinity import CacheTable
 from stoker.autoscaler.booking import Phase, Request, WorkerBook
 from stoker.autoscaler.choosing import EndpointBook
 from stoker.errors import NotFoundError
-from stoker.wire import FinishedRequest, WorkerStatus
+from stoker.sizes import FAR
+from stoker.wire import MAX_COST, MAX_ROUTE, FinishedRequest, WorkerStatus
 
 MAX_LATE = 3
 """Reports of a former boot that are ignored: a worker tries each three times."""
@@ -40,7 +43,11 @@ class Ledger:
     Attributes:
         endpoints: by id.
         workers: of all endpoints, by id.
-        requests: held, at work, or over for less than a ticket's lifetime; by `request_idx`.
+        requests: held, at work, or over for less than a ticket's lifetime; by `request_idx`. Not
+            here are earlier tickets of a request that was sent elsewhere since; their workers have
+            them.
+        aliases: `request_idx` by key and number under which a client asks, where that number was
+            none of its own.
         caches: what the workers have seen before.
     """
 
@@ -54,9 +61,10 @@ class Ledger:
         self.endpoints: dict[int, EndpointBook] = {}
         self.workers: dict[int, WorkerBook] = {}
         self.requests: dict[int, Request] = {}
+        self.aliases: dict[tuple[str, int], int] = {}
         self._boots: dict[int, deque[str]] = {}
         self._late: dict[int, int] = {}
-        self._expiries: deque[tuple[float, int, int]] = deque()  # (when, idx, reqnum)
+        self._expiries: deque[tuple[float, Request, int]] = deque()  # (when, request, reqnum)
         self.turn = 0
 
     # Endpoints and workers come and go.
@@ -83,6 +91,7 @@ class Ledger:
         if worker_id in self.workers:
             return
         book = WorkerBook(worker_id, endpoint.endpoint_id, reqnum_base, self._default_perf, url)
+        book.account = endpoint.shares
         self.workers[worker_id] = endpoint.workers[worker_id] = book
         self.caches.boot(book)
         endpoint.settle(book)
@@ -111,15 +120,26 @@ class Ledger:
 
     def book(self, request: Request, worker: WorkerBook, now: float) -> None:
         """Assign a request to a worker."""
+        earlier = worker.has.get(request.idx)
+        if earlier is not None:
+            # A worker takes one ticket of a request: the later one, if none was used.
+            worker.let_go(earlier, now)
+        request.booked_at, request.served = now, None
+        request.expires = now + self._ticket_lifetime
         worker.book(request)
         self.turn += 1
         worker.last_turn = self.turn
         request.avoid = None
-        request.expires = now + self._ticket_lifetime
-        self._expiries.append((request.expires, request.idx, request.reqnum))
+        if request.answered:
+            self.lend(request, now)
         if request.affinity:
             self.caches.note(request, worker)
         self.endpoint_of(worker).settle(worker)
+
+    def lend(self, request: Request, now: float) -> None:
+        """Its client is told of its worker: its ticket lives from now on."""
+        request.expires = now + self._ticket_lifetime
+        self._expiries.append((request.expires, request, request.reqnum))
 
     def end(self, request: Request, worker: WorkerBook, now: float) -> None:
         """It has left its worker; remembered for a while, in case it is retried.
@@ -128,10 +148,29 @@ class Ledger:
         """
         worker.let_go(request, now)
         request.avoid = worker.worker_id
-        if now >= request.expires:
+        if now >= request.expires or not request.answered:
             # The entry from its booking is used up: it worked for longer than a ticket lives.
-            request.expires = now + self._ticket_lifetime
-            self._expiries.append((request.expires, request.idx, request.reqnum))
+            self.lend(request, now)
+
+    def leave_behind(self, earlier: Request, request: Request) -> None:
+        """The client of `earlier` gets another ticket, as `request`.
+
+        The earlier one can still be used, so it stays booked where it is until it expires, unless
+        the other one is for the same worker; where both are used, both have arrived.
+        """
+        request.avoid, request.retries = earlier.worker_id, earlier.retries + 1
+        request.counted, request.arrived = earlier.counted, earlier.arrived
+        request.alias, earlier.alias = earlier.alias, None
+        earlier.counted = None
+
+    def name(self, request: Request, number: int) -> None:
+        """Its client may ask for it by `number`."""
+        request.alias = (request.key, number)
+        self.aliases[request.alias] = request.idx
+
+    def _unname(self, request: Request) -> None:
+        if request.alias is not None and self.aliases.get(request.alias) == request.idx:
+            del self.aliases[request.alias]
 
     def release(self, request: Request, now: float) -> None:
         """Take it from its worker, if it has one."""
@@ -145,19 +184,22 @@ class Ledger:
         if request.phase is Phase.HELD:
             endpoint = self.endpoints[request.endpoint_id]
             endpoint.held.remove(request)
-            endpoint.arrivals.take_back(request.cost, request.arrived, now)
+            endpoint.arrivals.take_back(request.counted or 0.0, request.arrived, now)
         else:
             self.release(request, now)
-        self.requests.pop(request.idx, None)
+        if self.requests.get(request.idx) is request:
+            del self.requests[request.idx]
+            self._unname(request)
 
     def expire(self, now: float) -> None:
         """Drop the bookings whose tickets have expired unseen, and what is over long enough."""
         while self._expiries and self._expiries[0][0] <= now:
-            _, idx, reqnum = self._expiries.popleft()
-            request = self.requests.get(idx)
-            if request is None or request.reqnum != reqnum or request.expires > now:
+            _, request, reqnum = self._expiries.popleft()
+            if request.reqnum != reqnum or request.expires > now:
                 continue
-            if request.phase in (Phase.BOOKED, Phase.OVER):
+            if request.phase is Phase.BOOKED:
+                self.unused(request, now)
+            elif request.phase is Phase.OVER:
                 self.forget(request, now)
 
     # Workers tell.
@@ -184,23 +226,59 @@ class Ledger:
         worker.heard_at = now
         worker.url = status.url or worker.url
         if status.max_perf > 0:  # else as it said last: some report 0 while they are idle
-            worker.perf = status.max_perf
+            worker.perf = worker.measured = status.max_perf
         worker.slots = max(0, status.slots)
-        named = set(status.working_request_idxs)
+        named = dict.fromkeys(status.working_request_idxs)
+        if len(status.working_loads) == len(status.working_request_idxs):
+            named = dict(zip(status.working_request_idxs, status.working_loads, strict=True))
+        endpoint = self.endpoint_of(worker)
         for request in [one for idx, one in worker.has.items() if idx not in named]:
             if request.phase is Phase.WORKING:
                 # It has gone without a finish, which may be lost or follow.
                 self.end(request, worker, now)
-        for idx in named:
+        for idx, load in named.items():
             known = worker.has.get(idx) or self.requests.get(idx)
             # One that was assigned elsewhere meanwhile, or is held, is no longer this worker's.
-            if known is not None and known.worker_id == worker.worker_id:
-                worker.see(known)
+            if known is None or known.worker_id != worker.worker_id:
+                continue
+            if known.phase is not Phase.WORKING:
+                estimate = load if load is not None and 0 <= load <= MAX_COST else None
+                worker.see(known, estimate)
+                self._arrived(endpoint, known, now)
         worker.reported = max(0.0, status.cur_load)
         worker.reported_requests = max(0, status.num_requests_working)
         if worker.idle and not was_idle:
             worker.idle_since = now
-        self.endpoint_of(worker).settle(worker)
+        endpoint.settle(worker)
+
+    def _arrived(self, endpoint: EndpointBook, request: Request, now: float) -> None:
+        """A worker has seen it, and takes its load to be `request.cost`."""
+        arrivals, load = endpoint.arrivals, request.cost
+        endpoint.seen = request.shown = True
+        if request.counted is None:
+            request.arrived = arrivals.add(load, now)
+        else:
+            arrivals.revise(load - request.counted, request.arrived, now)
+        request.counted = load
+        if request.charged:
+            endpoint.held.correct(request.key, load - request.charged)
+            request.charged = 0.0
+
+    def unused(self, request: Request, now: float) -> None:
+        """It had a worker and was never seen there: if it waited before, that was no load.
+
+        It may have been used at the last moment, so it is remembered for a while: then a report
+        still names it.
+        """
+        worker = self.workers.get(request.worker_id) if request.worker_id is not None else None
+        if worker is None:
+            return
+        self.end(request, worker, now)
+        endpoint = self.endpoint_of(worker)
+        endpoint.settle(worker)
+        if request.counted:
+            endpoint.arrivals.revise(-request.counted, request.arrived, now)
+            request.counted = 0.0
 
     def _note_boot(self, worker: WorkerBook, boot_id: str) -> None:
         if not boot_id:
@@ -217,7 +295,45 @@ class Ledger:
             request = worker.has.get(one.request_idx)
             if request is not None:
                 found = True
+                self._learn(worker, request, one, now)
                 self.end(request, worker, now)
+                continue
+            request = self.requests.get(one.request_idx)  # a report without it was first
+            if (
+                request is not None
+                and request.worker_id == worker.worker_id
+                and request.phase is Phase.OVER
+                and request.served is None
+            ):
+                self._learn(worker, request, one, now)
         if found:
             self.endpoint_of(worker).settle(worker)
         return found
+
+    def _learn(
+        self, worker: WorkerBook, request: Request, told: FinishedRequest, now: float
+    ) -> None:
+        """What a request turned out to be."""
+        endpoint = self.endpoint_of(worker)
+        request.served = told.status == "Success"
+        load = told.load if told.load is not None and 0 <= told.load <= MAX_COST else None
+        if not request.shown:
+            # It came and went between two reports.
+            if load is not None:
+                request.cost = load
+            self._arrived(endpoint, request, now)
+        elif load is not None and request.counted and request.counted > FAR * load:
+            # What it said of itself was as wrong as a claim.
+            endpoint.arrivals.revise(load - request.counted, request.arrived, now)
+            request.counted = load
+        if not request.served or load is None:
+            return
+        began, ended = told.work_started_at, told.work_completed_at
+        seconds = ended - began if began is not None and ended is not None else 0.0
+        endpoint.beliefs.learn(
+            load,
+            key=request.key,
+            route=told.route[:MAX_ROUTE],
+            perf=worker.perf,
+            seconds=seconds,
+        )

@@ -59,6 +59,8 @@ def snapshot(
                 updating=group.updating,
             )
         )
+    perfs = [group.perf for group in groups if group.perf > 0]
+    plane.router.expect_perf(endpoint.id, sum(perfs) / len(perfs) if perfs else 0.0)
     demand = plane.router.demand(endpoint.id, now)
     if demand.last_request_at is None:
         # What came before a restart is not known: so it counts as having come just then.

@@ -10,13 +10,21 @@ Rules:
 * When there is none, it is **held** in its endpoint's queue, and nothing overtakes it but what is
   due before it: first come first served within an API key, fair among keys (`...fairness`). Its
   client polls with the `request_idx`, or waits (see `on_assigned`).
+* A cost is a claim: what is booked is what can be believed of it (`...claims`) until the worker has
+  seen the request, and tells its own estimate. Bookings that are not used keep no other key out
+  (`...shares`).
+* A request belongs to the key that made it. Another key that asks by its number is answered as if
+  there was none: with a request of its own, under a number of its own.
 * A client that asks again before it was told of a worker polls: it gets the worker it was given.
   A client that was told and asks again **retries**: its ticket is used up or its worker failed it,
-  so the old booking is released and a new one made, on another worker if there is one. (To repeat
-  the old answer would send it back to the same worker with a ticket that is refused as replayed.)
-  Neither adds load.
+  so it gets another ticket, for another worker if there is one. (To repeat the old answer would
+  send it back to the same worker with a ticket that is refused as replayed.) Neither adds load.
+* Each ticket that can be used is booked. A worker takes one of the tickets of a request; where a
+  retry is sent to another worker, the earlier ticket stays booked there until it expires. After
+  `MAX_RETRIES`, or once it was served or is at work, who asks again makes a new request.
 * A held request is forgotten at its deadline, or when its client stops polling. A booking that its
-  worker never shows is dropped when its ticket expires (`...ledger`, where bookings are kept).
+  worker never shows is dropped when its ticket expires (`...ledger`, where bookings are kept);
+  a ticket lives from the moment that its client is told.
 * A worker that leaves rotation gets nothing new. Requests that were promised to it and whose
   clients do not know yet go back to their place in the queue. Those whose clients know may still
   arrive there, so they stay booked: a drain waits for them. If it left because nothing was heard of
@@ -31,6 +39,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from stoker.autoscaler.affinity import PATIENCE, CacheTable
 from stoker.autoscaler.answers import Assigned, Held, RouterFullError
@@ -41,7 +50,13 @@ from stoker.autoscaler.ledger import Ledger
 from stoker.autoscaler.pace import REPORT_DEADLINE
 from stoker.wire import FinishedRequest, WorkerStatus
 
-__all__ = ["Assigned", "Held", "Router", "RouterFullError"]
+__all__ = ["TICKET_LIFETIME", "Assigned", "Held", "Router", "RouterFullError"]
+
+TICKET_LIFETIME = 10.0
+"""Seconds for which a client may show its ticket, and for which its booking is kept for it."""
+
+MAX_RETRIES = 3
+"""Tickets under one number after the first."""
 
 
 class Router:
@@ -51,7 +66,7 @@ class Router:
         self,
         first_request_idx: int = 1,
         *,
-        ticket_lifetime: float = 60.0,
+        ticket_lifetime: float = TICKET_LIFETIME,
         poll_grace: float = 15.0,
         max_held: int = 10_000,
         default_perf: float = 1.0,
@@ -63,7 +78,8 @@ class Router:
 
         Args:
             first_request_idx: numbers count up from here; above all that an earlier router gave.
-            ticket_lifetime: seconds for which a worker may take a request after it was assigned.
+            ticket_lifetime: seconds for which a worker may take a request after its client was
+                told of it.
             poll_grace: seconds after which a held request is forgotten unless it is polled for.
             max_held: requests held per endpoint and key, at most; see `...fairness` for
                 the bound on all keys.
@@ -116,9 +132,22 @@ class Router:
         for worker in list(endpoint.workers.values()):
             self._ledger.remove_worker(worker, now)
         del self._ledger.endpoints[endpoint_id]
-        requests = self._ledger.requests
+        requests, aliases = self._ledger.requests, self._ledger.aliases
         for idx in [i for i, r in requests.items() if r.endpoint_id == endpoint_id]:
             del requests[idx]
+        for name in [name for name, idx in aliases.items() if idx not in requests]:
+            del aliases[name]
+
+    def expect_perf(self, endpoint_id: int, perf: float) -> None:
+        """What a worker of an endpoint will do while it has none; no harm if it is unknown.
+
+        Args:
+            endpoint_id: the endpoint.
+            perf: load units per second; 0: not known.
+        """
+        endpoint = self._ledger.endpoints.get(endpoint_id)
+        if endpoint is not None:
+            endpoint.group_perf = perf
 
     def add_worker(
         self, worker_id: int, endpoint_id: int, *, reqnum_base: int, url: str = ""
@@ -194,7 +223,7 @@ class Router:
     def route(
         self,
         endpoint_id: int,
-        cost: float,
+        cost: float | None,
         request_idx: int,
         replay_timeout: float,
         now: float,
@@ -202,20 +231,23 @@ class Router:
         wait: float = 0.0,
         key: str = "",
         affinity: Sequence[str] = (),
+        path: str = "",
     ) -> Assigned | Held:
         """Find a worker for a request, or hold it.
 
         Args:
             endpoint_id: what it asks for.
-            cost: its load, checked by the caller (`stoker.wire.check_cost`).
+            cost: the load that its client claims, checked by the caller (`stoker.wire.check_cost`);
+                None: it says nothing.
             request_idx: 0 for a new request, else the number that it was given.
             replay_timeout: seconds for which it is held at most, counted from its first call.
             now: seconds; any clock that does not jump far.
             wait: seconds for which the client keeps waiting for this answer (long polling), so
                 that it is not taken as gone.
-            key: who asks, by a short id; held requests are served fairly among these.
+            key: who asks, by a short id: owns the request, and has a fair share.
             affinity: names for what it shares with others (a session, or a growing prefix, the
                 shortest first), checked by the caller (`stoker.wire.check_affinity`).
+            path: of the worker's routes, the one that it is for; "": not known.
 
         Raises:
             NotFoundError: when the endpoint is unknown.
@@ -224,36 +256,55 @@ class Router:
         endpoint = self._ledger.endpoint(endpoint_id)
         endpoint.last_request_at = now
         poll_by = now + wait + self._poll_grace
-        request = self._ledger.requests.get(request_idx) if request_idx > 0 else None
-        if request is not None and request.endpoint_id != endpoint_id:
-            request, request_idx = None, 0
+        request = self._find(endpoint_id, key, request_idx) if request_idx > 0 else None
+        idx = 0
         if request is not None and request.phase is Phase.HELD and request.deadline <= now:
             self._ledger.forget(request, now)  # Its time is over: it asks as one just come.
-            request = None
+            idx, request = request.idx, None
         if request is not None and not request.answered and request.phase is not Phase.OVER:
             return self._poll(endpoint, request, poll_by, now)
         names = self._caches.names(endpoint_id, affinity) if affinity else ()
-        if request is None:
-            # A number that we do not know, but that may have been given: the router was restarted,
-            # or has forgotten. One that was not given yet would meet its owner some day.
-            plausible = 0 < request_idx < self._next_idx
+        believed = endpoint.beliefs.believed(cost, key=key, route=path, perf=endpoint.perf)
+        earlier = None
+        if request is not None:
+            if request.phase is Phase.WORKING or request.served or request.retries >= MAX_RETRIES:
+                request = None
+            elif request.phase is Phase.BOOKED:
+                earlier = request
+        fresh = request is None
+        if request is None or earlier is not None:
             request = Request(
-                request_idx if plausible else self._take_idx(),
+                earlier.idx if earlier is not None else idx or self._take_idx(),
                 endpoint_id,
-                cost,
+                believed,
                 now + replay_timeout,
                 poll_by,
-                endpoint.arrivals.add(cost, now),
-                key,
-                names,
+                key=key,
+                affinity=names,
             )
+            if earlier is not None:
+                self._ledger.leave_behind(earlier, request)
+            elif request_idx not in (0, request.idx):
+                # Its client may go on to ask by the number that it has.
+                self._ledger.name(request, request_idx)
             self._ledger.requests[request.idx] = request
         else:
-            self._ledger.release(request, now)
             request.avoid, request.answered = request.worker_id, False
-            request.cost, request.key, request.affinity = cost, key, names
+            request.cost, request.affinity = believed, names
             request.deadline, request.poll_by = now + replay_timeout, poll_by
-        return self._place(endpoint, request, now)
+            request.retries += 1
+        answer = self._place(endpoint, request, now)
+        if earlier is not None and earlier.phase is Phase.BOOKED:
+            fresh = True  # There are two tickets that can be used, at two workers.
+        return replace(answer, fresh=True) if fresh else answer
+
+    def _find(self, endpoint_id: int, key: str, request_idx: int) -> Request | None:
+        """The request that a client means by a number; None where it has none of that number."""
+        ledger = self._ledger
+        request = ledger.requests.get(ledger.aliases.get((key, request_idx), request_idx))
+        if request is None or request.key != key or request.endpoint_id != endpoint_id:
+            return None
+        return request
 
     def give_up(self, request_idx: int, now: float) -> None:
         """The client of a held request is gone; no harm if it is unknown or has its worker."""
@@ -328,6 +379,8 @@ class Router:
             held = request.phase is Phase.HELD
             due = min(request.deadline, request.poll_by) if held else request.poll_by
             if due <= now:
+                if not held:
+                    self._ledger.unused(request, now)
                 self._ledger.forget(request, now)
             else:
                 self._watch(request, due)
@@ -359,6 +412,10 @@ class Router:
             last_request_at=endpoint.last_request_at,
             arrived_load=endpoint.arrivals.total_load,
             arrived_count=endpoint.arrivals.total_count,
+            second=endpoint.arrivals.second,
+            revisions=endpoint.arrivals.revisions,
+            revised=endpoint.arrivals.revised,
+            seen=endpoint.seen,
         )
 
     def worker(self, worker_id: int) -> WorkerView | None:
@@ -407,7 +464,9 @@ class Router:
     def _place(self, endpoint: EndpointBook, request: Request, now: float) -> Assigned | Held:
         if endpoint.held:
             self._hand_out(endpoint, now)
-        worker = None if endpoint.held else endpoint.choose(request)
+        worker = None
+        if not endpoint.held:
+            worker = endpoint.choose(request) or endpoint.make_room(request, now)
         if worker is not None:
             request.answered = True
             self._ledger.book(request, worker, now)
@@ -420,7 +479,15 @@ class Router:
         request.turn = self._ledger.turn
         self._hold(request)
         endpoint.held.append(request)
-        return Held(request.idx, request.deadline, endpoint.endpoint_id)
+        if request.counted is None:
+            request.arrived = endpoint.arrivals.add(request.cost, now)
+            request.counted = request.cost
+        if endpoint.shares.old(now):
+            # It may be entitled to a worker that those who wait before it are not.
+            self._hand_out(endpoint, now, asking=request)
+            if request.phase is Phase.BOOKED:
+                return self._tell(request, now)
+        return Held(request.idx, request.deadline, endpoint.endpoint_id, request.cost)
 
     def _poll(
         self, endpoint: EndpointBook, request: Request, poll_by: float, now: float
@@ -429,8 +496,13 @@ class Router:
         if request.phase is Phase.HELD:
             self._hand_out(endpoint, now, asking=request)
         if request.phase is Phase.HELD or request.worker_id is None:
-            return Held(request.idx, request.deadline, endpoint.endpoint_id)
+            return Held(request.idx, request.deadline, endpoint.endpoint_id, request.cost)
+        return self._tell(request, now)
+
+    def _tell(self, request: Request, now: float) -> Assigned:
+        """The client of a promised request has come to ask."""
         request.answered = True
+        self._ledger.lend(request, now)
         return self._answer(request)
 
     def _answer(self, request: Request) -> Assigned:
@@ -463,7 +535,9 @@ class Router:
             if min(request.deadline, request.poll_by) <= now:
                 self._ledger.forget(request, now)
                 continue
-            worker = endpoint.choose(request)
+            worker = endpoint.choose(request) or endpoint.make_room(request, now)
+            if worker is None and endpoint.shares.old(now):
+                request, worker = self._entitled(endpoint, request, now)
             if worker is None:
                 break
             held.take(request)
@@ -472,9 +546,24 @@ class Router:
         if self.on_assigned is not None:
             for assigned in given:
                 request = self._ledger.requests[assigned.request_idx]
-                if request is not asking:
-                    request.answered = self.on_assigned(assigned)
+                if request is not asking and self.on_assigned(assigned):
+                    request.answered = True
+                    self._ledger.lend(request, now)
         return given
+
+    def _entitled(
+        self, endpoint: EndpointBook, first: Request, now: float
+    ) -> tuple[Request, WorkerBook | None]:
+        """Of the other keys whose requests wait, one for which there is room if it is made.
+
+        `first` is next, and there is none for it: its key has too many unused bookings itself.
+        """
+        for request in endpoint.held.others(first.key):
+            if min(request.deadline, request.poll_by) > now:
+                worker = endpoint.make_room(request, now)
+                if worker is not None:
+                    return request, worker
+        return first, None
 
     def _leave(self, worker: WorkerBook, now: float) -> EndpointBook:
         """Out of rotation; what its clients do not know of goes back to the queue."""

@@ -14,7 +14,10 @@ Rules:
   (`max_queue_time`), only those count.
 * What recurs each day is prepared for in time, whatever the rehearsal says (see `season`); its
   candidates are given those workers too.
-* Until perf is known, nothing can be rehearsed; what arrived meanwhile is made up for then.
+* Until perf is known, and a worker has seen a request, nothing can be rehearsed; what arrived
+  meanwhile is made up for then.
+* What arrived is a claim until a worker has seen it: where that puts it right, it is put right here
+  in the second in which it came. What the rehearsal has made of it until then stays.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from stoker.autoscaler.planning.season import DAY
 from stoker.autoscaler.planning.settings import PlannerSettings
 from stoker.autoscaler.planning.snapshot import EndpointSnapshot
 from stoker.autoscaler.states import ACTIVE, LOADING_STATES
+from stoker.sizes import FAR
 from stoker.wire import MAX_COST, EndpointParameters
 
 _MEANS = (10, 30, 120)
@@ -149,6 +153,13 @@ class Forecaster:
         self._second: int | None = None
         self._load = self._requests = 0.0
         self._seen = (0.0, 0)
+        self._revisions = 0
+        self._revised: dict[int, float] = {}
+        """As the router had it when we last looked, by its seconds."""
+        self._confirmed = False
+        """A worker has seen a request: until then, the mean load of one is not learnt."""
+        self._first = (-1, 0.0)
+        """The second in which that came to be, and the requests whose mean was taken then."""
         self._mean_load = 0.0
         """Load units of a request, the latest counting most; 0: none came yet."""
         self._peak = 0.0
@@ -168,9 +179,10 @@ class Forecaster:
         """
         demand, parameters = snapshot.demand, clamped(snapshot.parameters)[0]
         fleet = FleetFigures.of(snapshot)
-        self._pass(demand, self._surroundings(fleet, parameters), now)
+        known = demand.seen or self._mean_load > 0
+        self._pass(demand, self._surroundings(fleet, parameters) if known else None, now)
         # Anew: the first request that ever came has told its load by now.
-        around = self._surroundings(fleet, parameters)
+        around = self._surroundings(fleet, parameters) if known else None
         if around is not None and self._rehearsal is None:
             self._rehearsal = self._begin(around, self.history.seconds())
         return self._outlook(demand, fleet, parameters, around, now)
@@ -195,7 +207,10 @@ class Forecaster:
         """
         rehearsal = self._kept if self._rehearsal is None else self._rehearsal.kept(now)
         kept = KeptForecast(
-            mean_load=self._mean_load, day=self.history.day.kept(now), rehearsal=rehearsal
+            counted="seen",
+            mean_load=self._mean_load,
+            day=self.history.day.kept(now),
+            rehearsal=rehearsal,
         )
         return encode(kept).decode()
 
@@ -228,6 +243,7 @@ class Forecaster:
         if self._second is None:
             self._second = second
             self._seen = (demand.arrived_load, demand.arrived_count)
+            self._revisions, self._revised = demand.revisions, dict(demand.revised)
         if second - self._second > MAX_GAP:
             self._second = math.floor(second - MAX_GAP)
         if self._second - second > MAX_SET_BACK:
@@ -248,6 +264,40 @@ class Forecaster:
         arrived = demand.arrived_load - load
         if 0 < arrived < math.inf:
             self._load += min(arrived, requests * MAX_COST)
+        if demand.revisions != self._revisions:
+            self._revise(demand)
+        if demand.seen and not self._confirmed:
+            self._confirmed = True
+            self._begin_mean()
+
+    def _begin_mean(self) -> None:
+        """The first request was seen: take the mean of what had to wait for that."""
+        assert self._second is not None
+        load, count = self.history.total()
+        mean = load / count if count > 0 else 0.0
+        known = self._mean_load  # by an earlier process; the truth may have moved on
+        if mean > 0 and not known / FAR <= mean <= known * FAR:
+            self._mean_load, self._first = mean, (self._second, count)
+
+    def _revise(self, demand: Demand) -> None:
+        """Put right what had arrived, as the router has."""
+        assert self._second is not None
+        for second, total in demand.revised.items():
+            change = total - self._revised.get(second, 0.0)
+            age = demand.second - second
+            if not change or not -MAX_COST * 1e6 < change < MAX_COST * 1e6:
+                continue
+            if age <= 0:
+                self._load = max(0.0, self._load + change)
+                continue
+            found, requests, since = self.history.revise(age, change, self._second - age)
+            first, count = self._first
+            if requests > 0 and self._confirmed:
+                weight = (1 - (1 - NEW_MEAN) ** requests) * (1 - NEW_MEAN) ** since
+                if self._second - age < first and count > 0:
+                    weight = requests / count
+                self._mean_load = max(0.0, self._mean_load + weight * found / requests)
+        self._revisions, self._revised = demand.revisions, dict(demand.revised)
 
     def _end_second(self, around: Surroundings | None) -> None:
         assert self._second is not None
@@ -257,7 +307,8 @@ class Forecaster:
             mean, weight = load / requests, 1 - (1 - NEW_MEAN) ** requests
             if self._mean_load <= 0:
                 weight = 1.0
-            self._mean_load += weight * (mean - self._mean_load)
+            if self._confirmed:
+                self._mean_load += weight * (mean - self._mean_load)
             self._idle = 0.0
         self.history.add(load, requests, float(self._second))
         self._second += 1

@@ -12,6 +12,10 @@ from stoker.autoscaler.planning.season import DayProfile
 SECONDS = 600
 """Seconds that are remembered one by one."""
 
+NEAR = 2
+"""Seconds: what arrived is looked for so far before and after the second that somebody names, as
+others' seconds begin at other moments."""
+
 TREND = 300
 """Seconds over which a trend is taken."""
 
@@ -49,6 +53,31 @@ class LoadHistory:
             self._requests.append(requests)
         self._sums.clear()
         self.day.add(load, second, seconds)
+
+    def revise(self, age: int, change: float, second: float) -> tuple[float, float, float]:
+        """What had arrived some time ago turned out to be more, or less; never less than nothing.
+
+        Args:
+            age: of the second in which it came; 1 is the last that is over.
+            change: load units.
+            second: which that was, on the planner's clock.
+
+        Returns:
+            By how much it was changed; requests of that second; requests since then.
+        """
+        size = len(self._load)
+        places = [size - age] + [size - age + by * s for by in range(1, NEAR + 1) for s in (1, -1)]
+        places = [place for place in places if 0 <= place < size and self._requests[place] > 0]
+        if not places:
+            return 0.0, 0.0, 0.0
+        # Nearest first; where one had too little, it is the wrong one.
+        place = next((p for p in places if self._load[p] + change >= 0), places[0])
+        change = max(change, -self._load[place])
+        self._load[place] += change
+        self._sums.clear()
+        self.day.revise(change, second)
+        since = sum(self._requests[index] for index in range(place + 1, size))
+        return change, self._requests[place], since
 
     def mean(self, seconds: int) -> float:
         """Load units per second over the last `seconds`, or over as many as are known."""
@@ -91,6 +120,10 @@ class LoadHistory:
             change = self.trend() * min(seconds, TREND)
             change = min(level, change)
         return max(0.0, level + change)
+
+    def total(self) -> tuple[float, float]:
+        """Load units and requests of all seconds that are remembered."""
+        return sum(self._load), sum(self._requests)
 
     def seconds(self) -> list[tuple[float, float]]:
         """(load units, requests) of each second that is remembered, the oldest first."""

@@ -7,6 +7,8 @@ that it is read again.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +56,9 @@ class KeptRehearsal(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 class KeptForecast(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """A `Forecaster`."""
 
+    counted: Literal["seen"]
+    """How load was counted. Before there was such a field, it was by what clients claimed, which is
+    not to be believed again."""
     mean_load: float
     day: KeptDay
     rehearsal: KeptRehearsal | None = None

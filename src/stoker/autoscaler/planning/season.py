@@ -79,6 +79,17 @@ class DayProfile:
             self._seconds += here
             left, at = left - here, at + here
 
+    def revise(self, change: float, second: float) -> None:
+        """Load that was counted in `second` was more by `change`, or less."""
+        number = int(second // SLOT)
+        day, slot = divmod(number, SLOTS)
+        known = self._latest[slot]
+        if number == self._slot:
+            self._load = max(0.0, self._load + change)
+        elif self._day[slot] == day and known is not None:
+            self._latest[slot] = max(0.0, known + change / SLOT)
+            self._asked.clear()
+
     def change(self, start: float, end: float) -> float | None:
         """By how much the load differs at `end` from `start`; None: not known for both."""
         first, last = self._at(start), self._at(end)

@@ -1,0 +1,102 @@
+"""What is believed of a request before a worker has seen it. Pure.
+
+The cost that a client gives is a claim. Rules:
+
+* **Seen** is what workers tell of requests that they served well: the model server's own count
+  where there is one, else the worker's estimate; but no more than the worker can do in the time
+  that it worked on it, `SPEEDUP` times over. What was only booked, cancelled or refused teaches
+  nothing.
+* A claim is believed from 1/`FAR` of the smallest to `FAR` times the largest that was seen (both
+  without the outermost 5%): of this key's own requests where `ENOUGH` of them were seen, else of
+  the endpoint's. So what one key does moves what is believed of others only while they are new.
+* Before that, no request is believed to keep a worker busy for more than `COLD_SECONDS`; where
+  perf is not known either, nor to be larger than `COLD_LOAD`.
+* Who gives no cost gets the mean of what the requests of the same route were seen to need, else of
+  the endpoint's; `stoker.wire.DEFAULT_LOAD` while nothing is known.
+
+Bounded: `MAX_KEYS` keys and `MAX_ROUTES` routes of each endpoint.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from stoker.sizes import FAR, Sizes
+from stoker.wire import DEFAULT_LOAD, MAX_COST
+
+COLD_SECONDS = 10.0
+"""Seconds of one worker that a request is believed to need at most, while little was seen. It is
+the default of `target_queue_time`: so one request asks for no second worker."""
+
+COLD_LOAD = 1000.0
+"""Load units, where perf is not known either."""
+
+SPEEDUP = 8.0
+"""A request is served at most so many times faster than a worker's perf (from a cache, say)."""
+
+MAX_KEYS = 1000
+
+MAX_ROUTES = 64
+
+
+class Beliefs:
+    """What one endpoint's requests were seen to need."""
+
+    __slots__ = ("_all", "_keys", "_routes")
+
+    def __init__(self) -> None:
+        self._all = Sizes()
+        self._keys: OrderedDict[str, Sizes] = OrderedDict()
+        self._routes: OrderedDict[str, Sizes] = OrderedDict()
+
+    def learn(
+        self, load: float, *, key: str, route: str = "", perf: float = 0.0, seconds: float = 0.0
+    ) -> None:
+        """A request was served well.
+
+        Args:
+            load: that it needed, by its worker's word.
+            key: whose it was.
+            route: that it took; "": not known.
+            perf: of its worker, load units per second; 0: not known.
+            seconds: that the worker worked on it; 0: not known.
+        """
+        if not 0.0 <= load <= MAX_COST:
+            return
+        if perf > 0 and seconds > 0:
+            load = min(load, SPEEDUP * perf * seconds)
+        self._all.add(load)
+        _of(self._keys, key, MAX_KEYS).add(load)
+        if route:
+            _of(self._routes, route, MAX_ROUTES).add(load)
+
+    def believed(
+        self, claim: float | None, *, key: str = "", route: str = "", perf: float = 0.0
+    ) -> float:
+        """The load that a request is booked with.
+
+        Args:
+            claim: what its client says; None: nothing.
+            key: whose it is.
+            route: that it is to take; "": not known.
+            perf: of a worker, load units per second; 0: not known.
+        """
+        own = self._keys.get(key)
+        seen = own if own is not None and own.known else self._all
+        if claim is None:
+            same = self._routes.get(route) or self._all
+            claim = same.typical if same.count else DEFAULT_LOAD
+        if seen.known:
+            return min(max(claim, seen.low / FAR), seen.high * FAR)
+        return min(claim, COLD_SECONDS * perf if perf > 0 else COLD_LOAD)
+
+
+def _of(kept: OrderedDict[str, Sizes], name: str, limit: int) -> Sizes:
+    sizes = kept.get(name)
+    if sizes is None:
+        sizes = kept[name] = Sizes()
+        if len(kept) > limit:
+            kept.popitem(last=False)
+    else:
+        kept.move_to_end(name)
+    return sizes
