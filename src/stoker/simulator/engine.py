@@ -210,7 +210,7 @@ class Simulation:
         for job in ended:
             job.over = True
             self.finished[job.index] = now
-            worker.finished.append(job.number)
+            worker.finished.append(FinishedRequest(job.number, load=job.load))
             self._outstanding -= 1
             self.traffic.left(now)
         for job in begun:
@@ -228,6 +228,7 @@ class Simulation:
             max_perf=worker.kind.perf,
             num_requests_working=len(server.jobs),
             working_request_idxs=list(server.jobs),
+            working_loads=[job.load for job in server.jobs.values()],
             slots=worker.kind.slots,
         )
 
@@ -249,7 +250,7 @@ class Simulation:
             worker.idle_since = now
         self.router.report(worker.id, self._status(worker, now), now)
         if worker.finished:
-            done = [FinishedRequest(number) for number in worker.finished]
+            done = list(worker.finished)
             worker.finished.clear()
             self.router.finished(worker.id, done, now)
 
