@@ -3,6 +3,7 @@ import hmac
 import json
 import struct
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
@@ -11,11 +12,14 @@ from hypothesis import strategies as st
 
 from stoker.errors import TicketError
 from stoker.tickets import (
+    LIFETIME,
     Claims,
     ReplayWindow,
     SignatureSigner,
     SignatureVerifier,
     TicketVerifier,
+    as_signature,
+    completed,
     mint,
 )
 from stoker.wire import AuthData
@@ -85,6 +89,57 @@ def test_a_later_expiry_cannot_be_written_into_a_ticket():
 @pytest.mark.parametrize("expiry", ["", "²", "-1", "1e9", "9" * 16])
 def test_an_expiry_that_is_no_number_is_malformed(expiry):
     assert reason(verifier().verify, shown(f"v1.{expiry}.AAAA"), NOW) == "malformed"
+
+
+def a_ticket(reqnum, request_idx=41):
+    ticket = mint(KEY, claims(reqnum=reqnum, request_idx=request_idx))
+    return shown(ticket, reqnum=reqnum, request_idx=request_idx)
+
+
+def test_one_ticket_of_a_request_is_taken_whichever_comes_first():
+    for first, other in [(5, 6), (6, 5)]:
+        worker = verifier()
+        worker.verify(a_ticket(first), NOW)
+        assert reason(worker.verify, a_ticket(other), NOW) == "superseded"
+        worker.verify(a_ticket(7, request_idx=42), NOW)
+
+
+def test_a_request_that_failed_is_taken_again_with_a_later_ticket():
+    worker = verifier()
+    worker.verify(a_ticket(6), NOW)
+    worker.failed(41)
+    assert reason(worker.verify, a_ticket(5), NOW) == "superseded"
+    worker.verify(a_ticket(7), NOW)
+    assert reason(worker.verify, a_ticket(8), NOW) == "superseded"
+
+
+def test_requests_are_remembered_for_as_long_as_another_ticket_of_them_may_come():
+    worker = verifier()
+    for number in range(100):
+        made = claims(reqnum=number, request_idx=number, expires_ms=int((NOW + number) * 1000))
+        auth = shown(mint(KEY, made), reqnum=number, request_idx=number)
+        worker.verify(auth, NOW + number)
+    assert len(worker._used) <= 2 + LIFETIME
+
+
+def test_a_late_client_is_told_how_late_it_is_and_what_to_do():
+    with pytest.raises(TicketError, match=r"expired 2\.5 s ago: it is good for 10 s .*/route/"):
+        verifier().verify(shown(mint(KEY, claims())), NOW + 62.5)
+
+
+@pytest.mark.parametrize("cost", [100, 100.0])
+def test_the_five_fields_of_the_existing_protocol_show_the_ticket(cost):
+    signature = as_signature(41, mint(KEY, claims()))
+    copied = {"signature": signature, "cost": cost, "endpoint": "llm", "reqnum": 5, "url": URL}
+    auth = completed(msgspec.convert(copied, AuthData))
+    assert auth.request_idx == 41
+    verifier().verify(auth, NOW)
+
+
+@pytest.mark.parametrize("signature", ["", ".", "x.v1.1.a", "1.v1.1.a", "²." + "v1.1.a", "QUJD"])
+def test_a_signature_that_carries_no_good_ticket_is_refused(signature):
+    auth = completed(AuthData(url=URL, endpoint="llm", reqnum=5, signature=signature))
+    assert reason(verifier().verify, auth, NOW) in {"missing", "forged"}
 
 
 def test_a_refused_ticket_does_not_use_up_its_number():
@@ -157,7 +212,21 @@ def test_a_genuine_signature_is_accepted_again_and_again(private_key):
     signer = SignatureSigner(private_key)
     checker = SignatureVerifier(signer.public_pem)
     for _ in range(2):
-        checker.verify(URL, signer.sign(URL))
+        checker.verify(AuthData(url=URL, signature=signer.sign(URL)))
+
+
+@pytest.mark.parametrize("cost", [100, 100.0, "100", "100.0", 0.5, "0.5"])
+def test_the_signature_of_the_protocol_before_0_4_5_is_accepted(private_key, cost):
+    fields = {"cost": cost, "endpoint": "llm", "reqnum": 5, "url": URL}
+    text = json.dumps(fields, indent=4, sort_keys=True).encode()
+    raw = private_key.sign(text, padding.PKCS1v15(), hashes.SHA256())
+    checker = SignatureVerifier(SignatureSigner(private_key).public_pem)
+    signed = {"signature": base64.b64encode(raw).decode()}
+    auth = msgspec.convert(fields | signed, AuthData, strict=False)
+    checker.verify(auth)
+    for name, value in [("cost", 7.0), ("endpoint", "x"), ("reqnum", 6), ("url", "http://x")]:
+        other = msgspec.structs.replace(auth, **{name: value})
+        assert reason(checker.verify, other) == "forged"
 
 
 @pytest.mark.parametrize(
@@ -165,13 +234,14 @@ def test_a_genuine_signature_is_accepted_again_and_again(private_key):
 )
 def test_a_bad_signature_is_refused(private_key, signature, expected):
     checker = SignatureVerifier(SignatureSigner(private_key).public_pem)
-    assert reason(checker.verify, URL, signature) == expected
+    assert reason(checker.verify, AuthData(url=URL, signature=signature)) == expected
 
 
 def test_a_signature_for_another_url_is_refused(private_key):
     signer = SignatureSigner(private_key)
     checker = SignatureVerifier(signer.public_pem)
-    assert reason(checker.verify, "http://elsewhere", signer.sign(URL)) == "forged"
+    auth = AuthData(url="http://elsewhere", signature=signer.sign(URL))
+    assert reason(checker.verify, auth) == "forged"
 
 
 def test_a_public_key_of_another_kind_is_refused():

@@ -12,6 +12,12 @@ Rules (everything that decides whether a request is authorised lives in this fil
 * Replays are refused by a sliding window over ``reqnum``, which the router counts up per worker
   (the anti-replay algorithm of RFC 6479). The window dies with the worker, therefore each ticket is
   bound to the worker's ``boot_id``: what was minted for an earlier boot is void.
+* A request may be given several tickets, as it is retried. A worker takes one of them: another is
+  good only after the one that was used has failed, and only if it is later.
+* Many clients of the existing protocol show five fields alone (signature, cost, endpoint, reqnum,
+  url). So for a worker of ours, ``signature`` carries ``request_idx`` and ticket as well.
+* The compatible signature of releases of ``vastai`` before 0.4.5 covers cost, endpoint, reqnum and
+  url. It is verified where there are no tickets, like the later one; it is never made here.
 
 Nothing here reads a clock or does I/O: ``now`` is an argument.
 """
@@ -28,6 +34,7 @@ from hashlib import sha256
 from hmac import compare_digest
 from hmac import digest as hmac_digest
 
+import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
@@ -38,8 +45,14 @@ from stoker.wire import AuthData
 VERSION = "v1"
 _pack = struct.Struct(">QQQdQ").pack
 
+LIFETIME = 10.0
+"""Seconds for which a ticket can be used, from when its client was told of it."""
+
 MAX_CACHED = 4096
 """Signatures and verdicts kept in memory, each."""
+
+MAX_USED = 200_000
+"""Requests of the last seconds that a worker remembers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +80,24 @@ def mint(key: bytes, claims: Claims) -> str:
     )
     mac = _Mac(key).of(numbers + _bound_to(claims.boot_id, claims.endpoint))
     return f"{VERSION}.{claims.expires_ms}.{mac}"
+
+
+def as_signature(request_idx: int, ticket: str) -> str:
+    """What stands in ``signature`` for a worker of ours: a client shows it, whatever it leaves out.
+
+    It is never mistaken for a signature, which has no dot.
+    """
+    return f"{request_idx}.{ticket}"
+
+
+def completed(auth: AuthData) -> AuthData:
+    """`auth` with the ticket and ``request_idx`` that its ``signature`` carries, if it has none."""
+    if auth.ticket or "." not in auth.signature:
+        return auth
+    index, _, ticket = auth.signature.partition(".")
+    if not (index.isascii() and index.isdecimal() and len(index) <= 18):
+        return auth
+    return msgspec.structs.replace(auth, request_idx=int(index), ticket=ticket)
 
 
 def _bound_to(boot_id: str, endpoint: str) -> bytes:
@@ -161,6 +192,14 @@ class TicketVerifier:
         # A worker serves one endpoint, so the last one is nearly always the next.
         self._endpoint = ""
         self._bound_to = _bound_to(boot_id, "")
+        self._used: OrderedDict[int, tuple[float, int, bool]] = OrderedDict()
+        """By `request_idx`: until when it matters, which number was used, whether that failed."""
+
+    def failed(self, request_idx: int) -> None:
+        """The request was refused or has failed here: it may be retried, with a later ticket."""
+        used = self._used.get(request_idx)
+        if used is not None:
+            self._used[request_idx] = (used[0], used[1], True)
 
     def verify(self, auth: AuthData, now: float) -> None:
         """Accept the request once.
@@ -170,8 +209,9 @@ class TicketVerifier:
             now: the control plane's Unix time in seconds.
 
         Raises:
-            TicketError: with reason ``missing``, ``malformed``, ``forged``, ``expired`` or
-                ``replayed``. A ticket for another worker is ``forged`` here: its key is another.
+            TicketError: with reason ``missing``, ``malformed``, ``forged``, ``expired``,
+                ``replayed``, or ``superseded`` where another ticket of the request was used. A
+                ticket for another worker is ``forged`` here: its key is another.
         """
         ticket = auth.ticket
         if not ticket:
@@ -195,14 +235,48 @@ class TicketVerifier:
         if not compare_digest(self._mac.of(numbers + self._bound_to), mac):
             raise TicketError("forged", "the ticket is not valid for this worker and request")
         if now * 1000.0 > expires_ms:
-            raise TicketError("expired", "the ticket has expired: ask /route/ for a new one")
+            raise TicketError(
+                "expired",
+                f"the ticket expired {now - expires_ms / 1000.0:.1f} s ago: it is good for "
+                f"{LIFETIME:g} s from the answer of /route/; ask there again",
+            )
+        self._forget(now)
+        used = self._used.get(auth.request_idx)
+        if used is not None and not (used[2] and reqnum > used[1]) and reqnum != used[1]:
+            raise TicketError(
+                "superseded",
+                "another ticket of this request was used here: ask /route/ for a new request",
+            )
         if not self._window.take(reqnum):
             raise TicketError("replayed", "the ticket was used before: ask /route/ for a new one")
+        # A ticket that was made before this one was used is good until then at the latest.
+        self._used[auth.request_idx] = (expires_ms / 1000.0 + LIFETIME, reqnum, False)
+
+    def _forget(self, now: float) -> None:
+        while self._used:
+            index, (until, _, _) = next(iter(self._used.items()))
+            if until > now and len(self._used) < MAX_USED:
+                return
+            del self._used[index]
 
 
 def signed_text(url: str) -> bytes:
     """The bytes that the compatible signature covers."""
     return json.dumps({"url": url}, indent=4, sort_keys=True).encode()
+
+
+def former_texts(auth: AuthData) -> list[bytes]:
+    """The bytes that it covered before release 0.4.5, as `auth` may stand for.
+
+    How the number `cost` was written is not known any more: 100, 100.0, or in quotes.
+    """
+    whole = [int(auth.cost)] if auth.cost.is_integer() else []
+    numbers: list[float | str] = [*whole, auth.cost]
+    fields = {"endpoint": auth.endpoint, "reqnum": auth.reqnum, "url": auth.url}
+    return [
+        json.dumps(fields | {"cost": cost}, indent=4, sort_keys=True).encode()
+        for cost in [*numbers, *map(str, numbers)]
+    ]
 
 
 class SignatureSigner:
@@ -249,12 +323,13 @@ class SignatureVerifier:
         self._key = key
         self._good: OrderedDict[tuple[str, str], None] = OrderedDict()
 
-    def verify(self, url: str, signature: str) -> None:
-        """Accept the signature of `url`.
+    def verify(self, auth: AuthData) -> None:
+        """Accept the signature of the worker's URL, or of what `auth` says, as it was before 0.4.5.
 
         Raises:
             TicketError: with reason ``missing``, ``malformed`` or ``forged``.
         """
+        url, signature = auth.url, auth.signature
         if (url, signature) in self._good:
             return
         if not signature:
@@ -264,10 +339,16 @@ class SignatureVerifier:
             text = signed_text(url)
         except (binascii.Error, ValueError):
             raise TicketError("malformed", "the signature is not valid base64") from None
+        if self._fits(raw, text):
+            self._good[url, signature] = None
+            if len(self._good) > MAX_CACHED:
+                self._good.popitem(last=False)
+        elif not any(self._fits(raw, former) for former in former_texts(auth)):
+            raise TicketError("forged", "the signature does not fit the url, nor the other fields")
+
+    def _fits(self, raw: bytes, text: bytes) -> bool:
         try:
             self._key.verify(raw, text, padding.PKCS1v15(), hashes.SHA256())
         except InvalidSignature:
-            raise TicketError("forged", "the signature does not fit the url") from None
-        self._good[url, signature] = None
-        if len(self._good) > MAX_CACHED:
-            self._good.popitem(last=False)
+            return False
+        return True

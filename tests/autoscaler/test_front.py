@@ -4,7 +4,7 @@ import pytest
 
 from stoker.errors import NotFoundError
 from stoker.http import HttpServer
-from stoker.tickets import SignatureVerifier, TicketVerifier
+from stoker.tickets import SignatureVerifier, TicketVerifier, completed
 from stoker.wire import AuthData, EndpointParameters
 
 
@@ -183,8 +183,20 @@ async def test_the_ticket_is_good_for_that_worker(house):
 async def test_the_signature_is_good_for_workers_of_the_existing_protocol(house):
     await house.endpoint()
     await house.ready_worker()
-    reply = await house.route()
-    SignatureVerifier(house.identity.signer.public_pem).verify(reply["url"], reply["signature"])
+    for worker in house.plane.fleet.workers.values():
+        worker.boot_id = ""  # they name no boots
+    auth = AuthData(**await house.route())
+    SignatureVerifier(house.identity.signer.public_pem).verify(auth)
+
+
+async def test_the_five_fields_that_many_clients_copy_are_good_for_a_worker_of_ours(house):
+    await house.endpoint()
+    worker = await house.ready_worker()
+    reply = await house.route(cost=7)
+    copied = {n: reply[n] for n in ("signature", "cost", "endpoint", "reqnum", "url")}
+    auth = completed(AuthData(**copied))
+    assert auth.request_idx == reply["request_idx"]
+    TicketVerifier(worker.token.encode(), worker.id, "boot").verify(auth, house.clock.wall())
 
 
 async def test_a_report_with_a_wrong_token_is_refused(house):

@@ -47,7 +47,7 @@ def test_a_ticket_is_good_once() -> None:
     tickets = gate(Mode.TICKETS)
     tickets.check(ticketed(), 50.0)
     assert refusal(tickets, ticketed()) == "replayed"
-    tickets.check(ticketed(2), 50.0)
+    assert refusal(tickets, ticketed(2)) == "superseded"
 
 
 def test_a_ticket_expires_by_the_control_planes_clock() -> None:

@@ -16,6 +16,7 @@ class Request:
         self.load = self.estimate = load
         self.served = 0.0
         self.silent = False
+        self.path = "/"
         self.entered_queue_at = now
         self.work_started_at: float | None = None
 
@@ -170,9 +171,9 @@ def test_requests_at_work_are_named_but_not_without_bound(monkeypatch: pytest.Mo
     first = accept(meter, 1, 1.0, 0.0)
     for number in (2, 3):
         accept(meter, number, 1.0, 0.0)
-    assert meter.working_request_idxs() == [1, 2]
+    assert meter.working_requests() == ([1, 2], [1.0, 1.0])
     meter.ended(first, "Success", 1.0)
-    assert meter.working_request_idxs() == [2, 3]
+    assert meter.working_requests() == ([2, 3], [1.0, 1.0])
 
 
 def test_what_is_known_to_be_served_counts_at_once_and_is_no_load_any_more() -> None:
@@ -211,7 +212,7 @@ def test_a_request_within_a_session_is_counted_and_not_told() -> None:
     meter = Meter()
     request = accept(meter, 1, 5.0, 0.0)
     request.silent = True
-    assert meter.working_request_idxs() == []
+    assert meter.working_requests() == ([], [])
     meter.ended(request, "Success", 1.0)
     meter.refused(1, 5.0, 2.0, silent=True)
     figures = meter.take()

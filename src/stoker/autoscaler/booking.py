@@ -101,7 +101,7 @@ class Request:
     retries: int = 0
     """Tickets that it was given after the first."""
     served: bool | None = None
-    """How it ended; None: it has not, or nobody knows."""
+    """It ended well, or because its client left; None: it has not ended, or nobody knows how."""
     charged: float = 0.0
     """What its key was charged in the queue."""
     watched: float = float("inf")

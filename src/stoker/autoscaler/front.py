@@ -21,7 +21,7 @@ from stoker.autoscaler.router import Assigned, RouterFullError
 from stoker.errors import InvalidMessageError, NotFoundError, StokerError
 from stoker.http import Cors, Exchange, Outcome, RelayObserver, UpstreamPool, coded, relay
 from stoker.logs import get_logger
-from stoker.tickets import Claims, mint
+from stoker.tickets import Claims, as_signature, mint
 
 if TYPE_CHECKING:
     from stoker.autoscaler.controlplane import ControlPlane
@@ -240,14 +240,21 @@ class FrontDoor:
             cost=answer.cost,
             expires_ms=int(expires * 1000),
         )
+        ticket = mint(worker.token_bytes, claims)
+        if worker.boot_id:
+            # One of ours, which looks at the ticket alone. Clients that show the five fields of the
+            # existing protocol, and no others, show it in the signature.
+            signature = as_signature(answer.request_idx, ticket)
+        else:
+            signature = self._plane.identity.signer.sign(worker.url)
         reply = wire.RouteReply(
             endpoint=endpoint,
             request_idx=answer.request_idx,
             cost=answer.cost,
             url=worker.url,
             reqnum=answer.reqnum,
-            signature=self._plane.identity.signer.sign(worker.url),
-            ticket=mint(worker.token_bytes, claims),
+            signature=signature,
+            ticket=ticket,
         )
         exchange.respond(200, wire.encode(reply))
 

@@ -315,7 +315,8 @@ class Ledger:
     ) -> None:
         """What a request turned out to be."""
         endpoint = self.endpoint_of(worker)
-        request.served = told.status == "Success"
+        # A client that gave it up has no claim on another ticket for it.
+        request.served = told.status in ("Success", "Cancelled")
         load = told.load if told.load is not None and 0 <= told.load <= MAX_COST else None
         if not request.shown:
             # It came and went between two reports.
@@ -326,7 +327,7 @@ class Ledger:
             # What it said of itself was as wrong as a claim.
             endpoint.arrivals.revise(load - request.counted, request.arrived, now)
             request.counted = load
-        if not request.served or load is None:
+        if told.status != "Success" or load is None:
             return
         began, ended = told.work_started_at, told.work_completed_at
         seconds = ended - began if began is not None and ended is not None else 0.0

@@ -48,11 +48,12 @@ from stoker.autoscaler.booking import Phase, Request, WorkerBook, WorkerView
 from stoker.autoscaler.choosing import EndpointBook
 from stoker.autoscaler.ledger import Ledger
 from stoker.autoscaler.pace import REPORT_DEADLINE
+from stoker.tickets import LIFETIME
 from stoker.wire import FinishedRequest, WorkerStatus
 
 __all__ = ["TICKET_LIFETIME", "Assigned", "Held", "Router", "RouterFullError"]
 
-TICKET_LIFETIME = 10.0
+TICKET_LIFETIME = LIFETIME
 """Seconds for which a client may show its ticket, and for which its booking is kept for it."""
 
 MAX_RETRIES = 3

@@ -23,6 +23,7 @@ from stoker.autoscaler.states import (
 )
 from stoker.simulator.settings import Hardware, SimulatorSettings
 from stoker.simulator.sharing import Sharing
+from stoker.wire import FinishedRequest
 
 GROUP = 1
 """Id of the one workergroup."""
@@ -70,8 +71,8 @@ class SimWorker:
     changed: bool = False
     """Since its last report."""
     reported_at: float = 0.0
-    finished: list[int] = field(default_factory=list)
-    """The router's numbers of requests that ended since its last report."""
+    finished: list[FinishedRequest] = field(default_factory=list)
+    """Requests that ended since its last report."""
     life: int = 0
     """Counts boots, stops and losses: an event of an earlier life is void."""
     due: int = 0

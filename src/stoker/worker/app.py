@@ -299,6 +299,8 @@ class WorkerApp:
         job = Job(self, route, exchange, index, 0.0, now)
         job.session = session
         route.figures.answered(status)
+        if session is None:
+            self.gate.failed(index)
         self.meter.accepted(job)
         self.meter.ended(job, "Error", now)
         exchange.respond(status, body)
@@ -310,7 +312,11 @@ class WorkerApp:
         route = job.route
         verdict = self._admission.enter(job, route.max_queue_time)
         if verdict is Verdict.REFUSE:
-            self.meter.refused(job.request_idx, job.load, job.entered_queue_at, job.silent)
+            if job.session is None:
+                self.gate.failed(job.request_idx)
+            self.meter.refused(
+                job.request_idx, job.load, job.entered_queue_at, job.silent, route.path
+            )
             route.figures.answered(429)
             after = retry_after_header(self._admission.retry_after)
             job.exchange.respond(429, _TOO_BUSY, headers=((b"retry-after", after),))
@@ -365,6 +371,8 @@ class WorkerApp:
             job.flush()
             if status == "Error" and not 400 <= http_status < 500 and not self.cutting:
                 self.on_answer(False, f"{job.route.path} failed ({http_status})")
+        if status == "Error" and job.session is None:
+            self.gate.failed(job.request_idx)
         self.meter.ended(job, status, now, actual=actual)
         job.running = None
         if job.timer is not None or job.session is not None:

@@ -6,6 +6,7 @@ Rules (which proof is demanded lives in this file; how it is checked, in `stoker
 * TICKETS: each request shows a single-use ticket. Once demanded, always demanded: no later answer
   of a control plane takes a worker back to signatures.
 * SIGNATURE: the control plane makes no tickets; its RSA signature of our own URL will do.
+  ``cost`` may be in quotes there, as the control planes of that time had it.
 * UNDECIDED: the control plane has not answered yet; nobody can be believed.
 """
 
@@ -19,7 +20,7 @@ from typing import Any
 import msgspec
 
 from stoker.errors import InvalidMessageError, TicketError
-from stoker.tickets import SignatureVerifier, TicketVerifier
+from stoker.tickets import SignatureVerifier, TicketVerifier, completed
 from stoker.wire import MAX_COST, AuthData, Envelope, check_cost, decode
 
 _MAX_INT = 2**63
@@ -97,6 +98,8 @@ class Gate:
         """
         if self.mode in (Mode.UNDECIDED, Mode.SIGNATURE):
             self._signatures = SignatureVerifier(public_pem)
+            self._envelopes = msgspec.json.Decoder(self._type, strict=False)
+            self._decode = self._envelopes.decode
             self.mode = Mode.SIGNATURE
 
     def read(self, body: bytes) -> Envelope | OpenEnvelope:
@@ -112,6 +115,8 @@ class Gate:
         except (UnicodeDecodeError, RecursionError):
             raise self._unreadable(body) from None
         auth = envelope.auth_data
+        if not auth.ticket and auth is not (auth := completed(auth)):
+            envelope = msgspec.structs.replace(envelope, auth_data=auth)
         if (
             0.0 <= auth.cost <= MAX_COST
             and 0 <= auth.request_idx < _MAX_INT
@@ -140,7 +145,7 @@ class Gate:
         else:
             problems = _wrong_figures(auth)
             if not problems:
-                return auth
+                return completed(auth)
         raise InvalidMessageError(
             {
                 "Stoker-Auth" if name == "body" else f"Stoker-Auth.{name}": problem
@@ -179,9 +184,13 @@ class Gate:
             if auth.url.rstrip("/") != self._url:
                 raise TicketError("other_worker", "the signature is for another worker")
             assert self._signatures is not None
-            self._signatures.verify(auth.url, auth.signature)
+            self._signatures.verify(auth)
         elif mode is Mode.UNDECIDED:
             raise UndecidedError
+
+    def failed(self, request_idx: int) -> None:
+        """The request was refused or has failed: a later ticket of it is good."""
+        self._tickets.failed(request_idx)
 
 
 _auths = msgspec.json.Decoder(AuthData)

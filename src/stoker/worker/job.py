@@ -190,6 +190,11 @@ class Job(Place, RelayObserver):
         return self.exchange.method == "POST"
 
     @property
+    def path(self) -> str:
+        """The route that it took."""
+        return self.route.path
+
+    @property
     def silent(self) -> bool:
         """The router is not told of it: it knows the session that the request is in."""
         return self.session is not None

@@ -14,6 +14,8 @@ Rules (all figures that are reported live in this file):
   place of the estimate in all figures: `new_load` gets the difference.
 * A session counts as a request without a load of its own; the requests in it are not told of one by
   one, because the router knows only the one that opened it.
+* Each request is told of with its load: when it is at work, as estimated; when it has ended, as it
+  turned out. So the control plane need not believe what its client claimed.
 * Finished requests wait in a list until they were told. While the control plane is away it grows to
   `MAX_FINISHED` and no more: then the oldest are forgotten, and counted in `forgotten`.
 
@@ -58,6 +60,7 @@ class Metered(Protocol):
         estimate: load units that were expected when it came.
         served: load units that are known to be served.
         silent: the router is not told of it (a request within a session).
+        path: the route that it took; "": none of its own (a session), and no load either.
         entered_queue_at: seconds of the worker's monotonic clock.
         work_started_at: likewise; None: it did not start.
     """
@@ -71,6 +74,10 @@ class Metered(Protocol):
 
     @property
     def silent(self) -> bool:
+        """See above."""
+
+    @property
+    def path(self) -> str:
         """See above."""
 
     def __hash__(self) -> int: ...
@@ -106,14 +113,19 @@ class Meter:
         self._received += 1
         self.changes += 1
 
-    def refused(self, request_idx: int, load: float, now: float, silent: bool = False) -> None:
+    def refused(
+        self, request_idx: int, load: float, now: float, silent: bool = False, path: str = ""
+    ) -> None:
         """A request was turned away for want of capacity."""
         self._rej_load += load
         self._received += 1
         self.changes += 1
         if silent:
             return
-        self._finished.append(FinishedRequest(request_idx, False, "Rejected", now, None, now))
+        told = load if path else None
+        self._finished.append(
+            FinishedRequest(request_idx, False, "Rejected", now, None, now, told, path)
+        )
         if len(self._finished) > MAX_FINISHED:
             self._forget_oldest()
 
@@ -170,6 +182,8 @@ class Meter:
                 request.entered_queue_at,
                 request.work_started_at,
                 now,
+                (request.estimate if actual is None else actual) if request.path else None,
+                request.path,
             )
         )
         if len(finished) > MAX_FINISHED:
@@ -189,15 +203,22 @@ class Meter:
         """Requests queued or working."""
         return len(self._live)
 
-    def working_request_idxs(self) -> list[int]:
-        """The router's numbers of the requests queued or working, the oldest first."""
+    def working_requests(self) -> tuple[list[int], list[float | None]]:
+        """The requests queued or working, the oldest first.
+
+        Returns:
+            The router's numbers of them, and what each was expected to need when it came, load
+            units; None: it has no load of its own.
+        """
         found: list[int] = []
+        loads: list[float | None] = []
         for request in self._live:
             if len(found) == MAX_WORKING_IDXS:
                 break
             if not request.silent:
                 found.append(request.request_idx)
-        return found
+                loads.append(request.estimate if request.path else None)
+        return found, loads
 
     def take(self) -> Figures:
         """Take the counts for a report; `put_back` them if it fails."""

@@ -79,13 +79,10 @@ def _with_unix_times(request: FinishedRequest, offset: float) -> FinishedRequest
         request: with times of our monotonic clock.
         offset: Unix time less the monotonic clock, seconds.
     """
-    moments = (request.entered_queue_at, request.work_started_at, request.work_completed_at)
-    return FinishedRequest(
-        request.request_idx,
-        request.success,
-        request.status,
-        *(None if at is None else at + offset for at in moments),
-    )
+    names = ("entered_queue_at", "work_started_at", "work_completed_at")
+    known = {name: at for name in names if (at := getattr(request, name)) is not None}
+    moved = {name: at + offset for name, at in known.items()}
+    return msgspec.structs.replace(request, **moved)
 
 
 def _reason(response: Response) -> str:

@@ -371,6 +371,7 @@ class RunningWorker:
 
     def _describe(self, figures: Figures) -> WorkerStatus:
         disk = self._disk_usage()
+        working, loads = self._meter.working_requests()
         return WorkerStatus(
             id=self.settings.worker_id,
             mtoken=self.settings.mtoken,
@@ -387,7 +388,8 @@ class RunningWorker:
             num_requests_recieved=figures.received,
             additional_disk_usage=disk - self._disk_at_start,
             disk_usage=disk,
-            working_request_idxs=self._meter.working_request_idxs(),
+            working_request_idxs=working,
+            working_loads=loads,
             boot_id=self.boot_id,
             draining=self._app.draining,
             slots=self._app.slots,

@@ -17,6 +17,7 @@ import msgspec
 from stoker import logs
 from stoker.errors import InvalidMessageError
 from stoker.http import Exchange, UpstreamError, fetch
+from stoker.tickets import completed
 from stoker.wire import AuthData, decode, encode, error_body
 from stoker.worker.admission import retry_after_header
 from stoker.worker.checking import MAX_SESSIONS, RESERVED_PREFIX
@@ -125,6 +126,7 @@ class SessionCalls:
         if not app.authorised(exchange, auth, now):
             return
         if self._table.full:
+            app.gate.failed(auth.request_idx)
             app.meter.refused(auth.request_idx, 0.0, now)
             ends = [session.expires - now for session in self._table.all()]
             after = retry_after_header(min(ends, default=60.0))
@@ -177,7 +179,7 @@ class SessionCalls:
     def _shows_proof(self, exchange: Exchange, session: Session[Job], call: SessionCall) -> bool:
         if call.session_auth is None:
             raise InvalidMessageError({"session_auth": "is required"})
-        if session.belongs_to(call.session_auth):
+        if session.belongs_to(completed(call.session_auth)):
             return True
         self._app.refuse(exchange, 401, _OTHERS, "unauthorised_session")
         return False

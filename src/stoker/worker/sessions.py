@@ -103,6 +103,11 @@ class Session(Generic[J]):
     entered_queue_at: float = 0.0
     work_started_at: float | None = None
 
+    @property
+    def path(self) -> str:
+        """None of its own: it is no request (see `stoker.worker.metering.Metered`)."""
+        return ""
+
     def belongs_to(self, auth: AuthData) -> bool:
         """Whether `auth` is what the session was opened with."""
         return hmac.compare_digest(encode(self.auth), encode(auth))
