@@ -68,7 +68,7 @@ class OpenAiOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         Meta(description="Parts of log lines that say it is loaded; none: the health check tells"),
     ] = []
     on_error: Annotated[
-        list[Argument], Meta(description="Parts of log lines that say it cannot serve")
+        list[Argument], Meta(description="Parts of log lines that have its health checked")
     ] = []
 
     def origin(self) -> str:
