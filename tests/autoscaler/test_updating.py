@@ -211,11 +211,13 @@ async def test_new_workers_get_the_new_settings_at_once(house):
 
     house.shelf.before_create = keep
     (group,) = house.plane.fleet.groups
-    await house.store.update_workergroup(group, options={"parallel": 3})
+    env = {"env": {"A": "1"}}
+    await house.store.update_workergroup(group, options={"parallel": 3}, instance=env)
     await house.plane.changed()
     house.planner = plan
     worker = await house.ready_worker()
-    assert (specs[0].options, specs[0].revision, worker.revision) == ({"parallel": 3}, 1, 1)
+    assert (specs[0].options, specs[0].instance) == ({"parallel": 3}, env)
+    assert (specs[0].revision, worker.revision) == (1, 1)
 
 
 async def test_an_instance_of_a_creation_asked_again_after_a_change_runs_the_new_settings(house):

@@ -49,6 +49,32 @@ async def test_an_unknown_option_is_refused_and_nothing_is_made(local: Local) ->
     assert not local.root.exists()
 
 
+async def test_what_the_settings_file_gives_an_instance_is_in_its_manifest(local: Local) -> None:
+    given = {
+        "env": {"A": "1"},
+        "steps": [{"kind": "write", "path": "etc/a", "text": "b"}],
+        "use_ssl": True,
+        "supervision": {"drain_grace": 5.0},
+    }
+    manifest = local.provider()._manifest("local-1", local.spec(instance=given))
+    assert (manifest.env, manifest.use_ssl, manifest.worker_id) == ({"A": "1"}, True, 1)
+    assert manifest.steps[0].text == "b"
+    assert manifest.supervision.drain_grace == 5.0
+
+
+async def test_what_an_instance_cannot_be_given_is_refused_and_nothing_is_made(
+    local: Local,
+) -> None:
+    for given, said in (
+        ({"env": {"A=": "1"}}, "env"),
+        ({"steps": [{"kind": "pip", "packages": []}]}, "packages"),
+        ({"no_such_field": 1}, "no_such_field"),
+    ):
+        with pytest.raises(ProviderError, match=said):
+            await local.provider().create("local", local.spec(instance=given))
+    assert not local.root.exists()
+
+
 async def test_a_directory_that_cannot_be_made_is_a_clear_error(
     local: Local, tmp_path: Path
 ) -> None:

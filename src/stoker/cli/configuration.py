@@ -151,7 +151,7 @@ def apply(
         raise typer.Exit(CHANGES_LEFT if detailed_exitcode and work else 0)
     deleted = [change for change in changes if change["kind"] == "delete"]
     if deleted and not yes:
-        _ask(len(deleted))
+        _ask(_count(deleted, "thing"))
 
     async def work_on(client: Client) -> dict[str, Any]:
         return await client.apply(wanted, prune=prune, expect=str(plan["fingerprint"]))
@@ -168,11 +168,11 @@ async def _is_here(client: Client) -> bool:
     return (urlsplit(client.url).hostname or "") in ("127.0.0.1", "::1", "localhost")
 
 
-def _ask(count: int) -> None:
+def _ask(counted: str) -> None:
     """Go on only if somebody says so."""
     if not sys.stdin.isatty():
-        problem = f"{count} things would be deleted, and nobody can be asked: give --yes"
+        problem = f"would delete {counted}, and nobody can be asked: give --yes"
         raise ConfigError("--prune", problem)
-    if not typer.confirm(f"Delete {count} of these, with their workers?"):
+    if not typer.confirm(f"Delete {counted}, with their workers?"):
         output.err.print("nothing was changed")
         raise typer.Exit(1)
