@@ -333,6 +333,7 @@ async def test_stopping_the_server_destroys_every_instance(house):
     hurry.set()
     await house.plane.stop_instances(hurry)
     assert house.shelf.instances == {}
+    await house.plane.writer.idle()
     assert await house.store.list_workers() == []
 
 

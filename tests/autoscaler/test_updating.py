@@ -178,6 +178,8 @@ async def test_an_update_that_was_written_but_not_asked_for_is_asked_for_after_a
 ):
     await change(house, worker)
     await do(house, worker, *UPDATE)
+    house.plane.writer.kick()
+    await house.plane.writer.idle()
     # As if the process had ended between the row and the call.
     await house.store.update_worker(worker.id, state="update_rebooting", revision=0)
     house.shelf.asked.clear()

@@ -2,7 +2,8 @@
 
 Rules:
 
-* What was decided is written down before it is asked for.
+* What was decided is written down before it is asked for. An order waits for that in its own task,
+  and the round goes on. A creation whose row cannot be written is not asked for, and decided anew.
 * Stopping, destroying and rebooting wait until the worker is empty, for `DRAIN_LIMIT` at most.
 * A decision that does not fit any more (a report came in between) is dropped: the next round
   decides anew.
@@ -10,14 +11,15 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any
 
-from stoker.autoscaler.calls import Calls, UncertainError
+from stoker.autoscaler.calls import Calls, NotWrittenError, UncertainError
 from stoker.autoscaler.fleet import Goal, Worker
 from stoker.autoscaler.plane import Plane
 from stoker.autoscaler.planning import Action, ActionKind
 from stoker.autoscaler.states import ACTIVE, Event, ImpossibleEventError, WorkerState
-from stoker.errors import StokerError
+from stoker.errors import StokerError, StoreError
 from stoker.logs import get_logger
 from stoker.providers import Instance, InstanceSpec, Offer, Provider
 from stoker.store import WorkergroupRecord
@@ -45,15 +47,22 @@ class Actor:
     )
     """States in which an order may have to be repeated."""
 
-    def __init__(self, plane: Plane, save: Callable[[Worker], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        plane: Plane,
+        save: Callable[[Worker], Awaitable[None]],
+        complain: Callable[[str, str, float], None],
+    ) -> None:
         """Act for a control plane.
 
         Args:
             plane: the control plane.
-            save: writes a worker's row, and never fails.
+            save: writes the row of a worker that has one; it has a limit, and never fails.
+            complain: tells what is wrong with the store (see `Telling.complain`).
         """
         self._plane = plane
         self._save = save
+        self._complain = complain
         self.calls = Calls(plane)
         self.actions: dict[tuple[str, str], int] = {}
         """(endpoint, kind) -> actions carried out."""
@@ -64,7 +73,7 @@ class Actor:
         key = (plane.fleet.endpoints[endpoint_id].name, action.kind.value)
         if action.kind is ActionKind.CREATE:
             self.actions[key] = self.actions.get(key, 0) + 1
-            await self._create(endpoint_id, action, offers)
+            self._create(endpoint_id, action, offers)
             return
         assert action.worker_id is not None
         worker = plane.fleet.workers.get(action.worker_id)
@@ -111,8 +120,7 @@ class Actor:
             plane.changed_state(worker, Event.PLAN_REBOOT, now)
             worker.reported_at = None  # its new boot owes us nothing until it is heard of
             worker.former_at = None
-            await self._save(worker)
-            self._ask_update(worker, now)
+            self._ask_update(worker, now, save=True)
 
     def _tell(self, worker: Worker, reason: str) -> None:
         worker.reason = reason
@@ -121,7 +129,7 @@ class Actor:
 
     # -- create ----------------------------------------------------------------------------
 
-    async def _create(self, endpoint_id: int, action: Action, offers: Offers) -> None:
+    def _create(self, endpoint_id: int, action: Action, offers: Offers) -> None:
         plane = self._plane
         assert action.group_id is not None
         group = plane.fleet.groups.get(action.group_id)
@@ -129,7 +137,7 @@ class Actor:
             return
         offer_id = action.offer_id or ""
         offer = next((o for o in offers.get(action.provider, ()) if o.id == offer_id), None)
-        record = await plane.store.create_worker(
+        record = plane.store.draft_worker(
             endpoint_id,
             group.id,
             action.provider,
@@ -145,8 +153,8 @@ class Actor:
         )
         now = plane.now()
         worker = plane.adopt(record, now)
-        reason = action.reason.replace("create worker", f"create worker {worker.id}", 1)
-        self._tell(worker, reason)
+        worker.written = False
+        worker.reason = action.reason.replace("create worker", f"create worker {worker.id}", 1)
         self._ask_create(worker, group, now)
 
     def _ask_create(self, worker: Worker, group: WorkergroupRecord, now: float) -> None:
@@ -170,6 +178,8 @@ class Actor:
         self.calls.about(worker, "create", self._made(worker, spec), created)
 
     async def _made(self, worker: Worker, spec: InstanceSpec) -> Instance:
+        if not worker.written:
+            await self._write_first(worker)
         provider = self._provider(worker)
         instance = await provider.create(worker.record.offer_id, spec)
         if worker.revision != spec.revision and instance.worker_id == worker.id:
@@ -179,6 +189,23 @@ class Actor:
             except StokerError as error:  # the instance is there all the same
                 raise UncertainError(f"made, and not updated: {error}") from None
         return instance
+
+    async def _write_first(self, worker: Worker) -> None:
+        """Write the row of a worker that has none.
+
+        Raises:
+            NotWrittenError: that is impossible; the worker is dropped.
+        """
+        plane = self._plane
+        try:
+            await plane.store.insert_worker(worker.record)
+        except StokerError as error:
+            plane.drop(worker)
+            if isinstance(error, StoreError):
+                self._complain("the store", str(error), plane.now())
+            raise NotWrittenError(str(error)) from None
+        worker.written = True
+        self._tell(worker, worker.reason)
 
     def _spec(self, worker: Worker, group: WorkergroupRecord) -> InstanceSpec | None:
         plane = self._plane
@@ -204,23 +231,24 @@ class Actor:
         was_running = worker.state is WorkerState.DRAINING or worker.state in ACTIVE
         worker.goal, worker.error = "run", ""
         self._plane.changed_state(worker, Event.PLAN_START, now)
-        await self._save(worker)
+        self._plane.fleet.dirty.add(worker.id)
         if was_running:
             return  # it was never told to stop
         worker.reported_at = None  # its silence while it was stopped is no fault
-        self._ask_start(worker, now)
+        self._ask_start(worker, now, save=True)
 
-    def _ask_start(self, worker: Worker, now: float) -> None:
+    def _ask_start(self, worker: Worker, now: float, *, save: bool = False) -> None:
         if worker.instance_id is None:
             return
         group = self._group(worker)
         if group is not None and group.updating and worker.revision != group.revision:
-            self._ask_update(worker, now)  # it starts with the new settings
+            self._ask_update(worker, now, save=save)  # it starts with the new settings
             return
         worker.asked_at = now
-        self.calls.about(worker, "start", self._provider(worker).start(worker.instance_id))
+        work = self._provider(worker).start(worker.instance_id)
+        self.calls.about(worker, "start", self._saved_first(worker, work) if save else work)
 
-    def _ask_update(self, worker: Worker, now: float) -> None:
+    def _ask_update(self, worker: Worker, now: float, *, save: bool = False) -> None:
         group = self._group(worker)
         spec = self._spec(worker, group) if group is not None else None
         if worker.instance_id is None or spec is None:
@@ -232,7 +260,16 @@ class Actor:
             self._plane.fleet.dirty.add(worker.id)
 
         work = self._provider(worker).update(worker.instance_id, spec)
+        work = self._saved_first(worker, work) if save else work
         self.calls.about(worker, "update", work, updated)
+
+    async def _saved_first(self, worker: Worker, order: Coroutine[Any, Any, None]) -> None:
+        try:
+            await self._save(worker)
+        except BaseException:
+            order.close()
+            raise
+        await order
 
     def _may_reboot(self, worker: Worker, now: float) -> bool:
         """Whether nothing would be cut; what still takes requests is drained first."""
@@ -268,10 +305,9 @@ class Actor:
             return
         if worker.record.attached:
             if worker.goal == "destroy":
-                await self._plane.forget(worker)
-                self._plane.journal.note(
-                    worker.endpoint_id, "info1", f"worker {worker.id}: drained and forgotten"
-                )
+                text = f"worker {worker.id}: drained and forgotten"
+                note = self._plane.journal.note
+                self._plane.forget(worker, lambda: note(worker.endpoint_id, "info1", text))
             return
         if worker.goal == "stop":
             await self._stop(worker, now)
@@ -280,11 +316,11 @@ class Actor:
             self._plane.changed_state(worker, Event.PLAN_DESTROY, now)
         elif not self._due(worker, now):
             return
-        await self._save(worker)
+        self._plane.fleet.dirty.add(worker.id)
         if worker.instance_id is not None:
             worker.asked_at = now
             work = self._provider(worker).destroy(worker.instance_id)
-            self.calls.about(worker, "destroy", work)
+            self.calls.about(worker, "destroy", self._saved_first(worker, work))
 
     def _finish(self, worker: Worker, now: float) -> None:
         """Ask again where an answer was lost, or where we ended before we had it."""
@@ -308,10 +344,11 @@ class Actor:
             return
         elif not self._due(worker, now):
             return
-        await self._save(worker)
+        self._plane.fleet.dirty.add(worker.id)
         if worker.instance_id is not None:
             worker.asked_at = now
-            self.calls.about(worker, "stop", self._provider(worker).stop(worker.instance_id))
+            work = self._provider(worker).stop(worker.instance_id)
+            self.calls.about(worker, "stop", self._saved_first(worker, work))
 
     # -- small questions -------------------------------------------------------------------
 

@@ -37,6 +37,10 @@ class UncertainError(StokerError):
     """An answer from which it cannot be known whether the order was carried out."""
 
 
+class NotWrittenError(StokerError):
+    """The worker's row could not be written, so nothing was asked of the provider."""
+
+
 class Calls:
     """What is under way at the providers."""
 
@@ -91,6 +95,9 @@ class Calls:
             except TimeoutError:
                 answer = f"no answer within {CALL_LIMIT:.0f} s: it is asked again"
                 worker.error = f"{verb}: {answer}"
+            except NotWrittenError as error:
+                log.debug("not asked for: its row is not written", call=verb, error=str(error))
+                return
             except UncertainError as error:
                 answer = f"{error}: it is asked again"
                 worker.error = f"{verb}: {answer}"

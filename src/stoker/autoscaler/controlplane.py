@@ -30,7 +30,8 @@ from stoker.autoscaler.reconciler import Planner, Reconciler
 from stoker.autoscaler.recording import Recordings
 from stoker.autoscaler.router import TICKET_LIFETIME, Assigned, Router
 from stoker.autoscaler.states import ACTIVE, Event, WorkerState, wire_name
-from stoker.errors import NotFoundError, StoreError
+from stoker.autoscaler.writer import Writer
+from stoker.errors import StoreError
 from stoker.logs import get_logger
 from stoker.providers import AttachedProvider, Provider
 from stoker.store import Store, WorkerRecord
@@ -96,6 +97,8 @@ class ControlPlane(Asked):
         self.front_refusals: Callable[[], Mapping[str, int]] = dict
         self.loaded_at = self.now()
         self._hurry = asyncio.Event()
+        self._reading = asyncio.Lock()
+        self.writer = Writer(self._write_down)
         self._task: asyncio.Task[None] | None = None
         self._next_beat: asyncio.TimerHandle | None = None
 
@@ -201,6 +204,15 @@ class ControlPlane(Asked):
             self._next_beat.cancel()
         await self.claims.close()
         await self.reconciler.close()
+        await self.writer.close(self._write_last)
+
+    async def _write_down(self) -> None:
+        await self.reconciler.write_down()
+        await self.journal.flush()
+        await self._keep_numbers()
+
+    async def _write_last(self) -> None:
+        await self.reconciler.write_down(at_once=True)
         await self.journal.flush()
 
     async def _end_loop(self) -> None:
@@ -212,7 +224,7 @@ class ControlPlane(Asked):
     async def _run(self) -> None:
         while True:
             try:
-                await self.step()
+                await self._round()
             except Exception:
                 # A round that fails must not end the rounds: the next one sees the world afresh.
                 log.exception("a round of reconciliation failed")
@@ -225,7 +237,12 @@ class ControlPlane(Asked):
             self._hurry.clear()
 
     async def step(self) -> None:
-        """One round: observe, decide, act, write down."""
+        """One round, and wait until what it left to be written is written."""
+        await self._round()
+        await self.writer.idle()
+
+    async def _round(self) -> None:
+        """Observe, decide, act, and have written down what came of it."""
         self._look_at_the_clock()
         try:
             await self.reconciler.step(self.now())
@@ -234,8 +251,7 @@ class ControlPlane(Asked):
             now = self.now()
             self.router.tick(now)
             self.on_tick(now)
-            await self.journal.flush()
-            await self._keep_numbers()
+            self.writer.kick()
 
     async def _keep_numbers(self) -> None:
         try:
@@ -392,31 +408,41 @@ class ControlPlane(Asked):
         )
         return worker
 
-    async def forget(self, worker: Worker) -> None:
-        """Drop a worker whose instance is gone.
+    def forget(self, worker: Worker, then: Callable[[], None] = lambda: None) -> None:
+        """Drop a worker whose instance is gone, and have its row deleted.
 
-        Raises:
-            StoreError: the row of an attached worker cannot be deleted. It is forgotten when that
-                works, as a row that stayed would let it in again after a restart.
+        An attached worker is dropped when its row is deleted, as a row that stayed would let it in
+        again after a restart. Of any other, the next start finds the row, and the instance gone.
+
+        Args:
+            worker: which.
+            then: called when it is dropped.
         """
         self.router.set_available(worker.id, False, self.now())
-        try:
-            await self.store.delete_worker(worker.id)
-        except NotFoundError:
-            log.debug("the worker's row was gone already", worker=worker.id)
-        except StoreError as error:
-            if worker.record.attached:
-                raise
-            # The next start finds the row, and its instance gone.
-            log.warning("a worker's row stays", worker=worker.id, error=str(error))
+
+        def drop() -> None:
+            self.drop(worker)
+            then()
+
+        if worker.record.attached:
+            self.reconciler.rows.forget(worker.id, drop)
+            return
+        self.reconciler.rows.forget(worker.id)
+        drop()
+
+    def drop(self, worker: Worker) -> None:
+        """Take a worker out of the fleet and the rotation's books."""
         self.router.remove_worker(worker.id, self.now())
-        self.claims.forget(worker.id)
         self.fleet.remove(worker)
 
     # -- what was written, and the end --------------------------------------------------------
 
     async def changed(self) -> None:
         """Endpoints, workergroups or keys were written: read them again."""
+        async with self._reading:  # what was read last is what counts
+            await self._read_again()
+
+    async def _read_again(self) -> None:
         records = await self.store.list_endpoints(with_destroyed=True)
         groups = await self.store.list_workergroups()
         keys = await self.store.list_api_keys()
@@ -470,7 +496,6 @@ class ControlPlane(Asked):
                 )
         while any(not w.record.attached for w in self.fleet.workers.values()):
             await self.reconciler.step(self.now(), plan_too=False, cut_drains=hurry.is_set())
-            await self.journal.flush()
             try:
                 async with asyncio.timeout(MIN_TICK):
                     await self._hurry.wait()

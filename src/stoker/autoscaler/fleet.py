@@ -80,6 +80,8 @@ class Worker:
     """When the provider was last asked to do something with it."""
     coming_since: float | None = None
     """Since when it is being created or started; None: it is not."""
+    written: bool = True
+    """Its row is in the store; before that its instance is not asked for."""
     restored: bool = False
     """It was there when this control plane started."""
     former_at: float | None = None

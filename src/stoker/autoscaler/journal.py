@@ -7,6 +7,7 @@ providers, ``debug`` everything.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Literal
@@ -23,6 +24,9 @@ MAX_PENDING = 10_000
 """Lines kept in memory while the store cannot be written."""
 
 MAX_LINE = 500
+
+FLUSH_PATIENCE = 1.0
+"""Seconds for which a reader waits until what was noted before is written."""
 
 
 class Journal:
@@ -42,6 +46,8 @@ class Journal:
         self._wall = wall
         self._name_of = name_of
         self._pending: list[LogEntry] = []
+        self._writing: list[LogEntry] = []
+        self._turn = asyncio.Lock()
         self._failing = False
         self.lost = 0
 
@@ -67,11 +73,15 @@ class Journal:
 
     async def flush(self) -> None:
         """Write what is pending; keep it when the store cannot be written just now."""
-        batch, self._pending = self._pending, []
+        async with self._turn:
+            await self._flush()
+
+    async def _flush(self) -> None:
+        self._writing, self._pending = self._pending, []
         try:
-            await self._store.append_logs(batch)
+            await self._store.append_logs(self._writing)
         except Exception as error:
-            self._pending = (batch + self._pending)[-MAX_PENDING:]
+            self._pending = (self._writing + self._pending)[-MAX_PENDING:]
             if not self._failing:  # said once: it is tried again each second, for hours perhaps
                 log.warning("the endpoint logs cannot be written", error=str(error))
             self._failing = True
@@ -79,11 +89,13 @@ class Journal:
             if self._failing:
                 log.info("the endpoint logs can be written again")
             self._failing = False
+        finally:
+            self._writing = []
 
     @property
     def pending(self) -> int:
         """Lines that are not written yet."""
-        return len(self._pending)
+        return len(self._writing) + len(self._pending)
 
     async def since(
         self, endpoint_id: int, level: Level, *, tail: int, after: int = 0
@@ -102,8 +114,15 @@ class Journal:
 
     async def levels(self, endpoint_id: int, group_id: int | None, tail: int) -> dict[str, str]:
         """The last `tail` lines of each level, oldest first, as the protocol wants them."""
-        await self.flush()
+        flush = asyncio.ensure_future(self.flush())
+        await asyncio.wait([flush], timeout=FLUSH_PATIENCE)
         records = await self._store.read_log(endpoint_id, 10_000, workergroup_id=group_id)
+        if not flush.done():  # the database is locked: what waits for it is shown all the same
+            records += [
+                line
+                for line in self._writing + self._pending
+                if line.endpoint_id == endpoint_id and group_id in (None, line.workergroup_id)
+            ]
         answer: dict[str, str] = {}
         for depth, level in enumerate(LEVELS):
             shown = set(LEVELS[: depth + 1])

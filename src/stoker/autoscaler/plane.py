@@ -5,6 +5,7 @@ They name this, and not `stoker.autoscaler.controlplane`, which is made of them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from stoker.autoscaler.experience import Experience
@@ -13,6 +14,7 @@ from stoker.autoscaler.journal import Journal
 from stoker.autoscaler.planning import Forecaster
 from stoker.autoscaler.router import Router
 from stoker.autoscaler.states import Event
+from stoker.autoscaler.writer import Writer
 from stoker.providers import Provider
 from stoker.store import Store, WorkerRecord
 
@@ -27,6 +29,7 @@ class Plane(Protocol):
     router: Router
     forecasters: dict[int, Forecaster]
     journal: Journal
+    writer: Writer
     report_addr: str
     loaded_at: float
 
@@ -58,8 +61,12 @@ class Plane(Protocol):
         """Take a worker's row into the fleet."""
         ...
 
-    async def forget(self, worker: Worker) -> None:
-        """Drop a worker whose instance is gone."""
+    def forget(self, worker: Worker, then: Callable[[], None] = ...) -> None:
+        """Drop a worker whose instance is gone; `then` is called when it is dropped."""
+        ...
+
+    def drop(self, worker: Worker) -> None:
+        """Take a worker out of the fleet that never came to be."""
         ...
 
     async def changed(self) -> None:

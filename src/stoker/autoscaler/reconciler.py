@@ -3,8 +3,9 @@
 Rules:
 
 * A worker's row is written before its instance is asked for, and deleted after its instance is
-  seen to be gone. So a crash at any line leaves no instance that nobody knows: the next start finds
-  the row, or finds an instance without a row (a stray), says so and destroys it.
+  seen to be gone. The order waits for the row, in a task of its own; the round does not. So a crash
+  at any line leaves no instance that nobody knows: the next start finds the row, or finds an
+  instance without a row (a stray), says so and destroys it.
 * A worker that is to stop first leaves the rotation, then runs empty, then is stopped.
 * A provider may be slow, fail, hang or lie (see `census` and `calls`): no round waits for one, and
   one wrong list does no harm.
@@ -30,7 +31,7 @@ from stoker.autoscaler.rows import Rows
 from stoker.autoscaler.states import PROVIDER_EVENTS, Event, WorkerState, wire_name
 from stoker.autoscaler.strays import Strays
 from stoker.autoscaler.telling import Telling
-from stoker.autoscaler.updating import finish_updates
+from stoker.autoscaler.updating import finish_update, finished_updates
 from stoker.errors import StokerError, StoreError
 from stoker.logs import get_logger
 from stoker.providers import Instance, Offer
@@ -45,6 +46,9 @@ LIST_LIMIT = 120.0
 
 LIST_PATIENCE = 2.0
 """Seconds for which a round waits for the lists; later ones count in a later round."""
+
+SAVE_LIMIT = 5.0
+"""Seconds for which an order about a worker that is there waits for the worker's row."""
 
 GONE_AFTER = 10.0
 """Seconds for which a provider may not list an instance before it counts as gone."""
@@ -61,15 +65,15 @@ class Reconciler:
     def __init__(self, plane: Plane, planner: Planner = plan) -> None:
         self._plane = plane
         self._planner = planner
-        self._rows = Rows(plane)
-        self._actor = Actor(plane, self._save)
+        self.rows = Rows(plane)
+        self.telling = Telling(plane)
+        self._actor = Actor(plane, self._save, self.telling.complain)
         self._strays = Strays(plane, self._actor.calls)
         self.offers: dict[str, list[Offer]] = {}
         """What each provider listed last."""
         self.problems: dict[str, str] = {}
         """Why a provider cannot be asked, of those that cannot."""
         self._lists: dict[str, asyncio.Task[None]] = {}
-        self.telling = Telling(plane)
         self.hearing = Hearing()
         self.worker_seconds: dict[tuple[str, str], float] = {}
         """(endpoint, state) -> seconds that its workers spent in it."""
@@ -91,7 +95,14 @@ class Reconciler:
             task.cancel()
         await asyncio.gather(*lists, return_exceptions=True)
         await self._actor.calls.close()
-        write = self._rows.write_all(self._plane.now(), at_once=True)
+
+    async def write_down(self, *, at_once: bool = False) -> None:
+        """Write what changed; what cannot be written is kept for the next time.
+
+        Args:
+            at_once: write what was learnt as well, whether it is due or not.
+        """
+        write = self.rows.write_all(self._plane.now(), at_once=at_once)
         await self._attempt(write, "write down")
 
     async def step(self, now: float, *, plan_too: bool = True, cut_drains: bool = False) -> None:
@@ -119,7 +130,7 @@ class Reconciler:
             # Clients and workers are answered between two endpoints: with a thousand of them a
             # round takes seconds.
             await asyncio.sleep(0)
-        await self._attempt(self._rows.write_all(now), "write down")
+        plane.writer.kick()
 
     def release(self, worker: Worker, goal: Goal, now: float, reason: str) -> None:
         """Take a worker out of the rotation, to be stopped or destroyed once it is empty."""
@@ -127,6 +138,7 @@ class Reconciler:
 
     async def _attempt(self, work: Coroutine[Any, Any, None], what: str, **about: Any) -> None:
         """Do one thing; its trouble is not the others'."""
+        writes = self.rows.writes
         try:
             await work
         except StoreError as error:
@@ -135,17 +147,23 @@ class Reconciler:
         except Exception:
             log.exception("a part of a round failed", part=what, **about)
         else:
-            if what == "write down":
+            if what == "write down" and self.rows.writes > writes:
                 self.telling.well("the store")
 
     async def _save(self, worker: Worker) -> None:
         """What was decided is written before it is done, so that a crash cannot undo it.
 
-        It is done all the same when the store cannot be written: a full disk must keep no worker
-        running, and what the row then says wrongly is seen from the provider's list.
+        It is done all the same when the store cannot be written within `SAVE_LIMIT`: a full disk or
+        another process's lock must keep no worker running, and what the row then says wrongly is
+        seen from the provider's list.
         """
         self._plane.fleet.dirty.add(worker.id)
-        await self._attempt(self._rows.write(), "write down")
+        try:
+            async with asyncio.timeout(SAVE_LIMIT):
+                await self._attempt(self.rows.write_one(worker), "write down")
+        except TimeoutError:
+            problem = f"a row could not be written within {SAVE_LIMIT:.0f} s"
+            self.telling.complain("the store", problem, self._plane.now())
 
     async def _decide(self, endpoint: Endpoint, now: float) -> None:
         if endpoint.record.destroyed:
@@ -158,7 +176,9 @@ class Reconciler:
         for action in decided.actions:
             await self._actor.act(endpoint.id, action, self.offers, now)
         self.telling.plan(endpoint.id, decided, now)
-        await finish_updates(self._plane, endpoint.id)
+        for group in finished_updates(self._plane, endpoint.id):
+            work = self._attempt(finish_update(self._plane, group), "finish an update")
+            self._plane.writer.once(("update", group.id), work)
 
     # -- observe ---------------------------------------------------------------------------
 
@@ -256,7 +276,7 @@ class Reconciler:
         plane = self._plane
         why = "destroyed" if worker.goal == "destroy" else "its instance is gone"
         lived = now - worker.state_since
-        await plane.forget(worker)
+        plane.forget(worker)
         if worker.goal != "destroy":
             plane.experience.vanished(worker, now)
         self._strays.remember(worker)
@@ -349,10 +369,14 @@ class Reconciler:
             reason = f"destroy worker {worker.id}: its endpoint was deleted"
             self.release(worker, "destroy", plane.now(), reason)
         if not workers:
-            await plane.store.purge_endpoint(endpoint_id)
-            self.plans.pop(endpoint_id, None)
-            self.telling.forget(endpoint_id)
-            await plane.changed()
+            work = self._attempt(self._purge(endpoint_id), "purge an endpoint")
+            plane.writer.once(("purge", endpoint_id), work)
+
+    async def _purge(self, endpoint_id: int) -> None:
+        await self._plane.store.purge_endpoint(endpoint_id)
+        self.plans.pop(endpoint_id, None)
+        self.telling.forget(endpoint_id)
+        await self._plane.changed()
 
 
 async def _outcome(task: asyncio.Task[None]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from stoker.autoscaler.fleet import Worker
 from stoker.autoscaler.plane import Plane
 from stoker.autoscaler.states import ACTIVE
 from stoker.errors import NotFoundError
@@ -27,6 +29,10 @@ class Rows:
         self._kept_at: float | None = None
         self._forecast_due: dict[int, float] = {}
         """When each endpoint's is to be written."""
+        self.writes = 0
+        """How many succeeded so far."""
+        self._gone: dict[int, Callable[[], None]] = {}
+        """Workers whose rows are to be deleted, and what is done then."""
 
     async def write(self) -> None:
         """Write the rows of all workers that changed.
@@ -37,33 +43,56 @@ class Rows:
         plane = self._plane
         for worker_id in list(plane.fleet.dirty):
             worker = plane.fleet.workers.get(worker_id)
-            # Taken off before it is written: what changes meanwhile puts it on again.
-            plane.fleet.dirty.discard(worker_id)
             if worker is None:
-                continue
-            ready_at = worker.record.ready_at
-            if worker.state in ACTIVE and ready_at is None:
-                ready_at = plane.wall(worker.state_since)
-            fields: dict[str, Any] = {
-                "state": worker.state.value,
-                "desired": worker.goal,
-                "instance_id": worker.instance_id,
-                "perf": worker.perf,
-                "url": worker.url or worker.record.url,
-                "ready_at": ready_at,
-                "error": worker.error[:500],
-                "revision": worker.revision,
-                "boot_id": worker.boot_id,
-                "state_since": plane.wall(worker.state_since),
-                "state_seconds": worker.state_seconds,
-            }
+                plane.fleet.dirty.discard(worker_id)
+            elif worker.written:  # otherwise its first row is on its way
+                await self.write_one(worker)
+        for worker_id, then in list(self._gone.items()):
             try:
-                worker.record = await plane.store.update_worker(worker.id, **fields)
+                await plane.store.delete_worker(worker_id)
             except NotFoundError:
-                log.debug("the worker was forgotten meanwhile", worker=worker.id)
-            except BaseException:
-                plane.fleet.dirty.add(worker_id)
-                raise
+                log.debug("the worker's row was gone already", worker=worker_id)
+            self.writes += 1
+            self._gone.pop(worker_id, None)
+            then()
+
+    async def write_one(self, worker: Worker) -> None:
+        """Write the row of one worker.
+
+        Raises:
+            StoreError: the store cannot be written; it is tried again.
+        """
+        plane = self._plane
+        # Taken off before it is written: what changes meanwhile puts it on again.
+        plane.fleet.dirty.discard(worker.id)
+        ready_at = worker.record.ready_at
+        if worker.state in ACTIVE and ready_at is None:
+            ready_at = plane.wall(worker.state_since)
+        fields: dict[str, Any] = {
+            "state": worker.state.value,
+            "desired": worker.goal,
+            "instance_id": worker.instance_id,
+            "perf": worker.perf,
+            "url": worker.url,
+            "ready_at": ready_at,
+            "error": worker.error[:500],
+            "revision": worker.revision,
+            "boot_id": worker.boot_id,
+            "state_since": plane.wall(worker.state_since),
+            "state_seconds": worker.state_seconds,
+        }
+        try:
+            worker.record = await plane.store.update_worker(worker.id, **fields)
+            self.writes += 1
+        except NotFoundError:
+            log.debug("the worker was forgotten meanwhile", worker=worker.id)
+        except BaseException:
+            plane.fleet.dirty.add(worker.id)
+            raise
+
+    def forget(self, worker_id: int, then: Callable[[], None] = lambda: None) -> None:
+        """Have a row deleted; `then` is called when it is. Tried again until that works."""
+        self._gone.setdefault(worker_id, then)
 
     async def write_all(self, now: float, *, at_once: bool = False) -> None:
         """Write the rows, and what was learnt where that is due.

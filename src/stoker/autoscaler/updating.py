@@ -18,6 +18,7 @@ from stoker.autoscaler.fleet import Worker
 from stoker.autoscaler.plane import Plane
 from stoker.autoscaler.states import WorkerState
 from stoker.errors import NotFoundError
+from stoker.store import WorkergroupRecord
 
 _UNDER_WAY = frozenset(
     {WorkerState.UPDATE_READY, WorkerState.UPDATE_REBOOTING, WorkerState.UPDATE_STARTING}
@@ -66,20 +67,32 @@ async def request_update(plane: Plane, group_id: int, *, cancel: bool) -> tuple[
     return text, former
 
 
-async def finish_updates(plane: Plane, endpoint_id: int) -> None:
-    """End the updates of an endpoint's workergroups that have nothing left to do."""
-    for group in plane.fleet.groups_of(endpoint_id):
-        if not group.updating:
-            continue
-        workers = _of_group(plane, endpoint_id, group.id)
-        if any(w.revision != group.revision or w.state in _UNDER_WAY for w in workers):
-            continue
-        await plane.store.update_workergroup(group.id, updating=False)
-        await plane.changed()
-        plane.journal.note(
-            endpoint_id,
-            "info0",
-            f"workergroup {group.id}: the update is finished; "
-            f"{len(workers)} workers run revision {group.revision}",
-            group_id=group.id,
+def finished_updates(plane: Plane, endpoint_id: int) -> list[WorkergroupRecord]:
+    """The workergroups of an endpoint whose update has nothing left to do."""
+    return [
+        group
+        for group in plane.fleet.groups_of(endpoint_id)
+        if group.updating
+        and not any(
+            w.revision != group.revision or w.state in _UNDER_WAY
+            for w in _of_group(plane, endpoint_id, group.id)
         )
+    ]
+
+
+async def finish_update(plane: Plane, group: WorkergroupRecord) -> None:
+    """Write down that the update of a workergroup is finished.
+
+    Raises:
+        StoreError: the store cannot be written; it is tried again in a later round.
+    """
+    workers = _of_group(plane, group.endpoint_id, group.id)
+    await plane.store.update_workergroup(group.id, updating=False)
+    await plane.changed()
+    plane.journal.note(
+        group.endpoint_id,
+        "info0",
+        f"workergroup {group.id}: the update is finished; "
+        f"{len(workers)} workers run revision {group.revision}",
+        group_id=group.id,
+    )
