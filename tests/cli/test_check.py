@@ -94,6 +94,7 @@ min_load = "much"
         ("min_load = 5\nmax_workers = 0", "min_load: no load can be served"),
         ("min_cold_load = 5\nmax_workers = 0", "min_cold_load: no load can be served"),
         ("min_load = 9e8", "min_load: 9e+08 load units per second are more than 16 workers"),
+        ("min_cold_load = 9e8", "min_cold_load: 9e+08 load units per second are more than 16 "),
         ("min_load = -1", "min_load: must be a number from 0"),
         ("min_load = nan", "min_load: must be a number from 0"),
         ("target_util = 0.0", "target_util: must be above 0"),
@@ -181,6 +182,24 @@ def test_what_a_workergroup_cannot_have_is_named(tmp_path: Path, group: str, sai
 )
 def test_what_else_cannot_be_is_named(tmp_path: Path, text: str, said: str) -> None:
     assert said in "\n".join(look(tmp_path, text))
+
+
+def test_a_load_that_no_number_of_workers_gives_is_known_where_the_options_tell(
+    tmp_path: Path,
+) -> None:
+    group = 'backend = "simulated"\noptions = { slots = 2, slot_speed = 50.0 }'
+    assert look(tmp_path, endpoint("min_load = 200\nmax_workers = 2", group)) == []
+    (found,) = look(tmp_path, endpoint("min_load = 201\nmax_workers = 2", group))
+    assert "more than 2 workers (max_workers) can do, at 100 each" in found
+    (found,) = look(tmp_path, endpoint("min_load = 101", group + "\nmax_workers = 1"))
+    assert "more than 1 workers" in found
+
+
+def test_a_certificate_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    for name in ("c.pem", "k.pem"):
+        (tmp_path / name).write_text("no certificate")
+    (found,) = look(tmp_path, '[server]\ncertificate = "c.pem"\ncertificate_key = "k.pem"\n')
+    assert "server.certificate: cannot be used with certificate_key" in found
 
 
 def test_two_workergroups_of_one_name_are_refused_and_unnamed_ones_are_numbered(

@@ -136,6 +136,19 @@ def test_what_an_idle_endpoint_holds_and_costs_is_one_line(
     assert "\n" not in line
 
 
+def test_a_measured_worker_tells_how_many_a_floor_of_load_takes() -> None:
+    parameters = EndpointParameters(**(FILE_DEFAULTS | {"min_load": 250.0, "max_workers": 9}))
+    assert "holds 3 active ($6.00 an hour)" in applying.idle_line("a", parameters, 2.0, 100.0)
+    assert "at least 1 active ($2.00" in applying.idle_line("a", parameters, 2.0)
+
+
+def test_no_value_steers_the_terminal() -> None:
+    field = {"name": "options.a", "before": "\x1b[31m", "after": "\x1b]0;x\x07", "secret": False}
+    plain = io.StringIO()
+    applying.print_changes([change("update", fields=[field])], Console(file=plain, width=200))
+    assert "\x1b" not in plain.getvalue()
+
+
 # -- apply -----------------------------------------------------------------------------------------
 
 GOOD = '[[endpoint]]\nname = "chat"\n[[endpoint.workergroup]]\nbackend = "hello-world"\n'

@@ -167,6 +167,10 @@ def _no_environment(_options: Any) -> dict[str, str]:
     return {}
 
 
+def _no_perf(_options: Any) -> float:
+    return 0.0
+
+
 def _no_requirements(_options: Any) -> Sequence[Requirement]:
     return ()
 
@@ -200,6 +204,9 @@ class Backend:
     """The model server's usual port; Stoker gives each instance a free one."""
     uses_gpu: bool = False
     """It is of little use without a GPU."""
+    expected_perf: Callable[[Any], float] = field(default=_no_perf)
+    """(options) -> load units per second of one worker, where the options alone tell; 0: only a
+    benchmark does."""
 
     def parse(self, options: dict[str, Any], *, where: str = "options") -> msgspec.Struct:
         """The options as a struct.

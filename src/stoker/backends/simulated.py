@@ -103,10 +103,16 @@ def worker_config(options: SimulatedOptions, port: int, model_log: Path) -> Work
     )
 
 
+def expected_perf(options: SimulatedOptions) -> float:
+    """Tokens per second of all slots together."""
+    return options.total_speed or options.slots * options.slot_speed
+
+
 BACKEND = Backend(
     name="simulated",
     description="A simulation, without any model: set speed and faults, for demos and load tests",
     options=SimulatedOptions,
     command=command,
     worker_config=worker_config,
+    expected_perf=expected_perf,
 )

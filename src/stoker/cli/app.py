@@ -133,6 +133,11 @@ def up(
         if report.settings is None:
             raise typer.Exit(1)
         loaded, folder = report.settings, report.folder
+    else:
+        output.err.print(
+            f"no settings file: there is no ./{DEFAULT_FILE} (`stoker init` writes one), so "
+            "there are only the endpoints that commands made"
+        )
     raise typer.Exit(
         command.run(
             loaded,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 from typing import Any
 
 import msgspec
 from rich.console import Console
 
 from stoker.cli import output
+from stoker.logs import printable
 from stoker.wire import EndpointParameters
 
 MARKS = {
@@ -43,9 +45,10 @@ def print_changes(changes: Sequence[Change], console: Console, *, quiet: bool = 
         if quiet and change["kind"] in ("keep", "foreign"):
             continue
         mark, style, word = MARKS[change["kind"]]
-        console.print(f"[{style}]{mark} {output.escape(line(change, word))}[/]", soft_wrap=True)
-        for field in change["fields"]:
-            console.print(f"[{style}]    {output.escape(figure(field))}[/]", soft_wrap=True)
+        figures = (f"    {figure(field)}" for field in change["fields"])
+        for text in (f"{mark} {line(change, word)}", *figures):
+            shown = output.escape(printable(text))  # values come from the control plane
+            console.print(f"[{style}]{shown}[/]", soft_wrap=True)
 
 
 def line(change: Change, word: str) -> str:
@@ -89,19 +92,26 @@ def summary(changes: Sequence[Change]) -> str:
     return ", ".join(told) or "nothing is there, and nothing is wanted"
 
 
-def idle_line(name: str, parameters: EndpointParameters, price: float | None) -> str:
+def idle_line(
+    name: str, parameters: EndpointParameters, price: float | None, perf: float = 0.0
+) -> str:
     """What an endpoint holds without load, and what that costs.
 
     Args:
         name: of the endpoint.
         parameters: how it is scaled.
         price: dollars per hour of the cheapest machine that it may get now; None: not known.
+        perf: load per second of one worker, as measured; 0: not known, so `min_load` may take more
+            workers than the one that is told.
     """
     from stoker.cli.check import active_when_idle, held_when_idle
 
     if parameters.endpoint_state != "active":
         return f"endpoint {name} is {parameters.endpoint_state}: it starts no worker"
     active, held = active_when_idle(parameters), held_when_idle(parameters)
+    if active and perf > 0:
+        active = max(active, min(parameters.max_workers, ceil(parameters.min_load / perf)))
+        held = max(held, active)
     cap = f"under load at most {parameters.max_workers} workers"
     if held == 0:
         return (
@@ -110,7 +120,7 @@ def idle_line(name: str, parameters: EndpointParameters, price: float | None) ->
         )
     parts = []
     if active:
-        parts.append(f"at least {active} active")
+        parts.append(f"{'' if perf else 'at least '}{active} active")
     if held > active:
         parts.append(f"{held - active} stopped or active")
     # A stopped machine costs its disk alone: how much is the provider's matter.

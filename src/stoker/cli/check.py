@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import ssl
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ from stoker.cli.settings import (
 )
 from stoker.config import problems_of
 from stoker.errors import ConfigError
+from stoker.http.cors import Cors
 from stoker.launcher.manifest import InstanceManifest
 from stoker.wire import MAX_COST, EndpointParameters
 
@@ -39,8 +41,9 @@ MAX_FILE = 1 << 20
 MAX_NAME = 128
 """Characters of the name of an endpoint or a workergroup."""
 
-MAX_PERF = 1e7
-"""Load units per second that no worker does: a large GPU generates about 1e4 tokens/s."""
+MAX_PERF = 1e6
+"""Load units per second that no worker of our own backends does, where load is tokens, megapixels
+times steps, or requests: a large GPU generates about 1e4 tokens/s."""
 
 SYNONYMS = {"min_workers": "cold_workers", "replicas": "max_workers", "model": "options.model"}
 """Names that people know from elsewhere; the nearest by its letters would be another thing."""
@@ -224,11 +227,26 @@ class _Search:
             if getattr(server, given) and not getattr(server, missing):
                 problem = f"HTTPS needs both certificate and certificate_key: name {missing}"
                 self._add("error", (*at, given), problem)
+        try:
+            Cors(server.cors_origins)
+        except ConfigError as error:
+            problem = str(error).removeprefix(f"{error.field}: ")
+            self._add("error", (*at, "cors_origins"), problem)
         if not self._machine:
             return
-        for name in ("certificate", "certificate_key"):
-            if value := getattr(server, name):
-                self._file_is_there((*at, name), value)
+        pair = [value for value in (server.certificate, server.certificate_key) if value]
+        there = [
+            self._file_is_there((*at, name), value)
+            for name in ("certificate", "certificate_key")
+            if (value := getattr(server, name))
+        ]
+        if len(pair) == 2 and all(there):
+            try:
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                context.load_cert_chain(*(absolute(value, self._folder) for value in pair))
+            except (OSError, ssl.SSLError) as error:
+                problem = f"cannot be used with certificate_key: {error}"
+                self._add("error", (*at, "certificate"), problem, machine=True)
         if server.state:
             state = Path(absolute(server.state, self._folder))
             if state.exists() and not state.is_dir():
@@ -276,8 +294,37 @@ class _Search:
         elif all(group.weight == 0 for _, group in groups):
             problem = "every workergroup has weight 0, so none gets a worker: give one a weight"
             self._add("error", (*groups[0][0], "weight"), problem)
-        for path, group in groups:
-            self._group(path, group, parameters, local)
+        perfs = [self._group(path, group, parameters, local) for path, group in groups]
+        if groups and not problems:
+            self._capacity(at, endpoint, parameters, perfs)
+
+    def _capacity(
+        self,
+        at: KeyPath,
+        endpoint: EndpointSettings,
+        parameters: EndpointParameters,
+        perfs: list[float | None],
+    ) -> None:
+        """Whether all workers together could do what is to be held ready."""
+        known = [perf for perf in perfs if perf is not None]
+        if len(known) < len(perfs):
+            return
+        best = max(known)
+        most = min(
+            parameters.max_workers,
+            sum(
+                parameters.max_workers if group.max_workers is None else group.max_workers
+                for group in endpoint.workergroup
+            ),
+        )
+        for name in ("min_load", "min_cold_load"):
+            value = getattr(parameters, name)
+            if most and value > most * best:
+                problem = (
+                    f"{value:g} load units per second are more than {most} workers (max_workers) "
+                    f"can do, at {best:g} each at the very most: ask for less, or raise max_workers"
+                )
+                self._add("error", (*at, name), problem)
 
     def _contradictions(
         self, at: KeyPath, endpoint: EndpointSettings, parameters: EndpointParameters
@@ -295,12 +342,6 @@ class _Search:
             value = getattr(parameters, name)
             if value > 0 and most == 0:
                 self._add("error", (*at, name), f"no load can be served with max_workers {most}")
-            elif value > most * MAX_PERF:
-                problem = (
-                    f"{value:g} load units per second are more than {most} workers can do"
-                    f" (max_workers{by_default}): load is tokens, pixels or requests per second"
-                )
-                self._add("error", (*at, name), problem)
         if most == 0:
             self._add("warning", (*at, "max_workers"), "0: no worker is ever started")
         if parameters.target_queue_time > parameters.max_queue_time:
@@ -326,7 +367,8 @@ class _Search:
         group: WorkergroupSettings,
         parameters: EndpointParameters,
         local: LocalSettings,
-    ) -> None:
+    ) -> float | None:
+        """Returns the load per second that a worker of it does at most; None: not known."""
         for name, most in (
             ("gpu_ram", 1e6),
             ("min_cold_load", MAX_COST),
@@ -347,7 +389,7 @@ class _Search:
         backend = self._backend(at, group)
         self._instance(at, group, backend)
         if backend is None:
-            return
+            return None
         options = backend.located(group.options, self._folder)
         found = problems_of(options, backend.options, (*at, "options"))
         for one in found:
@@ -355,8 +397,13 @@ class _Search:
             if one.description and "unknown setting" not in text:
                 text += f" ({one.description})"
             self._add("error", one.path, text)
-        if not found and self._machine and local.enabled:
+        if found:
+            return None
+        if self._machine and local.enabled:
             self._can_run(at, group, backend, options)
+        if group.worker_file or is_file(group.backend):
+            return None  # load is in units of its own
+        return backend.expected_perf(backend.parse(options)) or MAX_PERF
 
     def _backend(self, at: KeyPath, group: WorkergroupSettings) -> Backend | None:
         name = located(group.backend, self._folder)
@@ -441,12 +488,15 @@ class _Search:
 
     # -- this machine ----------------------------------------------------------------------------
 
-    def _file_is_there(self, path: KeyPath, value: str) -> None:
+    def _file_is_there(self, path: KeyPath, value: str) -> bool:
         file = Path(absolute(value, self._folder))
         if not file.is_file():
             self._add("error", path, f"there is no file {file}", machine=True)
         elif not os.access(file, os.R_OK):
             self._add("error", path, f"{file} cannot be read: Permission denied", machine=True)
+        else:
+            return True
+        return False
 
     def _room(self, endpoints: list[EndpointSettings], local: LocalSettings) -> None:
         """Whether what is held when all is idle fits on this machine, the one provider there is."""

@@ -163,7 +163,17 @@ def _print_greeting(server: Server, settings: Settings, price: float | None) -> 
         # As it is scaled now: a command may have set what the file leaves open.
         present = server.plane.fleet.by_name.get(endpoint.name)
         if present is not None:
-            out.write(applying.idle_line(endpoint.name, present.parameters, price) + "\n")
+            groups = server.plane.fleet.groups_of(present.id)
+            perf = max((server.plane.experience.of(g.id).perf for g in groups), default=0.0)
+            out.write(applying.idle_line(endpoint.name, present.parameters, price, perf) + "\n")
+            floor, most = present.parameters.min_load, present.parameters.max_workers
+            if 0 < most * perf < floor:
+                output.err.print(
+                    f"[yellow]warning:[/] endpoint {output.escape(endpoint.name)}: min_load "
+                    f"{floor:g} is more than {most} workers (max_workers) can do, each of which "
+                    f"was measured at {perf:.1f}/s",
+                    soft_wrap=True,
+                )
     if server.new_api_key:
         out.write("a new API key was made; it is shown this once:\n")
         out.write(f"  {server.new_api_key}\n")
