@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install develop demo test slow lint format bench clean
+.PHONY: help install develop demo test thorough slow lint format bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ demo: install ## A real chat model from zero workers to two and back, with the r
 
 test: develop ## Run the test suite
 	@$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup
+
+thorough: develop ## Run the property tests and state machines with 2,000 examples each (an hour)
+	@$(BIN)/python -m pytest -n logical --maxprocesses 8 -m 'hypothesis and not slow' --examples 2000
 
 slow: develop ## Run the tests left out of `test`: vLLM, Whisper, Triton (4.5 GB at first)
 	@$(BIN)/python -m pytest -m slow

@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import ipaddress
+import itertools
 import os
 import re
 import signal
@@ -14,12 +15,14 @@ import time
 
 import httpx
 import hypothesis
+import psutil
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from stoker import backends, signals
+from support import command
 
 # Nobody's own logins are read or changed by a test.
 os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="stoker-tests-")
@@ -96,14 +99,100 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.xdist_group(item.location[0]))
 
 
+# -- nothing is left running ---------------------------------------------------------------------
+
+MARK = "TEST_THAT_STARTED_IT"
+"""Environment variable that says which test a process is of. Whatever a process starts inherits it,
+in any session and below any parent, so one that was left behind is found, and by nobody's name."""
+
+OF_ALL = f"{os.getpid()}/all"
+"""What fixtures of a module or of the session start, and tests that share those."""
+
+_popen = subprocess.Popen.__init__
+_started = 0
+
+
+def _noted(self, *arguments, **named):
+    global _started  # noqa: PLW0603
+    _started += 1
+    _popen(self, *arguments, **named)
+
+
+subprocess.Popen.__init__ = _noted
+os.environ[MARK] = OF_ALL
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef):
+    mark = os.environ[MARK]
+    if fixturedef.scope != "function":
+        os.environ[MARK] = OF_ALL
+    try:
+        return (yield)
+    finally:
+        os.environ[MARK] = mark
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    shares = item.get_closest_marker("xdist_group") is not None
+    os.environ[MARK] = OF_ALL if shares else f"{os.getpid()}/{item.nodeid}"
+    item.stash[STARTED] = _started
+    try:
+        return (yield)
+    finally:
+        os.environ[MARK] = OF_ALL
+
+
+STARTED = pytest.StashKey[int]()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item, nextitem):
+    result = yield
+    if os.environ[MARK] != OF_ALL and _started > item.stash[STARTED]:
+        nothing_runs(os.environ[MARK])
+    if nextitem is None and _started:
+        nothing_runs(OF_ALL)
+    return result
+
+
+def nothing_runs(mark, patience=10.0):
+    """What was started has ended, or does so now; else it is killed, and the test fails."""
+    deadline = time.monotonic() + patience
+    while (left := marked(mark)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    commands = []
+    for process in left:
+        with contextlib.suppress(psutil.Error):
+            commands.append(f"{process.pid}: {' '.join(process.cmdline())}")
+            process.kill()
+    assert not commands, "still running:\n" + "\n".join(commands)
+
+
+def marked(mark):
+    """The living processes of a test."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            ended = process.status() == psutil.STATUS_ZOMBIE
+            if process.pid != os.getpid() and process.environ().get(MARK) == mark and not ended:
+                found.append(process)
+    return found
+
+
+# -- programs ------------------------------------------------------------------------------------
+
+
 class Process:
     """A child that writes into a file, and is ended for certain."""
 
-    def __init__(self, command, log, *, env=None, cwd=None):
-        self.log = log
+    def __init__(self, argv, log, *, env=None, cwd=None, ends=0):
+        self.log, self.ends = log, ends
+        self.asked = False
         with log.open("wb") as file:
             self.process = subprocess.Popen(
-                command,
+                argv,
                 stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -126,6 +215,8 @@ class Process:
         return found
 
     def end(self, number=signal.SIGTERM, timeout=30.0):
+        """Its exit code, after a signal if it still runs; killed if it does not heed that."""
+        self.asked = True
         if self.process.poll() is None:
             self.process.send_signal(number)
             try:
@@ -136,6 +227,11 @@ class Process:
                 self.process.wait()
         self.process.stdin.close()
         return self.process.returncode
+
+    def close(self):
+        """End it in order, unless the test has seen to its end itself."""
+        if not self.asked:
+            assert self.end() == self.ends, self.said
 
 
 class Stoker:
@@ -173,13 +269,8 @@ class Stoker:
         raise AssertionError(f"no worker of {name} became ready:\n{logs['info1']}")
 
     def cli(self, *arguments):
-        return subprocess.run(
-            [sys.executable, "-m", "stoker.cli", *arguments],
-            env=os.environ | {"STOKER_URL": self.url, "STOKER_API_KEY": self.key},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        """A command that asks this control plane; in this process."""
+        return command.run(*arguments, env={"STOKER_URL": self.url, "STOKER_API_KEY": self.key})
 
 
 @pytest.fixture(scope="session")
@@ -205,23 +296,38 @@ def stoker(tmp_path_factory):
 
 @pytest.fixture
 def start(tmp_path):
-    """Starts processes that end with the test."""
+    """Starts processes that end with the test, in order.
+
+    `ends` is the exit code that they are to have: 0, or for a program that does not handle SIGTERM
+    the signal's number below zero.
+    """
     with contextlib.ExitStack() as stack:
 
-        def starter(command, name, **more):
-            process = Process(command, tmp_path / f"{name}.log", **more)
-            stack.callback(process.end)
+        def starter(argv, name, **more):
+            process = Process(argv, tmp_path / f"{name}.log", **more)
+            stack.callback(process.close)
             return process
 
         yield starter
 
 
+_ports = itertools.cycle(range(12_000, 32_000))
+"""Below those that the kernel gives to whoever asks for any, so that nobody else gets them."""
+
+for _ in range(os.getpid() * 97 % 20_000):
+    next(_ports)
+
+
 @pytest.fixture
 def free_port():
+    """Finds a port for a program that is to be told one."""
+
     def find():
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return probe.getsockname()[1]
+        for port in _ports:
+            with socket.socket() as probe, contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+        raise AssertionError
 
     return find
 

@@ -122,11 +122,13 @@ async def test_a_demo_that_is_killed_leaves_nothing(tmp_path, after):
         stdout=asyncio.subprocess.PIPE,
         env=os.environ | {"TMPDIR": str(tmp_path)},
     )
-    async with asyncio.timeout(60):
-        while after not in (await process.stdout.readline()).decode():
-            pass
-    process.kill()
-    await process.wait()
+    try:
+        async with asyncio.timeout(120):
+            while after not in (line := (await process.stdout.readline()).decode()):
+                assert line, "the demo ended"
+    finally:
+        process.kill()
+        await process.wait()
     (state,) = tmp_path.glob("stoker-demo-*")
     await until(lambda: not processes_of(state), HEALS_WITHIN, "the end of all processes")
 

@@ -64,7 +64,7 @@ def test_a_name_that_everybody_uses_spreads() -> None:
     assert max(counts.values()) <= 31
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.integers(1, 8),
     st.sampled_from([0.0, 0.5, 3.0]),

@@ -39,7 +39,7 @@ def charge(request: Request) -> float:
     return max(request.cost, MIN_CHARGE)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from("abcd"), COSTS), min_size=1, max_size=60),
     st.integers(0, 60),
@@ -60,7 +60,7 @@ def test_a_key_that_comes_waits_for_at_most_one_request_of_each_other_key(
     assert len(before) == len(set(before))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abc"), COSTS), min_size=2, max_size=80), st.data())
 def test_keys_that_both_wait_get_loads_that_differ_by_a_request_of_each_at_most(
     asked: list[tuple[str, float]], data: st.DataObject
@@ -95,7 +95,7 @@ def test_within_a_key_it_is_first_come_first_served(asked: list[tuple[str, float
     assert all(order == sorted(order) for order in turns.values())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.data())
 def test_it_counts_and_orders_whatever_leaves_and_returns(data: st.DataObject) -> None:
     crowd, inside, outside = Crowd(), [], []

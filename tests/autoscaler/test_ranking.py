@@ -68,7 +68,7 @@ def fleets(draw: st.DrawFn) -> list[WorkerBook]:
     ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(fleets(), st.lists(st.floats(0.0, 1e5), min_size=1, max_size=5), st.data())
 def test_nobody_is_passed_over_who_would_have_begun_or_finished_much_sooner(
     workers: list[WorkerBook], costs: list[float], data: st.DataObject
@@ -82,7 +82,7 @@ def test_nobody_is_passed_over_who_would_have_begun_or_finished_much_sooner(
             check(ranking, workers, cost, avoid=data.draw(st.sampled_from(workers)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_it_stays_so_while_workers_come_and_go_and_change(data: st.DataObject) -> None:
     ranking, workers = Ranking(), [a_worker(n, 100.0 * (n % 3 + 1)) for n in range(8)]

@@ -521,7 +521,7 @@ def test_a_worker_that_was_just_destroyed_is_in_the_books_until_a_list_lacks_it(
 
 TestMachine = Machine.TestCase
 TestMachine.settings = settings(
-    max_examples=20,
+    max_examples=12,
     stateful_step_count=20,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

@@ -203,4 +203,4 @@ class Network(RuleBasedStateMachine):
 
 
 TestNetwork = Network.TestCase
-TestNetwork.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestNetwork.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)

@@ -283,4 +283,4 @@ class RouterHistory(RuleBasedStateMachine):
 
 
 TestRouterHistory = RouterHistory.TestCase
-TestRouterHistory.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestRouterHistory.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)

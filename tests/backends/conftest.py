@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from stoker.launcher import InstanceManifest, Supervision, read_state, sweep, tag, write_manifest
+from stoker.launcher import InstanceManifest, Supervision, read_state, write_manifest
 
 
 class Served:
@@ -93,12 +93,17 @@ class Served:
         self.launcher.send_signal(signal.SIGTERM)
 
     def end(self) -> None:
+        """In order; told again, because nobody hears the last report, which is repeated."""
         try:
-            self.launcher.wait(timeout=60)
-        except subprocess.TimeoutExpired:
+            for _ in range(60):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    assert self.launcher.wait(timeout=1) == 0, self.log("launcher")
+                    break
+                self.stop()
+            else:
+                raise AssertionError(self.log("launcher"))
+        finally:
             self.launcher.kill()
-            self.launcher.wait()
-        sweep(tag(self.manifest.instance_id, self.directory))
 
 
 Serve = Callable[..., Served]

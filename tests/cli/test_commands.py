@@ -8,14 +8,15 @@ import sys
 
 import pytest
 
+from support import command
+
 pytestmark = pytest.mark.real
 
 
-def stoker_alone(*arguments, env=None, cwd=None):
-    """The command without a control plane to talk to."""
+def stoker_up(*arguments, cwd=None):
+    """A control plane that does not come up."""
     return subprocess.run(
-        [sys.executable, "-m", "stoker.cli", *arguments],
-        env=os.environ | (env or {}),
+        [sys.executable, "-m", "stoker.cli", "up", *arguments],
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -33,19 +34,19 @@ def assert_mistake(done, *texts, code=1):
 
 
 def test_help_lists_every_command():
-    done = stoker_alone("--help")
+    done = command.run("--help")
     assert done.returncode == 0
     for name in ("up", "demo", "launch", "worker", "endpoint", "request", "attach", "detach"):
         assert name in done.stdout
 
 
 def test_without_a_key_it_says_which_variable_to_set():
-    done = stoker_alone("endpoint", "list", env={"STOKER_API_KEY": ""})
+    done = command.run("endpoint", "list", env={"STOKER_API_KEY": ""})
     assert_mistake(done, "STOKER_API_KEY")
 
 
 def test_a_control_plane_that_is_not_there_is_one_line():
-    done = stoker_alone(
+    done = command.run(
         "endpoint", "list", "--url", "http://127.0.0.1:9", env={"STOKER_API_KEY": "k" * 20}
     )
     assert_mistake(done, "127.0.0.1:9")
@@ -63,14 +64,14 @@ def test_a_control_plane_that_is_not_there_is_one_line():
 )
 def test_a_missing_thing_is_named(arguments, said, tmp_path):
     environment = {"CONTAINER_ID": "", "STOKER_API_KEY": "k" * 20}
-    assert_mistake(stoker_alone(*arguments, env=environment, cwd=tmp_path), said)
+    assert_mistake(command.run(*arguments, env=environment, cwd=tmp_path), said)
 
 
 def test_an_unknown_backend_in_the_settings_stops_the_server_with_a_suggestion(tmp_path):
     (tmp_path / "stoker.toml").write_text(
         '[[endpoint]]\nname = "a"\n[[endpoint.workergroup]]\nbackend = "llamacp"\n'
     )
-    done = stoker_alone("up", "--port", "0", "--state", "state", cwd=tmp_path)
+    done = stoker_up("--port", "0", "--state", "state", cwd=tmp_path)
     assert_mistake(done, "workergroup[0].backend", "did you mean 'llamacpp'?")
 
 
@@ -79,37 +80,37 @@ def test_a_taken_port_is_one_line(tmp_path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        done = stoker_alone("up", "--port", port, "--state", "state", cwd=tmp_path)
+        done = stoker_up("--port", port, "--state", "state", cwd=tmp_path)
     assert_mistake(done, port, "--port")
 
 
 def test_an_address_of_another_machine_is_one_line(tmp_path):
-    done = stoker_alone("up", "--host", "192.0.2.1", "--port", "0", "--state", "s", cwd=tmp_path)
+    done = stoker_up("--host", "192.0.2.1", "--port", "0", "--state", "s", cwd=tmp_path)
     assert_mistake(done, "cannot listen on 192.0.2.1:0: Cannot assign requested address", "--host")
 
 
 def test_an_unknown_log_level_is_refused_with_those_there_are():
-    done = stoker_alone("up", "--log-level", "loud")
+    done = stoker_up("--log-level", "loud")
     assert done.returncode == 2
     assert "'warning'" in done.stderr
 
 
 def test_a_second_server_on_the_same_state_is_refused(stoker):
-    done = stoker_alone("up", "--port", "0", "--state", str(stoker.state))
+    done = stoker_up("--port", "0", "--state", str(stoker.state))
     assert_mistake(done, "another server uses")
 
 
 def test_the_first_start_makes_a_key_and_no_later_one_does(tmp_path, start):
-    command = [sys.executable, "-m", "stoker.cli", "up", "--port", "0", "--state", "state"]
+    up = [sys.executable, "-m", "stoker.cli", "up", "--port", "0", "--state", "state"]
     environment = {k: v for k, v in os.environ.items() if k != "STOKER_API_KEY"}
-    first = start(command, "first", cwd=tmp_path, env=environment)
+    first = start(up, "first", cwd=tmp_path, env=environment)
     key = first.wait_for(r"STOKER_API_KEY=(\S+)")[1]
     assert first.end() == 0
-    second = start(command, "second", cwd=tmp_path, env=environment)
+    second = start(up, "second", cwd=tmp_path, env=environment)
     url = second.wait_for(r"stoker listens on (\S+)")[1]
     second.wait_for(r"state is in")
     assert "STOKER_API_KEY" not in second.said
-    done = stoker_alone("endpoint", "list", "--json", "--url", url, env={"STOKER_API_KEY": key})
+    done = command.run("endpoint", "list", "--json", "--url", url, env={"STOKER_API_KEY": key})
     assert json.loads(done.stdout) == []
 
 

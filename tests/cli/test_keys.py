@@ -98,6 +98,7 @@ async def test_a_key_that_nobody_saw_is_not_stored(tmp_path, start, stoker_as, o
         "up",
         cwd=tmp_path,
         env=bare(tmp_path),
+        ends=-signal.SIGTERM,  # the shell's
     )
     up.wait_for(r"no API key was made")
     assert json.loads(stoker_as("key", "list", "--state", "state", "--json").stdout) == []

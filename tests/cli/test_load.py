@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from stoker.http import HttpServer
+from support.command import run
 
 CHAT = '{"messages": [{"role": "user", "content": "Say {{i}}."}], "max_tokens": 8}'
 
@@ -40,7 +41,8 @@ async def server():
         if exchange.path == "/hold":
             held.set()
         else:
-            exchange.respond(200 if exchange.path == "/ok" else 500, b'{"error": "boom"}')
+            answer = (200, b"{}") if exchange.path == "/ok" else (500, b'{"error": "boom"}')
+            exchange.respond(*answer)
 
     http = HttpServer(handle)
     http.url = f"http://127.0.0.1:{await http.listen('127.0.0.1', 0)}"
@@ -99,7 +101,6 @@ async def test_a_picture_is_drawn(server, tmp_path, kind):
     assert head.startswith(b"\x89PNG") if kind == "png" else b"<?xml" in head
 
 
-@pytest.mark.real
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -116,13 +117,12 @@ async def test_a_picture_is_drawn(server, tmp_path, kind):
         (("chat", "/ok", "{}"), "STOKER_API_KEY: is not set"),
     ],
 )
-async def test_a_mistake_is_one_line_before_anything_is_sent(arguments, said):
-    code, out, err = await load(*arguments)
-    assert code == 1
-    assert err.startswith(f"error: {said}")
-    assert "Traceback" not in err
-    assert "pw" not in err
-    assert out == ""
+def test_a_mistake_is_one_line_before_anything_is_sent(arguments, said):
+    done = run("load", *arguments, env={"STOKER_API_KEY": ""})
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {said}")
+    assert "pw" not in done.stderr
+    assert done.stdout == ""
 
 
 @pytest.mark.real

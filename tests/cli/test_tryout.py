@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from stoker.cli import tryout
 from stoker.errors import ConfigError
 from stoker.launcher import read_manifest, write_manifest
 from stoker.worker import BenchmarkConfig, EndpointHandler, HandlerConfig, WorkerConfig
+from support import command
 
 MODEL = """
 import http.server, sys
@@ -92,7 +94,8 @@ def test_a_worker_file_is_tried_without_a_control_plane(start, free_port, tmp_pa
     (tmp_path / "model.py").write_text(MODEL)
     (tmp_path / "worker.py").write_text(WORKER)
     port = free_port()
-    start([sys.executable, "model.py", str(port)], "model", cwd=tmp_path)
+    model = [sys.executable, "model.py", str(port)]
+    start(model, "model", cwd=tmp_path, ends=-signal.SIGTERM)
     worker = start(
         stoker("worker", "worker.py", "--unsecured", "--port", "0"),
         "worker",
@@ -164,14 +167,7 @@ def test_a_backend_is_launched_with_its_model_server_and_leaves_nothing(start, t
 )
 def test_it_never_listens_where_others_can_reach_it(arguments, said, tmp_path):
     (tmp_path / "w.py").write_text("raise SystemExit('it ran')")
-    done = subprocess.run(
-        stoker(*arguments),
-        cwd=tmp_path,
-        env=environment(STOKER_HOST="0.0.0.0"),
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    done = command.run(*arguments, cwd=tmp_path, env=environment(STOKER_HOST="0.0.0.0"))
     assert done.returncode == 1
     assert done.stderr.startswith("error: --unsecured: ")
     assert said in done.stderr
@@ -192,14 +188,7 @@ def test_it_never_listens_where_others_can_reach_it(arguments, said, tmp_path):
 )
 def test_a_mistake_is_one_line(arguments, said, tmp_path):
     (tmp_path / "w.py").write_text("")
-    done = subprocess.run(
-        stoker(*arguments),
-        cwd=tmp_path,
-        env=environment(MODEL_PORT=""),
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    done = command.run(*arguments, cwd=tmp_path, env=environment(MODEL_PORT=""))
     assert done.returncode != 0
     assert said in done.stderr
     assert "Traceback" not in done.stderr

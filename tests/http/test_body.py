@@ -507,7 +507,7 @@ class Paced(Memory):
     resumes=st.sets(st.integers(0, 20)),
     pipelined=st.booleans(),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_taken_body_is_the_body_however_it_is_cut_framed_and_paced(
     body: bytes,
     chunks: list[int] | None,

@@ -105,7 +105,7 @@ def test_a_request_cut_into_single_bytes_is_the_same_request(stream: bytes) -> N
 
 
 @given(st.sampled_from(STREAMS), st.lists(st.integers(0, 2000), max_size=12))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_split_of_the_bytes_gives_the_same_result(stream: bytes, places: list[int]) -> None:
     seen, written, ended = feed([stream])
     seen_cut, written_cut, ended_cut = feed(cut(stream, places))
@@ -131,7 +131,7 @@ def test_any_split_of_the_bytes_gives_the_same_result(stream: bytes, places: lis
     ),
     st.lists(st.integers(0, 2000), max_size=6),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=120, deadline=None)
 @example(b"\r\n\r\n", [1])
 @example(b"G", [])
 def test_no_bytes_crash_a_connection_or_hold_it_for_ever(data: bytes, places: list[int]) -> None:
@@ -277,7 +277,7 @@ def answer(segments: list[bytes], method: str = "GET") -> Sink:
     st.lists(st.integers(0, 2000), max_size=12),
     st.sampled_from(["GET", "HEAD", "POST"]),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_split_of_an_answer_gives_the_same_answer(
     stream: bytes, places: list[int], method: str
 ) -> None:
@@ -297,7 +297,7 @@ def test_any_split_of_an_answer_gives_the_same_answer(
     ),
     st.lists(st.integers(0, 2000), max_size=6),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_whatever_an_upstream_says_ends_exactly_once(data: bytes, places: list[int]) -> None:
     assert len(answer(cut(data, places)).ends) == 1
 

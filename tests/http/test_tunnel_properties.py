@@ -78,7 +78,7 @@ class Counted(TunnelObserver):
     steps=st.lists(st.tuples(st.sampled_from("ud<>"), st.integers(1, 400)), max_size=60),
     client_ends=st.booleans(),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_a_tunnel_passes_the_very_bytes_both_ways(
     up: bytes,
     down: bytes,

@@ -22,7 +22,6 @@ from stoker.launcher import (
     InstanceState,
     Supervision,
     read_state,
-    sweep,
     tag,
     write_manifest,
 )
@@ -176,7 +175,7 @@ class Launched:
     def log(self) -> str:
         return (self.directory / "launcher.log").read_text()
 
-    def until(self, look: Callable[[], Any], what: str, timeout: float = 20.0) -> Any:
+    def until(self, look: Callable[[], Any], what: str, timeout: float = 60.0) -> Any:
         """Poll: other processes cannot tell us when they get somewhere."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
@@ -194,11 +193,20 @@ class Launched:
         self.until(there, f"phase {phase}")
 
     def end(self) -> None:
+        """In order; what a launcher that a test killed leaves is its guardian's to end."""
         for process in self.launchers:
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGKILL)
-            process.wait()
-        sweep(tag(self.manifest.instance_id, self.directory))
+            if process.poll() is not None:
+                continue
+            try:
+                for _ in range(20):
+                    process.send_signal(signal.SIGTERM)  # the second time it waits no longer
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        assert process.wait(1) == 0, self.log()
+                        break
+                else:
+                    raise AssertionError(f"it does not end:\n{self.log()}")
+            finally:
+                process.kill()
 
 
 @pytest.fixture

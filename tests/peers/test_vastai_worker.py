@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 
 import pytest
@@ -37,6 +38,7 @@ def attached(stoker, start, free_port, model_server, worker_py, tmp_path):
             "BACKEND": "llamacpp",
         },
         cwd=tmp_path,
+        ends=-signal.SIGTERM,
     )
     info = stoker.wait_for_worker("brought")
     yield int(environment["CONTAINER_ID"]), info, worker

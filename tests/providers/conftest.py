@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from stoker.launcher import sweep, tag
+from stoker.launcher import tag
 from stoker.launcher.guardian import find
 from stoker.providers import Instance, InstanceSpec, LocalProvider
 
@@ -86,7 +86,7 @@ class Local:
         return found
 
     async def until(
-        self, look: Callable[[], Awaitable[Any]], what: str, timeout: float = 20.0
+        self, look: Callable[[], Awaitable[Any]], what: str, timeout: float = 60.0
     ) -> Any:
         """Poll: other processes cannot tell us when they get somewhere."""
         deadline = time.monotonic() + timeout
@@ -118,9 +118,7 @@ class Local:
             await provider.close()
         for process in self.launchers():
             with contextlib.suppress(psutil.Error):
-                process.kill()
-        for folder in self.root.glob("local-*"):
-            sweep(tag(folder.name, folder))
+                process.terminate()  # the root of the suite looks whether all of it ends
 
 
 @pytest.fixture

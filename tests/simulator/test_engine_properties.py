@@ -54,7 +54,7 @@ POLICIES = st.sampled_from(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(trace=TRACES, given_settings=SETTINGS, parameters=PARAMETERS, policy=POLICIES)
 def test_every_request_ends_once_and_the_books_are_empty_afterwards(
     trace: Trace, given_settings: SimulatorSettings, parameters: EndpointParameters, policy: str
@@ -77,7 +77,7 @@ def test_every_request_ends_once_and_the_books_are_empty_afterwards(
     assert math.isclose(run.traffic.system_seconds, times, rel_tol=1e-9, abs_tol=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(trace=TRACES, given_settings=SETTINGS, parameters=PARAMETERS, policy=POLICIES)
 def test_no_more_is_paid_for_than_there_can_be_and_no_less_than_was_done(
     trace: Trace, given_settings: SimulatorSettings, parameters: EndpointParameters, policy: str

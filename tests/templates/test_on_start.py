@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import zipfile
 from pathlib import Path
 
 import psutil
@@ -146,18 +147,59 @@ def find_commands(machine):
     return {pid: process.cmdline() for pid, process in found.items()}
 
 
+def a_wheel(directory):
+    """A package called stoker that pip installs in a moment."""
+    about = "stoker-9.9.dist-info"
+    files = {
+        "stoker_stub.py": "def main(): print('stoker 9.9')\n",
+        f"{about}/METADATA": "Metadata-Version: 2.1\nName: stoker\nVersion: 9.9\n",
+        f"{about}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{about}/entry_points.txt": "[console_scripts]\nstoker = stoker_stub:main\n",
+    }
+    files[f"{about}/RECORD"] = "".join(f"{name},,\n" for name in (*files, f"{about}/RECORD"))
+    wheel = directory / "stoker-9.9-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return wheel
+
+
 @pytest.mark.real
-def test_it_installs_what_it_is_told_to_and_only_once(machine, root):
-    """With pip, from this checkout and PyPI."""
-    environment = {"STOKER_VENV": None, "STOKER_PACKAGE": str(root), "PYTHON": sys.executable}
+def test_it_installs_python3_venv_and_what_it_is_told_to_and_each_only_once(machine, tmp_path):
+    """Apt and a Python without `ensurepip`, as Debian has it, are played by two small scripts."""
+    if os.geteuid() != 0:
+        pytest.skip("only root installs packages")
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    installed = tmp_path / "installed"
+    apt = tools / "apt-get"
+    apt.write_text(f'#!/bin/sh\ncase "$*" in *install*) echo "$*" >>{installed} ;; esac\n')
+    python = tools / "python3"
+    python.write_text(
+        f'#!/bin/sh\ncase "$*" in *ensurepip*) test -e {installed}; exit ;; esac\n'
+        f'exec {sys.executable} "$@"\n'
+    )
+    for tool in (apt, python):
+        tool.chmod(0o755)
+    environment = {
+        "STOKER_VENV": None,
+        "STOKER_PACKAGE": str(a_wheel(tmp_path)),
+        "PYTHON": str(python),
+        "PATH": f"{tools}:{os.environ['PATH']}",
+    }
     first = machine.run("install", **environment)
     assert first.returncode == 0, first.stderr
     assert "installing" in first.stderr
+    assert installed.read_text().count("python3-venv") == 1
     stoker = machine.home / "stoker" / "venv" / "bin" / "stoker"
     told = subprocess.run([stoker, "--version"], capture_output=True, text=True, timeout=60)
-    assert told.stdout.startswith("stoker ")
-    second = machine.run("install", **environment)
-    assert (second.returncode, second.stderr) == (0, "")
+    assert told.stdout == "stoker 9.9\n"
+    again = machine.run("install", **environment)
+    assert (again.returncode, again.stderr) == (0, "")
+    other = machine.run("install", **environment | {"STOKER_PACKAGE": "/nowhere/stoker.whl"})
+    assert other.returncode == 2
+    assert "/nowhere/stoker.whl cannot be installed" in other.stderr
+    assert installed.read_text().count("python3-venv") == 1
 
 
 @pytest.mark.real
@@ -173,35 +215,6 @@ def test_a_signal_ends_an_installation_and_its_children(machine, tmp_path):
     script.send_signal(signal.SIGTERM)
     assert script.wait(timeout=20) == 143
     assert not machine.processes()
-
-
-@pytest.mark.real
-def test_python3_venv_is_installed_where_it_is_missing(machine, tmp_path):
-    """Apt and a Python without `ensurepip`, as Debian has it, are played by two small scripts."""
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    installed = tmp_path / "installed"
-    apt = tools / "apt-get"
-    apt.write_text(f'#!/bin/sh\ncase "$*" in *install*) echo "$*" >{installed} ;; esac\n')
-    python = tools / "python3"
-    python.write_text(
-        f'#!/bin/sh\ncase "$*" in *ensurepip*) test -e {installed}; exit ;; esac\n'
-        f'exec {sys.executable} "$@"\n'
-    )
-    for tool in (apt, python):
-        tool.chmod(0o755)
-    if os.geteuid() != 0:
-        pytest.skip("only root installs packages")
-    done = machine.run(
-        "install",
-        STOKER_VENV=None,
-        STOKER_PACKAGE="/nowhere/stoker.whl",
-        PYTHON=str(python),
-        PATH=f"{tools}:{os.environ['PATH']}",
-    )
-    assert "python3-venv" in installed.read_text()
-    assert done.returncode == 2
-    assert "/nowhere/stoker.whl cannot be installed" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_the_first_look_after_a_restart_has_the_headroom_already() -> None:
 
 
 @given(st.lists(st.sampled_from([0.0, 20.0, 300.0, 1500.0]), min_size=5, max_size=20))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_who_led_before_a_restart_leads_after_it(loads: list[float]) -> None:
     endpoint = Endpoint()
     before = endpoint.run([load for load in loads for _ in range(40)])
@@ -136,7 +136,7 @@ def test_no_text_makes_it_fail(text: str) -> None:
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_no_figure_makes_it_fail(data: st.DataObject) -> None:
     endpoint = Endpoint()
     endpoint.run([100.0] * 5)

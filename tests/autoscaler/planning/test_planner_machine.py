@@ -559,7 +559,7 @@ class Fleet(RuleBasedStateMachine):
 
 
 TestFleet = Fleet.TestCase
-TestFleet.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestFleet.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
 class ForeseenFleet(Fleet):
@@ -593,4 +593,4 @@ class ForeseenFleet(Fleet):
 
 
 TestForeseenFleet = ForeseenFleet.TestCase
-TestForeseenFleet.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
+TestForeseenFleet.settings = settings(max_examples=10, stateful_step_count=40, deadline=None)

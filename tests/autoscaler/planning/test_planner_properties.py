@@ -31,7 +31,7 @@ from stoker.wire import EndpointParameters
 
 NOW = 1000.0
 
-many = settings(max_examples=150, deadline=None)
+many = settings(max_examples=50, deadline=None)
 
 EVENTS = {
     ActionKind.START: Event.PLAN_START,

@@ -270,6 +270,7 @@ def test_processes_that_died_are_told(instance: Launched, examined: Examined) ->
     found = bad(examined(instance.directory, [running.processes]))
     assert found[0] == f"the worker (pid {state.worker_pid}) has ended"
     assert "the guardian, which ends the instance" in found[1]
+    os.kill(launcher.pid, signal.SIGCONT)
 
 
 @real
@@ -287,6 +288,7 @@ def test_processes_without_a_launcher_are_told(instance: Launched, examined: Exa
     assert found[1] == (
         f"processes of the instance live without a launcher: {', '.join(map(str, pids))}"
     )
+    os.kill(state.guardian_pid, signal.SIGCONT)
 
 
 @real
