@@ -76,6 +76,28 @@ def test_elsewhere_than_in_the_main_thread_nothing_is_put_off():
         assert pool.submit(lambda: signals.later(signal.SIGINT).__enter__()).result() is None
 
 
+ENDS = """
+import asyncio, os, signal
+from stoker import signals
+
+async def work():
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await told.wait()
+    signals.hear_no_more(signal.SIGTERM, signal.SIGINT)
+
+asyncio.run(work())
+for number in (signal.SIGTERM, signal.SIGINT):
+    os.kill(os.getpid(), number)  # once more, while Python winds up
+"""
+
+
+def test_a_program_that_is_told_to_stop_again_while_it_exits_has_ended_in_order():
+    assert subprocess.run([sys.executable, "-c", ENDS]).returncode == 0
+
+
 def test_the_command_line_starts_that_way(monkeypatch):
     calls = []
     monkeypatch.setattr(

@@ -8,6 +8,7 @@ model server that ends on SIGINT would then never end, and `stoker simulate` wou
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 import threading
@@ -50,6 +51,18 @@ def start_children_with_defaults() -> None:
 def ignored(number: signal.Signals) -> bool:
     """Whether this process was started with the signal ignored."""
     return number in _ignored or signal.getsignal(number) is signal.SIG_IGN
+
+
+def hear_no_more(*numbers: signal.Signals) -> None:
+    """Ignore signals from now on: the program has done what they ask for, and is about to exit.
+
+    An event loop that closes gives its signals back to the default. One that came then (a second
+    SIGTERM, while Python winds up) would make an orderly end look like a kill.
+    """
+    loop = asyncio.get_running_loop()
+    for number in numbers:
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

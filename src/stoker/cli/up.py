@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from stoker import descriptors, logs
+from stoker import descriptors, logs, signals
 from stoker.cli import applying, output
 from stoker.cli.settings import Settings, default_state_directory
 from stoker.console.diff import Plan, WantedEndpoint
@@ -121,6 +121,7 @@ async def _serve(settings: Settings, wanted: Sequence[WantedEndpoint], options: 
         telling = asyncio.create_task(_tell_what_is_left(server))
         await server.stop(keep_instances=options.keep_instances, hurry=hurry)
         telling.cancel()
+        signals.hear_no_more(signal.SIGINT, signal.SIGTERM)
         output.err.print("stopped")
     except BaseException:
         with contextlib.suppress(Exception):

@@ -41,6 +41,9 @@ from stoker.logs import get_logger
 
 _log = get_logger("launcher")
 
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that mean "stop"."""
+
 BOOT_CHECK_INTERVAL = 0.1
 """Seconds between health checks until the first good one."""
 
@@ -136,7 +139,7 @@ class Supervisor:
     async def run(self) -> int:
         """Supervise until told to stop; returns the exit code."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in STOPPING:
             # nohup has SIGHUP ignored, and it stays so; otherwise a closed terminal means "stop".
             # SIGTERM always means "stop": nothing else does for a launcher without a terminal.
             if number is signal.SIGTERM or not signals.ignored(number):
@@ -160,6 +163,7 @@ class Supervisor:
             await self._drain()
         finally:
             await self._end()
+            signals.hear_no_more(*STOPPING)
         return 0
 
     def _beside(self, work: Coroutine[Any, Any, None]) -> None:
