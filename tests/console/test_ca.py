@@ -52,6 +52,28 @@ def test_the_authority_is_made_once_and_readable_by_its_owner_alone(tmp_path: Pa
     assert stat.S_IMODE((tmp_path / "state" / "ca.pem").stat().st_mode) == 0o600
 
 
+def test_an_authority_that_was_made_before_its_machine_had_the_time_is_good_later(
+    tmp_path: Path,
+) -> None:
+    early = CertificateAuthority.open(tmp_path, 60.0)  # 1970
+    key = x509.load_pem_x509_certificate(early.certificate_pem).public_key()
+    signed = x509.load_pem_x509_certificate(early.sign(_request(LOOPBACK), NOW))
+    later = x509.load_pem_x509_certificate(early.certificate_pem)
+    moment = datetime.datetime.fromtimestamp(NOW, datetime.UTC)
+    assert later.public_key() == key
+    for certificate in (signed, later):
+        assert certificate.not_valid_before_utc <= moment < certificate.not_valid_after_utc
+    signed.verify_directly_issued_by(later)
+    again = CertificateAuthority.open(tmp_path, NOW)
+    assert again.certificate_pem == early.certificate_pem
+    assert stat.S_IMODE((tmp_path / "ca.pem").stat().st_mode) == 0o600
+
+
+def test_a_clock_that_is_behind_does_not_change_the_authority(tmp_path: Path) -> None:
+    right = CertificateAuthority.open(tmp_path, NOW).certificate_pem
+    assert CertificateAuthority.open(tmp_path, 60.0).certificate_pem == right
+
+
 def test_a_private_key_that_others_can_reach_is_not_used(tmp_path: Path) -> None:
     CertificateAuthority.open(tmp_path, NOW)
     (tmp_path / "ca.pem").chmod(0o640)

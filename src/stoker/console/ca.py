@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from stoker.errors import ConfigError, InvalidMessageError
-from stoker.launcher import check_private
+from stoker.launcher import check_private, write_atomic
 
 MAX_NAMES = 16
 """Names and addresses in one certificate."""
@@ -44,10 +44,13 @@ _DNS_NAME = re.compile(rf"(?:localhost|{_LABEL}(?:\.{_LABEL})+)")
 class CertificateAuthority:
     """Signs certificates of workers; one file holds its key and its certificate."""
 
-    def __init__(self, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
+    def __init__(
+        self, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate, path: Path
+    ) -> None:
         """Use `open` instead."""
         self._key = key
         self._certificate = certificate
+        self._path = path
 
     @property
     def certificate_pem(self) -> bytes:
@@ -85,7 +88,25 @@ class CertificateAuthority:
             key.public_key() != certificate.public_key()
         ):
             raise ConfigError(str(path), "the private key does not belong to the certificate")
-        return cls(key, certificate)
+        found = cls(key, certificate, path)
+        found.renew(now)
+        return found
+
+    def renew(self, now: float) -> None:
+        """Make the authority's certificate anew, for the same key, where it ends within a year.
+
+        So an authority that was made before its machine had the time serves as well. What it signed
+        before stays good, because key and name stay.
+
+        Args:
+            now: Unix seconds.
+        """
+        if _utc(now) + WORKER_LIFETIME <= self._certificate.not_valid_after_utc:
+            return
+        self._certificate = _own_certificate(self._key, now)
+        # One that cannot be written is made again at the next start.
+        with contextlib.suppress(OSError):
+            write_atomic(self._path, _pem(self._key, self._certificate))
 
     def sign(
         self,
@@ -134,6 +155,7 @@ class CertificateAuthority:
         if not strong:
             raise InvalidMessageError({"body": "the key must be RSA from 2048 bits, EC or Ed25519"})
         today = _utc(now)
+        self.renew(now)
         certificate = (
             x509.CertificateBuilder()
             .subject_name(_name("stoker worker"))
@@ -223,8 +245,12 @@ def is_host(text: str) -> bool:
 
 def _new_authority(now: float) -> bytes:
     key = ec.generate_private_key(ec.SECP256R1())
+    return _pem(key, _own_certificate(key, now))
+
+
+def _own_certificate(key: ec.EllipticCurvePrivateKey, now: float) -> x509.Certificate:
     name, today = _name("Stoker worker authority"), _utc(now)
-    certificate = (
+    return (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
@@ -250,6 +276,9 @@ def _new_authority(now: float) -> bytes:
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
+
+
+def _pem(key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> bytes:
     private = key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
