@@ -46,7 +46,7 @@ lint: develop ## ruff, mypy --strict, the dependency rule, scripts and images
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/shellcheck templates/*.sh .ci/run .ci/fresh-machine
+	$(BIN)/shellcheck templates/*.sh .ci/run .ci/fresh-machine .ci/oldest-versions
 	@if [ -x $(BIN)/hadolint ]; then $(BIN)/hadolint templates/*/Dockerfile; fi
 
 format: develop ## Let ruff mend style and imports
