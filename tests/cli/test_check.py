@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stoker.cli.check import active_when_idle, examine, held_when_idle
+from stoker.cli.initial import toml
+from stoker.cli.reference import keys_of
+from stoker.cli.settings import (
+    MAX_FILES,
+    EndpointSettings,
+    LocalSettings,
+    ServerSettings,
+    WorkergroupSettings,
+)
+from stoker.simulator.settings import SimulatorSettings
 from stoker.wire import FILE_DEFAULTS, EndpointParameters
 
 GOOD = """
@@ -302,3 +316,91 @@ def test_by_default_nothing_is_held_and_the_protocols_defaults_hold_five() -> No
     assert (active_when_idle(protocol), held_when_idle(protocol)) == (1, 5)
     never = EndpointParameters(**FILE_DEFAULTS, inactivity_timeout=-1)
     assert (active_when_idle(never), held_when_idle(never)) == (1, 1)
+
+
+# -- whatever a file holds -------------------------------------------------------------------------
+
+scalars = st.one_of(
+    st.none().map(lambda _: ""),
+    st.booleans(),
+    st.integers(-5, 10**12),
+    st.floats(allow_nan=False, allow_infinity=False, width=32),
+    st.sampled_from(["a", "hello-world", "vllm", "./x.py", "{directory}/y", "http://h", "/"]),
+)
+values = st.recursive(
+    scalars,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=2), st.dictionaries(st.sampled_from("ab"), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+
+
+def table(struct: Any, **more: Any) -> Any:
+    """A table with some of its keys, an unknown one, and values that mostly do not fit."""
+    keys = {key.name: values for key in keys_of(struct)} | {"unknwn": scalars} | more
+    return st.fixed_dictionaries({}, optional=keys)
+
+
+step = st.fixed_dictionaries(
+    {},
+    optional={"kind": st.sampled_from(["pip", "run", "x"]), "packages": values, "timeout": values},
+)
+groups = table(
+    WorkergroupSettings,
+    backend=st.sampled_from(["hello-world", "vllm", "no", "./no.py", 3]),
+    steps=st.lists(step, max_size=2),
+)
+endpoints = table(EndpointSettings, workergroup=st.one_of(values, st.lists(groups, max_size=2)))
+documents = st.fixed_dictionaries(
+    {},
+    optional={
+        "server": st.one_of(values, table(ServerSettings)),
+        "provider": st.one_of(values, st.fixed_dictionaries({"local": table(LocalSettings)})),
+        "endpoint": st.one_of(values, st.lists(endpoints, max_size=2)),
+        "simulator": st.one_of(values, table(SimulatorSettings)),
+    },
+)
+
+
+@given(documents)
+@hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+def test_no_file_makes_the_check_fail_itself_and_what_it_passes_can_be_used(
+    tmp_path: Path, document: dict[str, Any]
+) -> None:
+    file = tmp_path / "stoker.toml"
+    file.write_text("\n".join(f"{name} = {toml(value)}" for name, value in document.items()))
+    for machine in (False, True):
+        report = examine(file, machine=machine)
+        assert (report.settings is None) == bool(report.errors)
+        for finding in report.findings:
+            assert "\n" not in str(finding)
+    if report.settings is not None:
+        for endpoint in report.settings.endpoint:
+            endpoint.wanted(report.folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\xff\x00", "is no text: have a step download it"),
+        (b"x" * (MAX_FILES + 1), f"have more than {MAX_FILES} bytes"),
+    ],
+)
+def test_a_file_for_an_instance_must_be_a_small_text(
+    tmp_path: Path, content: bytes, said: str
+) -> None:
+    (tmp_path / "b").write_bytes(content)
+    group = 'backend = "hello-world"\nfiles = { "a" = "b" }'
+    (found,) = look(tmp_path, endpoint("", group))
+    assert "endpoint[0].workergroup[0].files.a" in found
+    assert said in found
+
+
+def test_a_file_for_an_instance_keeps_its_right_to_be_run(tmp_path: Path) -> None:
+    script = tmp_path / "run.sh"
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    group = WorkergroupSettings(backend="hello-world", files={"run.sh": "run.sh"})
+    (step,) = group.instance(tmp_path)["steps"]
+    assert step["mode"] == "0755"
