@@ -393,10 +393,26 @@ async def test_the_log_has_a_line_for_each_decision(house):
     assert "-> idle" not in body["info0"]
 
 
+async def test_metrics_are_for_an_accounts_key_or_one_of_their_own(house):
+    endpoint = await house.endpoint()
+    house.door._metrics_key = "the key of the scraper"
+    for key, status in [
+        (None, 401),
+        ("a guess", 401),
+        (house.plane.endpoint_key(endpoint), 401),
+        ("an account key of the tests", 200),
+        ("the key of the scraper", 200),
+    ]:
+        got, body = await house.post("/metrics", None, method="GET", key=key, raw=b"")
+        assert (got, "llm" in str(body)) == (status, status == 200)
+    status, _ = await house.post("/route/", {"endpoint": "llm"}, key="the key of the scraper")
+    assert status == 401
+
+
 async def test_metrics_count_workers_by_state(house):
     await house.endpoint()
     await house.ready_worker()
-    _, body = await house.post("/metrics", None, method="GET", key=None, raw=b"")
+    _, body = await house.post("/metrics", None, method="GET", raw=b"")
     assert b'stoker_workers{endpoint="llm",state="idle"} 1.0' in body
 
 
@@ -407,7 +423,7 @@ async def test_metrics_count_every_kind_of_refusal(house):
     await house.post("/route/", None, method="PUT", raw=b"")
     await house.post("/nothing", {})
     await house.post("/" + "x" * 10_000, {})
-    _, body = await house.post("/metrics", None, method="GET", key=None, raw=b"")
+    _, body = await house.post("/metrics", None, method="GET", raw=b"")
     for line in (
         b'stoker_front_requests_total{path="/route",status="401"} 1.0',
         b'stoker_front_requests_total{path="/route",status="400"} 1.0',
@@ -423,7 +439,7 @@ async def test_metrics_tell_of_a_store_that_cannot_be_written(house):
     await house.settle()
 
     async def pending():
-        _, page = await house.post("/metrics", None, method="GET", key=None, raw=b"")
+        _, page = await house.post("/metrics", None, method="GET", raw=b"")
         return float(page.split(b"\nstoker_log_lines_pending ")[1].split()[0])
 
     assert await pending() == 0.0

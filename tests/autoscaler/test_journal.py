@@ -78,10 +78,26 @@ async def test_lines_that_wait_for_the_disk_are_bounded_and_the_oldest_go_first(
     disk = FullDisk()
     journal = Journal(disk, lambda: 0.0, str)
     for number in range(MAX_PENDING + 3):
-        journal.note(1, "info0", f"{number}")
+        kind = "x" * (number // 50)  # lines that differ in numbers alone are one kind
+        journal.note(1, "info0", f"{kind}{number}")
     disk.full = False
     await journal.flush()
     assert (len(disk.kept), disk.kept[0], journal.lost) == (MAX_PENDING, "3", 3)
+
+
+async def test_many_lines_of_a_worker_are_counted_in_a_line():
+    disk, now = FullDisk(), [0.0]
+    disk.full = False
+    journal = Journal(disk, lambda: 0.0, str, clock=lambda: now[0])
+    for _ in range(5000):
+        journal.note(1, "info1", "worker 3: idle -> error")
+    await journal.flush()
+    now[0] = 11.0
+    await journal.flush()
+    assert len(disk.kept) == 21
+    assert disk.kept[-1].startswith(
+        "4980 more such lines within 10 s are left out; the last: worker"
+    )
 
 
 async def test_a_disk_that_stays_full_is_told_once(capfd):

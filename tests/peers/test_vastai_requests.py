@@ -88,7 +88,11 @@ async def endpoint(stoker, start, free_port, model, tmp_path, monkeypatch):
         env=os.environ
         | identity
         | {"WORKER_PORT": str(port), "WORKER_HTTP_PORT": str(free_port())}
-        | {"MODEL_PORT": str(model.port), "STOKER_HOST": "127.0.0.1"},
+        | {
+            "MODEL_PORT": str(model.port),
+            "STOKER_HOST": "127.0.0.1",
+            "STOKER_SESSION_CLOSE_ROUTES": "/bye",
+        },
         cwd=tmp_path,
     )
     await asyncio.to_thread(stoker.wait_for_worker, "brought")

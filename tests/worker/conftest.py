@@ -255,7 +255,8 @@ class Peer:
         return b'{"auth_data": %b, "session_id": null, "payload": %b}' % (shown, payload)
 
     async def get(self, path: str) -> Response:
-        return await fetch(self.url + path, timeout=PATIENCE)
+        shown = [(b"authorization", f"Bearer {MTOKEN}".encode())]  # what /metrics asks for
+        return await fetch(self.url + path, headers=shown, timeout=PATIENCE)
 
     async def post(self, path: str = "/echo", body: bytes | None = None, **more: Any) -> Response:
         return await fetch(
@@ -321,6 +322,7 @@ def make_settings(control: ControlPlane, directory: Path, **changes: Any) -> Wor
         "public_host": "127.0.0.1",
         "state_dir": directory,
         "drain_timeout": 5.0,
+        "session_close_routes": ("/bye",),
     }
     return WorkerSettings(**(values | changes))
 

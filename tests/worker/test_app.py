@@ -335,6 +335,27 @@ async def test_health_and_metrics_tell_of_the_worker_and_no_secrets(
     assert "secret" not in text
 
 
+async def test_metrics_are_for_whoever_shows_the_mtoken_or_the_key_for_them(
+    start_worker: StartWorker,
+) -> None:
+    worker = await start_worker(settings={"metrics_key": "the key of the scraper"})
+    for shown, status in [
+        (b"", 401),
+        (b"Bearer a guess", 401),
+        (b"Bearer secret-of-this-worker", 200),
+        (b"Bearer the key of the scraper", 200),
+    ]:
+        answer = await fetch(worker.url + "/metrics", headers=[(b"authorization", shown)])
+        assert (answer.status, b"/echo" in answer.body) == (status, status == 200)
+
+
+async def test_metrics_of_a_worker_without_authentication_are_open(
+    start_worker: StartWorker,
+) -> None:
+    worker = await start_worker(settings={"unsecured": True})
+    assert (await fetch(worker.url + "/metrics")).status == 200
+
+
 async def test_a_stranger_cannot_add_labels_to_the_metrics(worker: Worker) -> None:
     before = len((await worker.get("/metrics")).body.splitlines())
     for number in range(20):

@@ -281,3 +281,29 @@ async def test_a_callback_that_fails_harms_nobody(worker: Worker, model: Model) 
     assert (await session.call("end")).status == 200
     await model.until(lambda: model.bodies("/die"))
     assert (await worker.post()).status == 200
+
+
+@pytest.mark.parametrize("route", ["/admin/shutdown", "/echo/below", "/bye/more", "/bye2", "/ops"])
+async def test_only_declared_routes_are_called_at_the_end(worker: Worker, route: str) -> None:
+    answer = await create(worker, on_close_route=route)
+    assert (answer.status, list(answer.json()["fields"])) == (422, ["payload.on_close_route"])
+
+
+@pytest.mark.parametrize("route", ["/echo", "/bye", "/bye?a=1", "/ops/close"])
+async def test_declared_routes_and_those_that_the_operator_opens_are_called(
+    start_worker: StartWorker, model: Model, route: str
+) -> None:
+    worker = await start_worker(settings={"session_close_routes": ("/bye", "/ops/*")})
+    session = await opened(worker, on_close_route=route)
+    assert (await session.call("end")).status == 200
+    await model.until(lambda: model.bodies(route.partition("?")[0]))
+
+
+async def test_a_session_without_a_request_ends_however_long_it_was_to_live(
+    start_worker: StartWorker, control: Control
+) -> None:
+    worker = await start_worker(settings={"session_idle_timeout": 0.2})
+    answer = await create(worker, worker.control.auth(cost=0.0), lifetime=86_400)
+    assert answer.json()["expiration"] - time.time() < 10
+    await control.until(lambda: control.finished)
+    assert (await create(worker)).status == 201

@@ -111,3 +111,20 @@ def test_the_close_callback_names_the_session() -> None:
 )
 def test_what_a_session_cannot_be_opened_with_is_named(payload: dict[str, Any], field: str) -> None:
     assert list(SessionPayload(**payload).problems()) == [field]
+
+
+def test_a_session_is_idle_while_it_has_no_request() -> None:
+    sessions: SessionTable[str] = SessionTable(2, idle_timeout=120.0)
+    session = sessions.open(AUTH, SessionPayload(lifetime=86_400.0), now=1000.0)
+    assert session.ends == 1120.0
+    session.extend(1100.0)
+    session.jobs["long"] = None
+    assert sessions.due(9_000.0) == []
+    session.left("long", 9_000.0)
+    assert sessions.due(9_119.0) == []
+    assert sessions.due(9_120.0) == [session]
+
+
+def test_a_short_lifetime_is_not_made_longer_by_the_idle_timeout() -> None:
+    sessions: SessionTable[str] = SessionTable(2, idle_timeout=120.0)
+    assert sessions.open(AUTH, SessionPayload(lifetime=9.0), now=1000.0).ends == 1009.0

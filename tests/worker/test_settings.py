@@ -129,3 +129,21 @@ def test_pages_of_any_origin_may_call_a_worker_that_is_only_tried_out() -> None:
         "https://a.example",
         "https://b.example",
     )
+
+
+def test_what_an_operator_opens_to_sessions_is_read() -> None:
+    settings = WorkerSettings.from_environ(
+        SECURED
+        | {
+            "STOKER_SESSION_IDLE_TIMEOUT": "30",
+            "STOKER_SESSION_CLOSE_ROUTES": "/close, /sessions/*",
+            "STOKER_METRICS_KEY": "the key of the scraper",
+        }
+    )
+    assert settings.session_idle_timeout == 30.0
+    assert settings.session_close_routes == ("/close", "/sessions/*")
+    assert settings.metrics_key == "the key of the scraper"
+    assert "scraper" not in repr(settings)
+    assert WorkerSettings.from_environ(SECURED).session_idle_timeout == 120.0
+    with pytest.raises(ConfigError, match="STOKER_SESSION_CLOSE_ROUTES"):
+        WorkerSettings.from_environ(SECURED | {"STOKER_SESSION_CLOSE_ROUTES": "close"})

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from hmac import compare_digest
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
@@ -19,7 +20,16 @@ from stoker import wire
 from stoker.autoscaler.identity import Principal
 from stoker.autoscaler.router import Assigned, RouterFullError
 from stoker.errors import InvalidMessageError, NotFoundError, StokerError
-from stoker.http import Cors, Exchange, Outcome, RelayObserver, UpstreamPool, coded, relay
+from stoker.http import (
+    Cors,
+    Exchange,
+    Outcome,
+    RelayObserver,
+    UpstreamPool,
+    bearer,
+    coded,
+    relay,
+)
 from stoker.logs import get_logger
 from stoker.tickets import Claims, as_signature, mint
 
@@ -100,10 +110,16 @@ class FrontDoor:
     """The request handler of the control plane's port."""
 
     def __init__(
-        self, plane: ControlPlane, console: UpstreamPool, *, cors: Cors | None = None
+        self,
+        plane: ControlPlane,
+        console: UpstreamPool,
+        *,
+        cors: Cors | None = None,
+        metrics_key: str = "",
     ) -> None:
         self._plane = plane
         self._cors = cors
+        self._metrics_key = metrics_key
         self._console = console
         self.waiting: dict[int, _Waiting] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -360,6 +376,11 @@ class FrontDoor:
         exchange.respond(200, b'{"status":"ok"}')
 
     def _on_metrics(self, exchange: Exchange) -> None:
+        """For an account's key, or the one that opens this alone: it names endpoints and loads."""
+        shown = bearer(exchange)
+        known = self._metrics_key and shown and compare_digest(shown, self._metrics_key.encode())
+        if not known and self._authenticate(exchange, None).kind != "account":
+            raise UnauthorizedError("metrics are for an account's key, or for STOKER_METRICS_KEY")
         exchange.respond(
             200, self._plane.metrics(), content_type=b"text/plain; version=0.0.4; charset=utf-8"
         )
@@ -425,10 +446,10 @@ class FrontDoor:
 
     def _authenticate(self, exchange: Exchange, in_body: str | None) -> Principal:
         """The key comes as a bearer, in the body or in the query; each peer has its own habit."""
-        header = exchange.header(b"authorization")
+        shown = bearer(exchange)
         candidates = [in_body]
-        if header is not None and header[:7].lower() == b"bearer ":
-            candidates.insert(0, header[7:].strip().decode("latin-1"))
+        if shown is not None:
+            candidates.insert(0, shown.decode("latin-1"))
         if exchange.query:
             candidates.append(parse_qs(exchange.query.decode("latin-1")).get("api_key", [""])[0])
         for key in candidates:

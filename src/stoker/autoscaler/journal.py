@@ -8,10 +8,12 @@ providers, ``debug`` everything.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, cast
 
+from stoker.autoscaler.lograte import LogRate
 from stoker.logs import get_logger, printable, redact
 from stoker.store import LogEntry, Store
 
@@ -33,7 +35,12 @@ class Journal:
     """Collects lines at once and writes them in batches."""
 
     def __init__(
-        self, store: Store, wall: Callable[[], float], name_of: Callable[[int], str]
+        self,
+        store: Store,
+        wall: Callable[[], float],
+        name_of: Callable[[int], str],
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begin with nothing to write.
 
@@ -41,6 +48,7 @@ class Journal:
             store: keeps the lines.
             wall: Unix seconds.
             name_of: an endpoint's name by its id, for our own log.
+            clock: monotonic seconds.
         """
         self._store = store
         self._wall = wall
@@ -49,12 +57,18 @@ class Journal:
         self._writing: list[LogEntry] = []
         self._turn = asyncio.Lock()
         self._failing = False
+        self._clock = clock
+        self._rate = LogRate()
         self.lost = 0
 
     def note(
         self, endpoint_id: int, level: Level, text: str, *, group_id: int | None = None
     ) -> None:
-        """Keep one line; never blocks, never fails."""
+        """Keep one line, or count it where there are many like it; never blocks, never fails."""
+        if self._rate.admit(endpoint_id, group_id, level, text, self._clock()):
+            self._keep(endpoint_id, level, text, group_id)
+
+    def _keep(self, endpoint_id: int, level: Level, text: str, group_id: int | None) -> None:
         line = printable(redact(text[: 2 * MAX_LINE]))[:MAX_LINE]
         say = log.info if level in ("info0", "info1") else log.debug
         say(line, endpoint=self._name_of(endpoint_id))
@@ -73,6 +87,9 @@ class Journal:
 
     async def flush(self) -> None:
         """Write what is pending; keep it when the store cannot be written just now."""
+        for left in self._rate.due(self._clock()):
+            endpoint_id, group_id, level = left.key
+            self._keep(endpoint_id, cast(Level, level), left.text, group_id)
         async with self._turn:
             await self._flush()
 

@@ -151,7 +151,7 @@ class _Demo:
                 await _unless(self._first_answer(client), self._failure_of_a_worker(client))
                 await self._load(client)
                 await self._until_zero(client)
-                self._summary.worker_seconds = await self._worker_seconds(server.url)
+                self._summary.worker_seconds = await self._worker_seconds(server.url, key)
             finally:
                 with contextlib.suppress(StokerError):
                     await self._print_new_lines(client)
@@ -256,9 +256,10 @@ class _Demo:
         self._served_by |= {w["id"] for w in workers if w["reqs_working"] > 0}
         return workers
 
-    async def _worker_seconds(self, url: str) -> float:
+    async def _worker_seconds(self, url: str, key: str) -> float:
         total = 0.0
-        metrics = await _patiently(lambda: fetch(f"{url}/metrics"))
+        shown = [(b"authorization", f"Bearer {key}".encode())]
+        metrics = await _patiently(lambda: fetch(f"{url}/metrics", headers=shown))
         for line in metrics.body.decode().splitlines():
             if line.startswith("stoker_worker_seconds_total{") and 'state="stopped"' not in line:
                 total += float(line.rpartition(" ")[2])

@@ -18,8 +18,8 @@ from stoker import descriptors, logs, signals
 from stoker.cli import applying, output
 from stoker.cli.settings import Settings, default_state_directory
 from stoker.console.diff import Plan, WantedEndpoint
-from stoker.console.serve import Access, Server
-from stoker.errors import StokerError
+from stoker.console.serve import MIN_KEY_LENGTH, Access, Server
+from stoker.errors import ConfigError, StokerError
 
 STOP_NEWS = 2.0
 """Seconds between two looks at what a stop still waits for."""
@@ -78,6 +78,18 @@ class _Options:
         self.keep_instances, self.stop_on_stdin_eof = keep_instances, stop_on_stdin_eof
 
 
+def _metrics_key() -> str:
+    """What opens ``/metrics`` here and at our workers; it stays in the environment, for them.
+
+    Raises:
+        ConfigError: it can be guessed.
+    """
+    key = os.environ.get("STOKER_METRICS_KEY", "")
+    if key and len(key) < MIN_KEY_LENGTH:
+        raise ConfigError("STOKER_METRICS_KEY", f"must have at least {MIN_KEY_LENGTH} characters")
+    return key
+
+
 async def _serve(settings: Settings, wanted: Sequence[WantedEndpoint], options: _Options) -> int:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -100,7 +112,9 @@ async def _serve(settings: Settings, wanted: Sequence[WantedEndpoint], options: 
         local=settings.provider.local,
         api_key=given_key,
         access=Access(
-            sign_unproven=settings.server.sign_unproven, cors=settings.server.cors_origins
+            sign_unproven=settings.server.sign_unproven,
+            cors=settings.server.cors_origins,
+            metrics_key=_metrics_key(),
         ),
         wanted=wanted,
     )

@@ -15,7 +15,7 @@ import ssl
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -81,12 +81,14 @@ class Access:
     """What may be done without an account's key.
 
     Attributes:
+        metrics_key: opens ``/metrics`` and nothing else; an account's key does too.
         cors: origins whose pages may call us, in a browser; see `stoker.http.Cors`.
         sign_unproven: have a worker's certificate signed without its mtoken (see `create_app`).
     """
 
     sign_unproven: bool = False
     cors: Sequence[str] = ()
+    metrics_key: str = field(default="", repr=False)
 
 
 class _QuietUvicorn(uvicorn.Server):
@@ -234,7 +236,7 @@ class Server:
         )
         # Only now, when the port is known to be free: a start that fails changes nothing.
         self.plan = await self._apply(self._wanted)
-        door = FrontDoor(self.plane, self._pool, cors=cors)
+        door = FrontDoor(self.plane, self._pool, cors=cors, metrics_key=self._access.metrics_key)
         self.plane.on_assigned = door.assigned
         self.plane.on_tick = door.tick
         self.plane.front_requests = lambda: door.requests

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stoker.http.body import BodySource
 from stoker.http.cors import Cors
-from stoker.http.exchange import Exchange, coded
+from stoker.http.exchange import Exchange, bearer, coded
 from stoker.http.fetch import Response, fetch
 from stoker.http.limits import Limits
 from stoker.http.pool import Origin, UpstreamPool
@@ -33,6 +33,7 @@ __all__ = [
     "UpstreamError",
     "UpstreamPool",
     "UpstreamRequest",
+    "bearer",
     "coded",
     "fetch",
     "open_stream",

@@ -359,3 +359,11 @@ def coded(exchange: Exchange) -> str:
         return ""
     shown = coding[:40].decode("ascii", "replace")
     return f"a body with Content-Encoding: {shown} is not unpacked here: send it as it is"
+
+
+def bearer(exchange: Exchange) -> bytes | None:
+    """The token in ``Authorization: Bearer …``; None where there is none."""
+    header = exchange.header(b"authorization")
+    if header is None or header[:7].lower() != b"bearer ":
+        return None
+    return header[7:].strip()

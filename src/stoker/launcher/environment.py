@@ -25,7 +25,10 @@ from stoker.network import PROXY
 MODEL_HOST = "127.0.0.1"
 LOG_LEVEL = "STOKER_LOG_LEVEL"
 CORS_ORIGINS = "STOKER_CORS_ORIGINS"
-_PASSED_ON = (LOG_LEVEL, LOG_FORMAT, CORS_ORIGINS)
+METRICS_KEY = "STOKER_METRICS_KEY"
+SESSION_IDLE_TIMEOUT = "STOKER_SESSION_IDLE_TIMEOUT"
+SESSION_CLOSE_ROUTES = "STOKER_SESSION_CLOSE_ROUTES"
+_PASSED_ON = (LOG_LEVEL, LOG_FORMAT, CORS_ORIGINS, SESSION_IDLE_TIMEOUT, SESSION_CLOSE_ROUTES)
 MODEL_LOG = "model.log"
 WORKER_LOG = "worker.log"
 SETUP_LOG = "setup.log"
@@ -180,6 +183,7 @@ def worker_environment(
         "STOKER_STATE_DIR": str(directory),
         "STOKER_DRAIN_TIMEOUT": f"{manifest.supervision.drain_grace:g}",
         "STOKER_SILENCE_TIMEOUT": f"{manifest.supervision.silence_timeout:g}",
+        **({METRICS_KEY: environ[METRICS_KEY]} if environ.get(METRICS_KEY) else {}),
         **({"STOKER_TICKETS": "required"} if manifest.tickets_required else {}),
         **({"UNSECURED": "true"} if manifest.unsecured else {}),
         **_marks(manifest, directory, "worker"),

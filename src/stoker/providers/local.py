@@ -59,6 +59,10 @@ _NEEDED = {
     "STOKER_LOG_LEVEL",
     "STOKER_LOG_FORMAT",
     "STOKER_PROXY",
+    "STOKER_CORS_ORIGINS",
+    "STOKER_METRICS_KEY",
+    "STOKER_SESSION_IDLE_TIMEOUT",
+    "STOKER_SESSION_CLOSE_ROUTES",
 }
 """What is passed on all the same; a model server's weights may be behind the first two."""
 

@@ -7,15 +7,23 @@ route -> ready? -> envelope -> authorised, or of a session? -> load -> admission
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import secrets
 from collections.abc import Callable, Sequence
+from hmac import compare_digest
 from time import monotonic
 from typing import Any
 
 from stoker import logs
 from stoker.errors import InvalidMessageError, TicketError
-from stoker.http import Cors, Exchange, UpstreamPool, coded
+from stoker.http import (
+    Cors,
+    Exchange,
+    UpstreamPool,
+    bearer,
+    coded,
+)
 from stoker.wire import AuthData, encode, error_body
 from stoker.worker.admission import Admission, Lane, Verdict, retry_after_header
 from stoker.worker.auth import Gate, UndecidedError
@@ -40,6 +48,7 @@ _UNDECIDED = error_body("this worker has not heard from its control plane yet")
 _TOO_BUSY = error_body("too busy: the expected wait is above this route's max_queue_time")
 _TIMED_OUT = error_body("the request took longer than this route's timeout")
 _POST_ONLY = error_body("this route takes POST only")
+_METRICS_KEY = error_body("metrics need the worker's mtoken or STOKER_METRICS_KEY, as a bearer")
 _GET_ONLY = error_body("this route takes GET only")
 
 _CHALLENGE = re.compile(rb"challenge=([0-9a-f]{16,64})")
@@ -76,6 +85,9 @@ class WorkerApp:
         describe: Callable[[], dict[str, Any]],
         prove: Callable[[str], dict[str, Any]] = lambda _challenge: {},
         cors: Cors | None = None,
+        metrics_keys: Sequence[str] = (),
+        session_idle_timeout: float = math.inf,
+        session_close_routes: Sequence[str] = (),
     ) -> None:
         """Prepare.
 
@@ -87,6 +99,9 @@ class WorkerApp:
             admission: decides who waits.
             metrics: counts for Prometheus.
             describe: what ``/healthz`` tells besides ``ready``.
+            metrics_keys: what opens ``/metrics``; none: it is open.
+            session_idle_timeout: seconds without a request after which a session ends.
+            session_close_routes: paths that a session may have called at its end, besides routes.
             cors: pages of which origins may call the routes and sessions.
             prove: what it tells besides to a control plane that sends a challenge.
         """
@@ -105,7 +120,14 @@ class WorkerApp:
         self._describe = describe
         self._prove = prove
         self._cors = cors
-        self.sessions = SessionCalls(self, config.max_sessions)
+        self._metrics_keys = [key.encode() for key in metrics_keys if key]
+        declared = [path for h in config.handlers for path in (h.route, h.model_path)]
+        self.sessions = SessionCalls(
+            self,
+            config.max_sessions,
+            idle_timeout=session_idle_timeout,
+            close_routes=(*declared, *session_close_routes),
+        )
         one_at_a_time: Lane[Job] = Lane(1)
         self._routes: dict[str, Route] = {}
         for handler in config.handlers:
@@ -396,6 +418,8 @@ class WorkerApp:
                 known |= self._prove(challenge[1].decode())
             body = encode(known)
             exchange.respond(200 if ready else 503, body)
+        elif path == "/metrics" and reading and not self._may_read_metrics(exchange):
+            self.refuse(exchange, 401, _METRICS_KEY, "unauthorised_metrics")
         elif path == "/metrics" and reading:
             exchange.respond(200, self._metrics.render(), content_type=CONTENT_TYPE)
         elif path in ("/healthz", "/metrics"):
@@ -407,6 +431,13 @@ class WorkerApp:
                 self.refuse(exchange, 405, _POST_ONLY, "method", allow=b"POST")
         else:
             self.refuse(exchange, 404, _NOT_FOUND, "not_found")
+
+    def _may_read_metrics(self, exchange: Exchange) -> bool:
+        """They name routes and loads: for whoever shows the worker's mtoken, or the key for it."""
+        if not self._metrics_keys:
+            return True
+        shown = bearer(exchange) or b""
+        return any(compare_digest(shown, key) for key in self._metrics_keys)
 
     def _wrong_method(self, exchange: Exchange, route: Route) -> None:
         """The route is there, but not for this method."""

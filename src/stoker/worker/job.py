@@ -315,7 +315,7 @@ class Job(Place, RelayObserver):
             self.timer.cancel()
             self.timer = None
         if self.session is not None:
-            self.session.jobs.pop(self, None)
+            self.session.left(self, monotonic())
 
     def stop_work(self) -> None:
         """Stop what runs; it ends with `verdict`."""

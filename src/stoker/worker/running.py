@@ -133,6 +133,9 @@ class RunningWorker:
             metrics=self._metrics,
             describe=self._health,
             prove=self._proof,
+            session_idle_timeout=settings.session_idle_timeout,
+            session_close_routes=settings.session_close_routes,
+            metrics_keys=() if settings.unsecured else (settings.mtoken, settings.metrics_key),
             cors=Cors(settings.cors_origins, setting="STOKER_CORS_ORIGINS"),
         )
         self._app.on_answer = self._watch.answered

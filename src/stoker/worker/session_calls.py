@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+from collections.abc import Iterable
 from time import monotonic, time
 from typing import TYPE_CHECKING
 
@@ -50,15 +52,27 @@ def _unix(moment: float) -> float:
 class SessionCalls:
     """Answers the calls, and ends sessions."""
 
-    def __init__(self, app: WorkerApp, limit: int | None) -> None:
+    def __init__(
+        self,
+        app: WorkerApp,
+        limit: int | None,
+        *,
+        idle_timeout: float = math.inf,
+        close_routes: Iterable[str] = (),
+    ) -> None:
         """Prepare.
 
         Args:
             app: of the worker.
             limit: sessions open at a time; None: `MAX_SESSIONS`.
+            idle_timeout: seconds without a request after which a session ends.
+            close_routes: paths of the model server that a session may have called at its end.
         """
         self._app = app
-        self._table: SessionTable[Job] = SessionTable(MAX_SESSIONS if limit is None else limit)
+        self._close_routes = tuple(close_routes)
+        self._table: SessionTable[Job] = SessionTable(
+            MAX_SESSIONS if limit is None else limit, idle_timeout=idle_timeout
+        )
         self._closing: set[asyncio.Task[None]] = set()
         self._calls = {
             "/session/create": self._create,
@@ -98,7 +112,7 @@ class SessionCalls:
     ) -> Session[Job] | None:
         """The session that a request belongs to, whose end it puts off; None: it is answered."""
         session = self._table.get(session_id)
-        if session is None or session.expires <= now:
+        if session is None or session.ends <= now:
             self._app.refuse(exchange, 410, _GONE, "no_session")
             return None
         if not session.belongs_to(auth):
@@ -120,7 +134,12 @@ class SessionCalls:
         except InvalidMessageError as error:
             fields = {f"payload.{name}": text for name, text in error.fields.items()}
             raise InvalidMessageError(fields) from None
-        if problems := payload.problems():
+        problems = payload.problems()
+        if payload.on_close_route and not problems and not self._may_close(payload.on_close_route):
+            problems["payload.on_close_route"] = (
+                "must be one of the worker's routes, or of its STOKER_SESSION_CLOSE_ROUTES"
+            )
+        if problems:
             raise InvalidMessageError(problems)
         auth = envelope.auth_data
         if not app.authorised(exchange, auth, now):
@@ -128,14 +147,22 @@ class SessionCalls:
         if self._table.full:
             app.gate.failed(auth.request_idx)
             app.meter.refused(auth.request_idx, 0.0, now)
-            ends = [session.expires - now for session in self._table.all()]
+            ends = [session.ends - now for session in self._table.all()]
             after = retry_after_header(min(ends, default=60.0))
             app.refuse(exchange, 429, _FULL, "too_many_sessions", retry_after=after)
             return
         session = self._table.open(auth, payload, now)
         app.meter.accepted(session)
-        reply = {"session_id": session.id, "expiration": _unix(session.expires)}
+        reply = {"session_id": session.id, "expiration": _unix(session.ends)}
         exchange.respond(201, encode(reply))
+
+    def _may_close(self, route: str) -> bool:
+        """Whether a path of the model server may be called for a client: it may be an admin's."""
+        path = route.partition("?")[0]
+        return any(
+            path == allowed or (allowed.endswith("/*") and path.startswith(allowed[:-1]))
+            for allowed in self._close_routes
+        )
 
     def _get(self, exchange: Exchange) -> None:
         session = self._named(exchange)
@@ -144,7 +171,7 @@ class SessionCalls:
                 "session_id": session.id,
                 "auth_data": session.auth,
                 "lifetime": session.lifetime,
-                "expiration": _unix(session.expires),
+                "expiration": _unix(session.ends),
                 "created_at": _unix(session.created_at),
                 "on_close_route": session.on_close_route or None,
                 "on_close_payload": session.on_close_payload or None,

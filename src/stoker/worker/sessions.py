@@ -6,6 +6,8 @@ Rules (what decides about a session lives in this file):
   calls show the same proof again, and the session's id, which only its owner knows.
 * It lives for `lifetime` seconds. Each request within it adds its lifetime once more, up to
   `MAX_AHEAD` seconds from now.
+* Without a request for `idle_timeout` seconds it ends all the same: it holds a worker, and may have
+  been opened on a ticket that cost nothing.
 * At most `limit` are open at a time; one more is refused.
 * It ends once: when it is ended, when it has expired (`due` tells), or with the worker. Then its
   running requests are cancelled, and its close callback, if it has one, is posted once.
@@ -16,6 +18,7 @@ Pure: no clock and no I/O.
 from __future__ import annotations
 
 import hmac
+import math
 import re
 import secrets
 from collections.abc import Callable
@@ -83,6 +86,8 @@ class Session(Generic[J]):
         on_close_route: path at the model server; empty: no callback.
         on_close_payload: of the callback.
         jobs: its requests that run or wait.
+        idle_since: when the last of them ended; seconds of the worker's monotonic clock.
+        idle_timeout: seconds without a request after which it ends.
         request_idx: the router's number for the request that opened it.
         load: load units of its own: none, as its requests have theirs.
     """
@@ -95,6 +100,8 @@ class Session(Generic[J]):
     on_close_route: str = ""
     on_close_payload: dict[str, Any] = field(default_factory=dict)
     jobs: dict[J, None] = field(default_factory=dict)
+    idle_since: float = 0.0
+    idle_timeout: float = math.inf
     request_idx: int = 0
     load: float = 0.0
     estimate: float = 0.0
@@ -112,8 +119,19 @@ class Session(Generic[J]):
         """Whether `auth` is what the session was opened with."""
         return hmac.compare_digest(encode(self.auth), encode(auth))
 
+    @property
+    def ends(self) -> float:
+        """When it ends if nothing comes; seconds of the worker's monotonic clock."""
+        return self.expires if self.jobs else min(self.expires, self.idle_since + self.idle_timeout)
+
+    def left(self, job: J, now: float) -> None:
+        """A request of it has ended."""
+        self.jobs.pop(job, None)
+        self.idle_since = now
+
     def extend(self, now: float) -> None:
         """A request came: the end is put off."""
+        self.idle_since = now
         self.expires = max(self.expires, min(self.expires + self.lifetime, now + MAX_AHEAD))
 
     def close_payload(self) -> bytes:
@@ -124,14 +142,22 @@ class Session(Generic[J]):
 class SessionTable(Generic[J]):
     """The sessions of one worker."""
 
-    def __init__(self, limit: int, *, make_id: Callable[[], str] | None = None) -> None:
+    def __init__(
+        self,
+        limit: int,
+        *,
+        idle_timeout: float = math.inf,
+        make_id: Callable[[], str] | None = None,
+    ) -> None:
         """No session yet.
 
         Args:
             limit: open at a time.
+            idle_timeout: seconds without a request after which a session ends.
             make_id: gives unguessable ids.
         """
         self._limit = limit
+        self._idle_timeout = idle_timeout
         self._make_id = make_id or (lambda: secrets.token_urlsafe(18))
         self._open: dict[str, Session[J]] = {}
 
@@ -159,6 +185,8 @@ class SessionTable(Generic[J]):
             created_at=now,
             on_close_route=payload.on_close_route or "",
             on_close_payload=payload.on_close_payload or {},
+            idle_since=now,
+            idle_timeout=self._idle_timeout,
             request_idx=auth.request_idx,
             entered_queue_at=now,
             work_started_at=now,
@@ -176,7 +204,7 @@ class SessionTable(Generic[J]):
 
     def due(self, now: float) -> list[Session[J]]:
         """Those that have expired by `now`."""
-        return [session for session in self._open.values() if session.expires <= now]
+        return [session for session in self._open.values() if session.ends <= now]
 
     def all(self) -> list[Session[J]]:
         """All that are open."""

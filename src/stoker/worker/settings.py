@@ -19,6 +19,9 @@ DEFAULT_PORT = 3000
 DEFAULT_CERTIFICATE = "/etc/instance.crt"
 DEFAULT_KEY = "/etc/instance.key"
 DEFAULT_DRAIN_TIMEOUT = 30.0
+
+DEFAULT_SESSION_IDLE_TIMEOUT = 120.0
+"""Seconds: a pause between two requests of a person, and no more."""
 DEFAULT_SILENCE_TIMEOUT = 600.0
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
@@ -51,6 +54,12 @@ class WorkerSettings:
         silence_timeout: ``STOKER_SILENCE_TIMEOUT``, seconds for which a model server may be silent
             in a request, before its answer and in it, where the route has no ``timeout``.
         log_level: ``STOKER_LOG_LEVEL``.
+        metrics_key: ``STOKER_METRICS_KEY``, opens ``/metrics`` as the mtoken does; not in the repr.
+        session_idle_timeout: ``STOKER_SESSION_IDLE_TIMEOUT``, seconds after which a session without
+            a request ends, however long a lifetime it asked for.
+        session_close_routes: ``STOKER_SESSION_CLOSE_ROUTES``, paths of the model server, with
+            commas between them, that a session may have called at its end besides the worker's
+            routes; one that ends in ``/*`` means all below it.
         cors_origins: ``STOKER_CORS_ORIGINS``, origins with commas between them, whose pages may
             call the worker from a browser; ``*``: any; ``none``: none. Default: any where it is
             `unsecured`, as the model servers behind it have it, and none elsewhere.
@@ -75,6 +84,9 @@ class WorkerSettings:
     silence_timeout: float = DEFAULT_SILENCE_TIMEOUT
     log_level: str = "info"
     cors_origins: tuple[str, ...] = ()
+    metrics_key: str = field(default="", repr=False)
+    session_idle_timeout: float = DEFAULT_SESSION_IDLE_TIMEOUT
+    session_close_routes: tuple[str, ...] = ()
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> WorkerSettings:
@@ -134,6 +146,11 @@ class WorkerSettings:
             ),
             log_level=level,
             cors_origins=_origins(environ, unsecured=unsecured),
+            metrics_key=environ.get("STOKER_METRICS_KEY", ""),
+            session_idle_timeout=_seconds(
+                environ, "STOKER_SESSION_IDLE_TIMEOUT", DEFAULT_SESSION_IDLE_TIMEOUT
+            ),
+            session_close_routes=_routes(environ, "STOKER_SESSION_CLOSE_ROUTES"),
         )
 
     def public_url(self, bound_port: int) -> str:
@@ -230,6 +247,14 @@ def _seconds(environ: Mapping[str, str], name: str, default: float, low: float =
     if not low <= value <= 86_400.0:
         raise ConfigError(name, f"must be from {low:g} to 86400 seconds")
     return value
+
+
+def _routes(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
+    found = tuple(one.strip() for one in environ.get(name, "").split(",") if one.strip())
+    for route in found:
+        if not route.startswith("/") or "*" in route.removesuffix("/*"):
+            raise ConfigError(name, f"{route!r} is no path such as '/close' or '/sessions/*'")
+    return found
 
 
 def _origins(environ: Mapping[str, str], *, unsecured: bool) -> tuple[str, ...]:
