@@ -53,6 +53,10 @@ _ESCAPES = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_].*?(?:\x07|\x1b\\|\Z)|[ -/]*[0-~])", re.DOTALL
 )
 
+_ESCAPES_BYTES = re.compile(
+    rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)?|[ -/]*[0-~])"
+)
+
 LogText = str | LogLine
 """What to look for: a part of a line, or a line by its form."""
 
@@ -259,16 +263,16 @@ class LineMatcher:
             (Meaning.LOADED, tuple(on_load)),
             (Meaning.INFO, tuple(on_info)),
         )
-        # Escape sequences and carriage returns may stand in the middle of a text.
-        self._needles = (
-            b"\x1b",
-            b"\r",
-            *(str(text).encode() for _, texts in self._texts for text in texts),
-        )
+        self._needles = [str(text).encode() for _, texts in self._texts for text in texts]
 
     def wanted(self, data: bytes) -> bool:
         """Whether any of the lines in `data` may mean something."""
-        return any(needle in data for needle in self._needles)
+        if any(needle in data for needle in self._needles):
+            return True
+        # Escape sequences and carriage returns may stand in the middle of a text.
+        plain = _ESCAPES_BYTES.sub(b"", data) if b"\x1b" in data else data
+        plain = plain.replace(b"\r", b"")
+        return len(plain) < len(data) and any(needle in plain for needle in self._needles)
 
     def meaning(self, line: str) -> Meaning | None:
         """What `line` means; None for most."""
