@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stoker.backends.comfyui_graph import ComfyError, Generate, text_to_image
-from stoker.http import Exchange, HttpServer
+from stoker.http import Exchange, HttpServer, UpstreamError
 
 GRAPH = text_to_image("model.safetensors", width=64, height=64, steps=2)
 
@@ -70,6 +70,23 @@ async def test_a_job_is_waited_for_and_answered_with_its_outputs(comfy: Running)
     }
     assert server.queued == [{"prompt": GRAPH, "client_id": "me"}]
     assert len(pauses) == 2
+
+
+async def test_a_server_that_is_too_busy_for_a_look_at_the_history_is_asked_again(
+    comfy: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, generate, _ = comfy
+    call, silent = generate._call, [True, True]
+
+    async def slow(method: str, path: str, *args: Any, **more: Any) -> dict[str, Any]:
+        if path == "/history/p1" and silent:
+            silent.pop()
+            raise UpstreamError("timeout", "no answer within 30 s")
+        return await call(method, path, *args, **more)
+
+    monkeypatch.setattr(generate, "_call", slow)
+    assert (await generate(GRAPH))["status"] == "success"
+    assert len(server.queued) == 1
 
 
 async def test_a_job_that_failed_says_why(comfy: Running) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from stoker.errors import StokerError
-from stoker.http import fetch
+from stoker.http import UpstreamError, fetch
 from stoker.wire import encode
 
 POLL = 0.25
@@ -82,7 +82,7 @@ class Generate:
             return {"status": "error"} | told
         try:
             while True:
-                history = await self._call("GET", f"/history/{identity}")
+                history = await self._history(identity)
                 if isinstance(entry := history.get(identity), dict):
                     break
                 await self._pause(POLL)
@@ -100,6 +100,15 @@ class Generate:
             "messages": [m for m in status.get("messages", []) if m and m[0] == "execution_error"],
             "outputs": entry.get("outputs", {}),
         }
+
+    async def _history(self, identity: str) -> dict[str, Any]:
+        try:
+            return await self._call("GET", f"/history/{identity}")
+        except UpstreamError as error:
+            # It answers nothing while it loads a large model; the route's timeout is the limit.
+            if error.kind != "timeout":
+                raise
+            return {}
 
     async def _call(
         self, method: str, path: str, body: bytes = b"", *, timeout: float = CALL_TIMEOUT

@@ -17,11 +17,12 @@ import sys
 import time
 from typing import Any
 
-START_TIMEOUT = 60.0
-"""Seconds for Ollama to listen."""
+START_TIMEOUT = 86_400.0
+"""Seconds for Ollama to listen: whoever started us gives up sooner, by its own `start_timeout`."""
 
-LOAD_TIMEOUT = 600.0
-"""Seconds for an answer of Ollama, and between two signs of life while it pulls."""
+LOAD_TIMEOUT = 3600.0
+"""Seconds for an answer of Ollama, which may load a large model from a slow disk, and between two
+signs of life while it pulls."""
 
 REPORT_EVERY = 10.0
 """Seconds between two lines about a pull."""
