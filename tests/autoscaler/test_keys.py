@@ -162,10 +162,10 @@ async def test_a_key_that_is_not_there_is_named(house):
         await house.plane.keys.revoke("nobody")
 
 
-def test_a_marker_reads_otherwise_after_each_touch(tmp_path):
+def test_a_marker_is_another_each_time_and_is_answered(tmp_path):
     marker = KeysMarker(tmp_path)
-    seen = {marker.read()}
-    for _ in range(3):
-        marker.touch()
-        seen.add(marker.read())
-    assert len(seen) == 4
+    assert marker.asked() == marker.taken() == b""
+    tokens = {marker.ask() for _ in range(3)}
+    assert len(tokens) == 3
+    marker.take(marker.asked())
+    assert marker.taken() in tokens

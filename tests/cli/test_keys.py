@@ -1,15 +1,20 @@
 """`stoker key`, `stoker login` and the first key of `stoker up`, as real processes."""
 
+import contextlib
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
+from typer.testing import CliRunner
 
-from stoker.http import fetch
+from stoker.cli.app import app
+from stoker.errors import StokerError
 
 pytestmark = pytest.mark.real
 
@@ -22,31 +27,41 @@ def bare(tmp_path, **more):
     return environment | {"XDG_CONFIG_HOME": str(tmp_path / "config")} | more
 
 
+class Done:
+    """What a command printed, and how it ended."""
+
+    def __init__(self, code, stdout, stderr):
+        self.code, self.stdout, self.stderr = code, stdout, stderr
+
+
 @pytest.fixture
-def stoker_as(tmp_path):
+def stoker_as(tmp_path, monkeypatch):
+    """The command line in this process, with nothing set but what is given."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("STOKER_")]:
+        monkeypatch.delenv(name)
+
     def run(*arguments, stdin="", code=0, **environment):
-        done = subprocess.run(
-            [sys.executable, "-m", "stoker.cli", *arguments],
-            env=bare(tmp_path, **environment),
-            cwd=tmp_path,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == code, done.stderr
-        assert "Traceback" not in done.stderr
-        return done
+        env = {"XDG_CONFIG_HOME": str(tmp_path / "config")} | environment
+        result = CliRunner().invoke(app, arguments, input=stdin, env=env)
+        error, ended = result.exception, result.exit_code
+        said = result.stderr
+        if isinstance(error, StokerError):  # `main` prints it, and ends with 1
+            said += str(error)
+        elif error is not None and not isinstance(error, SystemExit):
+            raise error
+        assert ended == code, said
+        return Done(ended, result.stdout, said)
 
     return run
 
 
-async def status_of(url, key):
-    headers = [(b"authorization", f"Bearer {key}".encode())]
-    return (await fetch(f"{url}/api/v0/endptjobs/", headers=headers)).status
+def status_of(url, key):
+    headers = {"authorization": f"Bearer {key}"}
+    return httpx.get(f"{url}/api/v0/endptjobs/", headers=headers).status_code
 
 
-async def test_a_key_is_made_printed_used_rotated_and_revoked(tmp_path, start, stoker_as):
+def test_a_key_is_made_printed_used_rotated_and_revoked(tmp_path, start, stoker_as):
     up = start(UP, "up", cwd=tmp_path, env=bare(tmp_path))
     url, key = up.wait_for(r"export STOKER_URL=(\S+) STOKER_API_KEY=(\S+)").groups()
     assert f"stoker login {url}" in up.said
@@ -61,7 +76,7 @@ async def test_a_key_is_made_printed_used_rotated_and_revoked(tmp_path, start, s
 
     # A key for one endpoint, which logs in as well.
     ci = stoker_as("key", "create", "--name", "ci", "--endpoint", "chat").stdout.strip()
-    assert await status_of(url, ci) == 401
+    assert status_of(url, ci) == 401
     assert (
         "endpoint chat"
         in stoker_as("login", url, stdin=ci, XDG_CONFIG_HOME=str(tmp_path / "other")).stdout
@@ -73,7 +88,7 @@ async def test_a_key_is_made_printed_used_rotated_and_revoked(tmp_path, start, s
 
     # The key in use is rotated: the login goes on with the new one.
     new = stoker_as("key", "rotate").stdout.strip()
-    assert [await status_of(url, one) for one in (key, new)] == [401, 200]
+    assert [status_of(url, one) for one in (key, new)] == [401, 200]
     assert len(json.loads(stoker_as("key", "list", "--json").stdout)) == 3
     stoker_as("key", "rotate", "ci", "--overlap", "1h")
     names = [one["name"] for one in json.loads(stoker_as("key", "list", "--json").stdout)]
@@ -83,7 +98,7 @@ async def test_a_key_is_made_printed_used_rotated_and_revoked(tmp_path, start, s
     mine = json.loads(stoker_as("key", "list", "--json").stdout)[0]["id"]
     assert "--state" in stoker_as("key", "revoke", mine, code=1).stderr
     stoker_as("key", "revoke", mine, "--force")
-    assert await status_of(url, new) == 401
+    assert status_of(url, new) == 401
     again = stoker_as("key", "create", "--state", "state").stdout.strip()
     stoker_as("login", url, stdin=again)
     stoker_as("logout")
@@ -91,7 +106,7 @@ async def test_a_key_is_made_printed_used_rotated_and_revoked(tmp_path, start, s
 
 
 @pytest.mark.parametrize("output", ["/dev/full", "closed", "a pipe that nobody reads"])
-async def test_a_key_that_nobody_saw_is_not_stored(tmp_path, start, stoker_as, output):
+def test_a_key_that_nobody_saw_is_not_stored(tmp_path, start, stoker_as, output):
     said = {"/dev/full": ">/dev/full", "closed": ">&-"}.get(output, "| true")
     up = start(
         ["sh", "-c", f"exec 3>&1; {{ {' '.join(UP)}; }} 2>&3 {said}"],
@@ -104,7 +119,8 @@ async def test_a_key_that_nobody_saw_is_not_stored(tmp_path, start, stoker_as, o
     assert json.loads(stoker_as("key", "list", "--state", "state", "--json").stdout) == []
     key = stoker_as("key", "create", "--state", "state").stdout.strip()
     assert key.startswith("stk_")
-    os.killpg(up.process.pid, signal.SIGTERM)
+    os.killpg(up.process.pid, signal.SIGTERM)  # the shell and what it started
+    up.end()
 
 
 @pytest.mark.parametrize(
@@ -114,9 +130,11 @@ async def test_a_key_that_nobody_saw_is_not_stored(tmp_path, start, stoker_as, o
         ((), '[[endpoint]]\nname = "a"\n[[endpoint.workergroup]]\nbackend = "llamacp"\n'),
     ],
 )
-def test_a_start_that_fails_leaves_no_key_behind(tmp_path, start, stoker_as, arguments, settings):
+def test_a_start_that_fails_leaves_no_key_behind(tmp_path, start, arguments, settings):
     (tmp_path / "stoker.toml").write_text(settings)
-    stoker_as("up", "--port", "0", "--state", "state", *arguments, code=1)
+    failed = start([*UP, *arguments], "failed", cwd=tmp_path, env=bare(tmp_path))
+    failed.ends = failed.process.wait(60)
+    assert failed.ends == 1
     (tmp_path / "stoker.toml").unlink()
     up = start(UP, "up", cwd=tmp_path, env=bare(tmp_path))
     up.wait_for(r"STOKER_API_KEY=(\S+)")
@@ -146,3 +164,24 @@ def test_a_directory_that_is_no_state_is_refused(tmp_path, stoker_as):
     done = stoker_as("key", "create", "--state", str(tmp_path), code=1)
     assert "is not the state of a control plane" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_login_asks_for_the_key_on_a_terminal_and_does_not_show_it(tmp_path, start):
+    key = "stk_the_key_of_the_operator"
+    up = start(UP, "up", cwd=tmp_path, env=bare(tmp_path, STOKER_API_KEY=key))
+    url = up.wait_for(r"stoker listens on (\S+)")[1]
+    up.wait_for("state is in")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        command = [sys.executable, "-m", "stoker.cli", "login", url]
+        os.execve(sys.executable, command, bare(tmp_path))
+    seen = b""
+    with contextlib.suppress(OSError):  # a terminal whose other end is gone
+        while part := os.read(terminal, 4096):
+            seen += part
+            if b"API key: " in seen and key.encode() not in seen and b"\n" not in seen:
+                os.write(terminal, f"{key}\n".encode())
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, seen
+    assert b"logged in to" in seen
+    assert key.encode() not in seen

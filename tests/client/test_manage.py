@@ -173,7 +173,7 @@ CALLS: list[tuple[Callable[[Client], Awaitable[Any]], Any, Any, str, str, Any]] 
         {"CONTAINER_ID": "3"},
         "POST",
         "/api/v0/attached/",
-        {"endpoint": "llm"},
+        {"endpoint": "llm", "address": None},
     ),
     (
         lambda c: c.detach(3),

@@ -125,6 +125,18 @@ async def test_a_key_is_made_until_one_was_shown_and_not_again(tmp_path):
         await stop(third)
 
 
+async def test_a_key_that_cannot_be_stored_is_an_error_and_not_good(tmp_path):
+    server = await start(tmp_path / "state", api_key=None)
+    try:
+        async with server._store._writing() as connection:  # the disk takes nothing more
+            await connection.exec_driver_sql("PRAGMA query_only = 1")
+        with pytest.raises(StokerError, match="is not good"):
+            await server.accept_new_api_key()
+        assert (await ask(server, "/api/v0/endptjobs/", key=server.new_api_key)).status == 401
+    finally:
+        await stop(server)
+
+
 async def test_a_key_is_made_again_where_none_opens_the_account_any_more(tmp_path):
     server = await start(tmp_path / "state")
     endpoint = await server.plane.store.create_endpoint("chat")
@@ -160,10 +172,12 @@ async def test_a_key_that_was_revoked_does_not_come_back_at_a_start(tmp_path):
 async def test_keys_that_another_process_writes_are_taken_over(tmp_path, server):
     async with await Store.open(server.state_directory / "stoker.db") as store:
         await store.add_api_key(hash_key("key-of-another-process"))
-    KeysMarker(server.state_directory).touch()
+    marker = KeysMarker(server.state_directory)
+    token = marker.ask()
     async with asyncio.timeout(10):
-        while server.plane.authenticate("key-of-another-process") is None:  # noqa: ASYNC110
+        while marker.taken() != token:  # noqa: ASYNC110  (another task answers)
             await asyncio.sleep(0.05)
+    assert server.plane.authenticate("key-of-another-process") is not None
 
 
 @pytest.mark.parametrize(

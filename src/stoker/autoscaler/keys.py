@@ -37,25 +37,43 @@ HOW_TO_GET_IN = (
 
 
 class KeysMarker:
-    """A file of the state directory that says when keys were written beside the control plane."""
+    """Tells a control plane that keys were written into its state, and has it answer: two files."""
 
     def __init__(self, state: Path) -> None:
-        self._path = state / "keys.changed"
+        self._asked, self._done = state / "keys.changed", state / "keys.taken"
 
-    def touch(self) -> None:
-        """Tell a running control plane to read the keys again.
+    def ask(self) -> bytes:
+        """Tell a running control plane to read the keys again; returns what it will answer.
 
         Raises:
             OSError: it cannot be written.
         """
-        write_atomic(self._path, secrets.token_hex(8).encode())
+        token = secrets.token_hex(8).encode()
+        write_atomic(self._asked, token)
+        return token
 
-    def read(self) -> bytes:
-        """Its content, other after each `touch`."""
-        try:
-            return self._path.read_bytes()[:64]
-        except OSError:
-            return b""
+    def asked(self) -> bytes:
+        """What was asked last; other after each `ask`."""
+        return _content(self._asked)
+
+    def take(self, token: bytes) -> None:
+        """Answer that the keys were read again.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        write_atomic(self._done, token)
+
+    def taken(self) -> bytes:
+        """What was answered last."""
+        return _content(self._done)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()[:64]
+    except OSError:
+        return b""
 
 
 class LastKeyError(ConflictError):

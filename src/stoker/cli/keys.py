@@ -40,6 +40,9 @@ State = Annotated[
         "plane runs, or no key is left."
     ),
 ]
+TAKEN_LIMIT = 10.0
+"""Seconds for which a control plane is waited for that runs on the state directory."""
+
 Key = Annotated[str, typer.Argument(metavar="KEY", help="Id or name, as `stoker key list` shows.")]
 Force = Annotated[
     bool, typer.Option("--force", help="Also where it is the last key of the account.")
@@ -331,6 +334,7 @@ async def _open_state(state: Path) -> AsyncIterator[_StateBook]:
     try:
         from stoker.autoscaler.identity import Identity, Keyring
         from stoker.autoscaler.keys import Keys, KeysMarker
+        from stoker.launcher import is_locked
         from stoker.store import Store
     except ModuleNotFoundError as error:
         output.fail(f"{error.name} is missing: pip install 'stoker[server]'")
@@ -351,10 +355,17 @@ async def _open_state(state: Path) -> AsyncIterator[_StateBook]:
     marker = KeysMarker(state)
 
     async def changed() -> None:
+        """Have a control plane that runs on this state take the change over, and wait for that."""
         try:
-            marker.touch()
+            token = marker.ask()
         except OSError as error:
             raise StokerError(f"a running control plane cannot be told: {error.strerror}") from None
+        end = time.monotonic() + TAKEN_LIMIT
+        while is_locked(state / "lock") and marker.taken() != token:
+            if time.monotonic() >= end:
+                output.err.print("[yellow]the control plane has not taken it over yet[/]")
+                return
+            await asyncio.sleep(0.05)
 
     async with await Store.open(database) as store:
         identity = Identity.open(state)

@@ -150,22 +150,24 @@ async def _greet(server: Server, settings: Settings, plan: Plan, price: float | 
     Raises:
         StokerError: the key was shown, but cannot be stored.
     """
-    try:
+    with contextlib.suppress(OSError, ValueError):
         changes = plan.shown()
         applying.print_changes(changes, output.err, quiet=True)
         if changes:
             output.err.print(f"[dim]endpoints: {applying.summary(changes)}[/]", soft_wrap=True)
+    try:
         _print_greeting(server, settings, price)
     except (OSError, ValueError, AttributeError) as error:  # closed, full, or nobody reads it
         # Whoever started us may be gone already; to stop then is `_watch_stdin`'s matter.
         if server.new_api_key:
             why = getattr(error, "strerror", None) or "it is closed"
-            output.err.print(
-                f"[bold red]no API key was made:[/] standard output cannot be written "
-                f"({output.escape(why)}); make one with: stoker key create --state "
-                f"{output.escape(shlex.quote(str(server.state_directory)))}",
-                soft_wrap=True,
-            )
+            with contextlib.suppress(OSError, ValueError):
+                output.err.print(
+                    f"[bold red]no API key was made:[/] standard output cannot be written "
+                    f"({output.escape(why)}); make one with: stoker key create --state "
+                    f"{output.escape(shlex.quote(str(server.state_directory)))}",
+                    soft_wrap=True,
+                )
         return
     await server.accept_new_api_key()
 

@@ -46,7 +46,7 @@ MIN_KEY_LENGTH = 16
 MAX_SOCKET_DIRECTORY = 90
 """Bytes; the path of a socket may have 107, and its name takes 13 of them."""
 
-KEYS_PAUSE = 0.5
+KEYS_PAUSE = 0.25
 """Seconds between two looks whether keys were written into the state by another process."""
 
 USE_NOTED_EVERY = 60.0
@@ -260,17 +260,18 @@ class Server:
     async def _look_after_keys(self) -> None:
         """Take over keys that were written beside us, and write down when keys were used."""
         marker = KeysMarker(self.state_directory)
-        seen, noted = marker.read(), time.monotonic()
+        seen, noted = b"", time.monotonic()
         while True:
             await asyncio.sleep(KEYS_PAUSE)
             try:
-                if (found := marker.read()) != seen:
+                if (asked := marker.asked()) != seen:
                     await self.plane.changed()
-                    seen = found
+                    seen = asked
+                    marker.take(asked)
                 if time.monotonic() - noted >= USE_NOTED_EVERY:
                     noted = time.monotonic()
                     await self.plane.keys.note_use()
-            except StoreError as error:
+            except (StoreError, OSError) as error:
                 log.debug("keys cannot be looked after", error=str(error))
             except Exception:
                 log.exception("keys cannot be looked after")
