@@ -123,5 +123,7 @@ async def test_only_a_worker_that_says_so_has_a_busy_model_server(
 def test_what_a_worker_is_at_is_told_in_words() -> None:
     told = {"state": "benchmarking", "benchmark": {"run": 1, "runs": 8}}
     assert probe.in_words(told) == "the worker measures the capacity: run 1 of 8 is done"
+    told = {"state": "unhealthy", "error": "health check: answered 503"}
+    assert probe.in_words(told).endswith("fails its health check: health check: answered 503")
     assert probe.in_words({"state": "ready"}) == ""
     assert probe.in_words({}) == ""

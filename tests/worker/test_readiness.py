@@ -78,6 +78,15 @@ def test_beside_a_lifecycle_no_check_stands_in_for_it() -> None:
     assert Event.HELD not in Health(hold=math.inf).passed(0.0)
 
 
+def test_a_port_that_is_refused_just_after_loaded_is_no_error_yet() -> None:
+    readiness = Readiness(measured=True)
+    readiness.apply(Event.LOADED, 0.0)
+    readiness.apply(Event.UNHEALTHY, 0.1, "refused")
+    assert (readiness.state, readiness.error) == (State.RETRYING, "")
+    assert readiness.tick(1.1)
+    assert readiness.state is State.TRYING
+
+
 # --- failures are tried again
 
 

@@ -250,6 +250,36 @@ async def test_a_server_that_streams_is_alive_though_it_answers_no_health_check(
     writer.close()
 
 
+async def test_a_client_that_leaves_a_server_at_work_does_not_make_it_look_dead(
+    start_worker: StartWorker, model: Model
+) -> None:
+    worker = await start_worker(rhythm={"check_timeout": 0.02})
+    model.deaf = True  # it takes one at a time, and does not see that the client has left
+    _, writer = await worker.connect("/wait")
+    await model.until(lambda: model.waiting)
+    writer.close()
+    await model.until(lambda: model.left)
+    watch = worker.running._watch
+    await model.until(lambda: model.unanswered)
+    failed = 0
+    count = watch._health.failed
+
+    def counted(*args: Any, **more: Any) -> Any:
+        nonlocal failed
+        failed += 1
+        model.notify()
+        return count(*args, **more)
+
+    watch._health.failed = counted
+    await model.until(lambda: failed >= 5)
+    assert watch.readiness.ready
+    assert watch.busy
+    for exchange in model.unanswered:
+        exchange.respond(200)
+    await model.until(lambda: len(model.unanswered) > 1)
+    assert not worker.running._app.allowed
+
+
 async def test_a_server_with_nothing_to_do_that_answers_no_check_is_out(
     start_worker: StartWorker, model: Model, control: Control
 ) -> None:

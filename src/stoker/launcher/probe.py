@@ -50,7 +50,7 @@ _IN_WORDS = {
     "retrying": "the model server does not answer well yet; the worker tries again",
     "checking": "the worker waits for a good health check of the model server",
     "unhealthy": "the model server fails its health check",
-    "errored": "the model server does not answer well; the worker tries again (see worker.log)",
+    "errored": "the model server does not answer well; the worker tries again",
 }
 
 
@@ -60,7 +60,8 @@ def in_words(told: dict[str, Any]) -> str:
     progress = told.get("benchmark")
     if text and isinstance(progress, dict):
         text += f": run {progress.get('run')} of {progress.get('runs')} is done"
-    return text
+    error = told.get("error")
+    return f"{text}: {error}" if text and isinstance(error, str) and error else text
 
 
 async def report(addresses: str, status: WorkerStatus, *, timeout: float = 5.0) -> bool:

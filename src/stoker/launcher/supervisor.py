@@ -357,7 +357,7 @@ class Supervisor:
         """Tell what a worker is at that is not ready: measuring the capacity may take minutes."""
         while True:
             told = await probe.worker_tells(self._parts.local_url)
-            doing = probe.in_words(told)
+            doing = self._parts.without_secrets(probe.in_words(told))
             if doing != self._worker_doing:
                 self._worker_doing = doing
                 if doing or told.get("state") == "ready":
@@ -475,7 +475,7 @@ class Supervisor:
             worker_pid=self._parts.pid("worker"),
             model_port=self._parts.model_port,
             worker_port=self._parts.worker_port,
-            doing=self._parts.without_secrets(self._preparation.doing or self._worker_doing),
+            doing=self._parts.without_secrets(self._preparation.doing) or self._worker_doing,
             restarts=self._life.restarts,
             failures=self._life.failures,
             error=self._life.error,

@@ -30,7 +30,7 @@ from stoker.worker.auth import Gate, UndecidedError
 from stoker.worker.config import WorkerConfig
 from stoker.worker.custom import CustomJob
 from stoker.worker.direct import DirectRoutes
-from stoker.worker.job import Job, Route, TokenJob
+from stoker.worker.job import CLIENT_LEFT, Job, Route, TokenJob
 from stoker.worker.metering import Meter
 from stoker.worker.metrics import CONTENT_TYPE, WorkerMetrics
 from stoker.worker.multipart import PayloadError
@@ -52,6 +52,9 @@ _METRICS_KEY = error_body("metrics need the worker's mtoken or STOKER_METRICS_KE
 _GET_ONLY = error_body("this route takes GET only")
 
 _CHALLENGE = re.compile(rb"challenge=([0-9a-f]{16,64})")
+
+_GIVEN_UP = frozenset({CLIENT_LEFT, 410, 504})
+"""Statuses of requests that we ended, and the model server may not have noticed."""
 
 _log = logs.get_logger("worker")
 
@@ -109,6 +112,7 @@ class WorkerApp:
         self.draining = False
         self.cutting = False
         self.request_seconds = 0.0
+        self._given_up = 0.0  # seconds for which the model server may be at what nobody awaits
         self.tasks: set[asyncio.Task[None]] = set()
         self.on_answer: Callable[[bool, str], None] = lambda _ok, _why: None
         self.on_idle: Callable[[], None] = lambda: None
@@ -154,13 +158,20 @@ class WorkerApp:
 
         See `stoker.worker.watch.Traffic`; a WebSocket that is open is no work.
         """
-        usual = self.pool.response_timeout
         limits = (
-            usual if job.route.timeout is None else job.route.timeout
+            self._limit(job)
             for job in self.meter.requests
             if isinstance(job, Job) and job.working and job.brief
         )
-        return max(limits, default=0.0)
+        return max(limits, default=0.0) or self._given_up
+
+    def _limit(self, job: Job) -> float:
+        timeout = job.route.timeout
+        return self.pool.response_timeout if timeout is None else timeout
+
+    def alive(self) -> None:
+        """The model server gave a sign of life (see `stoker.worker.watch.Traffic`)."""
+        self._given_up = 0.0
 
     @property
     def heard(self) -> float:
@@ -379,6 +390,8 @@ class WorkerApp:
         figures = job.route.figures
         figures.answered(http_status)
         if job.working:
+            if job.brief and http_status in _GIVEN_UP:
+                self._given_up = max(self._given_up, self._limit(job))
             took = monotonic() - job.started
             figures.work.add(took)
             if job.brief:

@@ -10,12 +10,14 @@ Rules (everything that decides whether a worker takes requests lives in this fil
   known and the load was announced by the signal that is configured for it.
 * RETRYING: that failed. It is tried again with back-off. Servers answer 503 while they warm up, so
   this is no error for the first `WARM_UP` seconds.
-* CHECKING: for one more good health check.
+* CHECKING: for one more good health check; the port may open a moment after "loaded".
 * READY: requests are let in. It ends in three ways:
   - nobody is there: the connection is refused (the launcher ends the worker when the process ends);
   - the health check fails `PATIENCE` times in a row, and nothing excuses it. A server that answers
     somebody is busy: while a request is at work and the server was heard within the time that it
-    may be silent, an unanswered or bad health check says nothing;
+    may be silent, an unanswered or bad health check says nothing. A request that was given up (its
+    client left) is at work until there is another sign of life: a server that takes one at a time
+    may not notice, and no client can so make it look dead;
   - most answers are errors, and so is the answer to our own request (see `Answers`).
 * UNHEALTHY: it was ready, and its health check fails. A good one leads back.
 * ERRORED: it was tried and found bad. It is tried again with back-off; a ready line has it tried at
@@ -117,7 +119,7 @@ TABLE: dict[State, dict[Event, State]] = {
     },
     State.CHECKING: {
         Event.HEALTHY: State.READY,
-        Event.UNHEALTHY: State.UNHEALTHY,
+        Event.UNHEALTHY: State.RETRYING,
         Event.BROKEN: State.ERRORED,
     },
     State.READY: {
@@ -311,6 +313,10 @@ class Answers:
         self._answers: deque[tuple[float, bool]] = deque(maxlen=32)
         self._doubt_at = -math.inf
         self._pause = FIRST_DOUBT
+
+    def __bool__(self) -> bool:
+        """Whether there are any that count."""
+        return bool(self._answers)
 
     def answered(self, ok: bool, now: float) -> None:
         """A request was answered; not `ok`: by an error that is the server's."""

@@ -360,7 +360,8 @@ class RunningWorker:
     def _answer_local(self, exchange: Exchange) -> None:
         """Answer on the port for this machine alone: the model server and the launcher."""
         if exchange.path == "/healthz" and exchange.method == "GET":
-            exchange.respond(200, encode(self._health() | {"busy": self._watch.busy}))
+            more = {"busy": self._watch.busy, "error": self._watch.readiness.error}
+            exchange.respond(200, encode(self._health() | more))
         else:
             self._app.sessions.answer_local(exchange)
 

@@ -74,10 +74,16 @@ class Traffic(Protocol):
     def allowed(self) -> float:
         """Seconds for which it may be silent because of the requests at work; 0: there are none."""
 
+    def alive(self) -> None:
+        """There was a sign of life: requests that were given up are not at work any more."""
+
 
 class _NoTraffic:
     heard = -math.inf
     allowed = 0.0
+
+    def alive(self) -> None:
+        pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +178,8 @@ class ModelWatch:
                 a 200, or not at all.
             why: what was wrong, for people.
         """
+        if ok and not self._answers:
+            return  # the usual case
         now = self._now()
         self._answers.answered(ok, now)
         if ok:
@@ -315,6 +323,7 @@ class ModelWatch:
             now = self._now()
             if not problem:
                 self._healthy.set()
+                self.traffic.alive()
                 for event in self._health.passed(now):
                     self._apply(event)
             else:
