@@ -24,6 +24,16 @@ async def test_the_last_failure_of_a_worker_is_told_to_who_waits(house):
     assert f"worker {worker.id} failed: model server: …/llama.gguf: No such" in reply["reason"]
 
 
+async def test_the_failure_of_an_attached_worker_is_told_too(house):
+    record = await house.endpoint(backend=None)
+    number = int((await house.plane.attach("llm"))["CONTAINER_ID"])
+    worker = house.plane.fleet.workers[number]
+    await fail(house, worker, "the model server is not there")
+    assert f"worker {number} failed: the model server is not there" in (
+        house.plane.waiting_reason(record.id)
+    )
+
+
 async def test_a_failure_is_forgotten_when_a_worker_is_ready_again(house):
     record = await house.endpoint(parameters=FOR_ONE)
     worker = await house.ready_worker()

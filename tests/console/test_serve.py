@@ -169,6 +169,15 @@ async def test_a_key_that_was_revoked_does_not_come_back_at_a_start(tmp_path):
         await start(tmp_path / "state")
 
 
+async def test_the_last_use_of_a_key_is_written_at_the_end(tmp_path):
+    server = await start(tmp_path / "state")
+    await ask(server, "/api/v0/endptjobs/")
+    await stop(server)
+    async with await Store.open(tmp_path / "state" / "stoker.db") as store:
+        (key,) = await store.list_api_keys()
+    assert key.used_at is not None
+
+
 async def test_keys_that_another_process_writes_are_taken_over(tmp_path, server):
     async with await Store.open(server.state_directory / "stoker.db") as store:
         await store.add_api_key(hash_key("key-of-another-process"))

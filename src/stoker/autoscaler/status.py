@@ -9,7 +9,7 @@ from stoker.autoscaler.fleet import Endpoint
 from stoker.autoscaler.plane import Plane
 from stoker.autoscaler.planning import Plan
 from stoker.autoscaler.states import wire_name
-from stoker.autoscaler.waiting import public, waiting_reason
+from stoker.autoscaler.waiting import last_failure, public, waiting_reason
 from stoker.providers import Offer
 from stoker.version import __version__
 
@@ -67,12 +67,7 @@ def status(plane: Plane, observed: Observed) -> dict[str, Any]:
 def _endpoint(plane: Plane, observed: Observed, endpoint: Endpoint, now: float) -> dict[str, Any]:
     demand = plane.router.demand(endpoint.id, now)
     decided, _ = observed.plans.get(endpoint.id, (None, 0.0))
-    failures = [
-        failure
-        for group in plane.fleet.groups_of(endpoint.id)
-        if (failure := plane.experience.last_failure(group.id)) is not None
-    ]
-    last = max(failures, key=lambda failure: failure.at, default=None)
+    last = last_failure(plane, endpoint.id)
     workers = plane.fleet.of_endpoint(endpoint.id)
     return {
         "id": endpoint.id,

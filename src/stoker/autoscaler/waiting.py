@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from stoker.autoscaler.experience import Failure
 from stoker.autoscaler.plane import Plane
 from stoker.autoscaler.planning import Plan
+from stoker.autoscaler.states import WorkerState
 from stoker.logs import printable, redact
 from stoker.providers import Offer
 
@@ -47,15 +49,28 @@ def waiting_reason(plane: Plane, endpoint_id: int, decided: Plan | None) -> str:
         found.append(text)
     if decided is not None:
         found += decided.refusals
+    last = last_failure(plane, endpoint_id)
+    if last is not None:
+        found.append(f"worker {last.worker_id} failed: {last.text}")
+    return public("; ".join(found))
+
+
+def last_failure(plane: Plane, endpoint_id: int) -> Failure | None:
+    """The last failure of an endpoint's workers that nothing has answered yet."""
     failures = [
         failure
         for group in plane.fleet.groups_of(endpoint_id)
         if (failure := plane.experience.last_failure(group.id)) is not None
     ]
-    if failures:
-        last = max(failures, key=lambda failure: failure.at)
-        found.append(f"worker {last.worker_id} failed: {last.text}")
-    return public("; ".join(found))
+    # What is remembered of groups has no attached workers, and nothing from before a restart.
+    failures += [
+        Failure(worker.id, worker.error, worker.state_since)
+        for worker in plane.fleet.of_endpoint(endpoint_id)
+        if worker.state is WorkerState.ERROR
+        and worker.error
+        and (worker.record.attached or worker.restored)
+    ]
+    return max(failures, key=lambda failure: failure.at, default=None)
 
 
 def room_of(
