@@ -75,6 +75,22 @@ def plain(text: str) -> str:
     return printable(_ESCAPE.sub("", text), keep="\t")
 
 
+_UNDISPLAYABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but tab and line feed: C0, DEL, C1
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # they change the direction of text
+    "\u2028\u2029\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"  # unseen, or no text
+)
+
+
+def displayable(text: str) -> str:
+    """`text` for a terminal: nothing in it steers the terminal or hides what is written.
+
+    Escape sequences lose the character that makes them one; so do controls of the direction of
+    text, and tags that nobody sees. Everything that people write stays.
+    """
+    return _UNDISPLAYABLE.sub("\ufffd", text.replace("\r\n", "\n"))
+
+
 def hide(*values: str) -> None:
     """Keep these values out of every log line of this process from now on."""
     _known_secrets.update(value for value in values if len(value) >= MIN_SECRET)
@@ -113,6 +129,10 @@ def _hide_secrets(
     return event
 
 
+def _on_one_line(value: Any) -> str:
+    return displayable(str(value)).replace("\n", " ")
+
+
 class PeopleRenderer:
     """One short line for a terminal: local time, room, text, then what else is known of it."""
 
@@ -122,9 +142,11 @@ class PeopleRenderer:
     def __call__(self, _logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
         """Called by structlog as the last of its processors."""
         fields = dict(event)
+        trace = displayable(fields.pop("exception", ""))
+        fields = {name: _on_one_line(value) for name, value in fields.items()}
         at = datetime.fromisoformat(fields.pop("timestamp")).astimezone()
         level, room = fields.pop("level"), fields.pop("room", "")
-        text, trace = str(fields.pop("event")), fields.pop("exception", "")
+        text = fields.pop("event")
         if level not in ("info", "debug"):
             text = f"{level}: {text}"
         line = " ".join(

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from stoker.cli.exits import Exit
 from support import command
 
 pytestmark = pytest.mark.real
@@ -25,7 +26,7 @@ def stoker_up(*arguments, cwd=None):
     )
 
 
-def assert_mistake(done, *texts, code=1):
+def assert_mistake(done, *texts, code=Exit.USAGE):
     assert done.returncode == code
     assert "Traceback" not in done.stderr
     assert done.stderr.startswith("error:")
@@ -49,7 +50,7 @@ def test_a_control_plane_that_is_not_there_is_one_line():
     done = command.run(
         "endpoint", "list", "--url", "http://127.0.0.1:9", env={"STOKER_API_KEY": "k" * 20}
     )
-    assert_mistake(done, "127.0.0.1:9")
+    assert_mistake(done, "127.0.0.1:9", "is `stoker up` running", code=Exit.UNREACHABLE)
 
 
 @pytest.mark.parametrize(
@@ -81,12 +82,13 @@ def test_a_taken_port_is_one_line(tmp_path):
         taken.listen()
         port = str(taken.getsockname()[1])
         done = stoker_up("--port", port, "--state", "state", cwd=tmp_path)
-    assert_mistake(done, port, "--port")
+    assert_mistake(done, port, "--port", code=Exit.FAILED)
 
 
 def test_an_address_of_another_machine_is_one_line(tmp_path):
     done = stoker_up("--host", "192.0.2.1", "--port", "0", "--state", "s", cwd=tmp_path)
-    assert_mistake(done, "cannot listen on 192.0.2.1:0: Cannot assign requested address", "--host")
+    said = "cannot listen on 192.0.2.1:0: Cannot assign requested address"
+    assert_mistake(done, said, "--host", code=Exit.FAILED)
 
 
 def test_an_unknown_log_level_is_refused_with_those_there_are():
@@ -97,7 +99,7 @@ def test_an_unknown_log_level_is_refused_with_those_there_are():
 
 def test_a_second_server_on_the_same_state_is_refused(stoker):
     done = stoker_up("--port", "0", "--state", str(stoker.state))
-    assert_mistake(done, "another server uses")
+    assert_mistake(done, "another server uses", code=Exit.FAILED)
 
 
 def test_the_first_start_makes_a_key_and_no_later_one_does(tmp_path, start):
@@ -134,21 +136,29 @@ def test_an_endpoint_is_created_listed_shown_and_updated(stoker, endpoint):
 
 
 def test_a_taken_name_is_refused(stoker, endpoint):
-    assert_mistake(stoker.cli("endpoint", "create", "cli"), "cli")
+    assert_mistake(stoker.cli("endpoint", "create", "cli"), "cli", code=Exit.REFUSED)
 
 
 def test_a_bad_parameter_is_named(stoker, endpoint):
-    assert_mistake(stoker.cli("endpoint", "update", "cli", "--target-util", "7"), "target_util")
+    assert_mistake(
+        stoker.cli("endpoint", "update", "cli", "--target-util", "7"),
+        "target_util",
+        code=Exit.REFUSED,
+    )
 
 
 def test_an_endpoint_with_an_unknown_backend_is_not_half_made(stoker):
-    assert_mistake(stoker.cli("endpoint", "create", "half", "--backend", "llamacp"), "llamacpp")
+    assert_mistake(
+        stoker.cli("endpoint", "create", "half", "--backend", "llamacp"),
+        "llamacpp",
+        code=Exit.REFUSED,
+    )
     listed = json.loads(stoker.cli("endpoint", "list", "--json").stdout)
     assert "half" not in [one["endpoint_name"] for one in listed]
 
 
 def test_an_unknown_endpoint_is_one_line(stoker):
-    assert_mistake(stoker.cli("workers", "nowhere"), "nowhere")
+    assert_mistake(stoker.cli("workers", "nowhere"), "there are: ", code=Exit.REFUSED)
 
 
 def test_a_request_prints_what_the_model_says(stoker):
@@ -198,7 +208,7 @@ def test_the_plan_of_an_endpoint_is_explained(stoker):
     plan = json.loads(stoker.cli("explain", "chat", "--json").stdout)
     assert [worker["status"] for worker in plan["workers"]] == ["idle"]
     assert plan["workers"][0]["state_seconds"].keys() >= {"creating", "idle"}
-    assert_mistake(stoker.cli("explain", "none"), "there is no endpoint 'none'")
+    assert_mistake(stoker.cli("explain", "none"), "there is no endpoint 'none'", code=Exit.REFUSED)
 
 
 def test_workers_are_shown_with_the_time_in_their_state(stoker):
@@ -213,4 +223,4 @@ def test_an_update_with_nothing_to_do_says_so_and_an_unknown_workergroup_is_a_mi
     group = stoker.call("GET", "/api/v0/workergroups/")["results"][0]["id"]
     assert "run its present settings" in stoker.cli("update", str(group)).stdout
     assert "no update is under way" in stoker.cli("update", str(group), "--cancel").stdout
-    assert_mistake(stoker.cli("update", "999"), "999")
+    assert_mistake(stoker.cli("update", "999"), "999", code=Exit.REFUSED)

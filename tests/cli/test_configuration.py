@@ -219,5 +219,5 @@ def test_nothing_is_deleted_without_a_question_or_yes(plane: Plane, file: Path) 
 
 def test_a_file_with_an_error_is_not_applied(plane: Plane, file: Path) -> None:
     file.write_text(GOOD + "weigth = 1\n")
-    assert run("apply", file).exit_code == 1
+    assert run("apply", file).exit_code == 2
     assert plane.asked == []

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 
@@ -53,3 +54,25 @@ async def test_an_act_goes_on_when_nobody_can_tell_whether_it_is_hopeless():
         raise StokerError("the control plane is away")
 
     await _unless(act(), failure())
+
+
+@pytest.mark.real
+def test_ctrl_c_ends_the_demo_with_130_and_without_a_table_of_zeros():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stoker.cli", "demo"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    said = ""
+    while "starting a control plane" not in said:
+        line = process.stdout.readline()
+        assert line, said
+        said += line
+    process.send_signal(signal.SIGINT)
+    said += process.communicate(timeout=60)[0]
+    assert process.returncode == 130
+    assert "interrupted" in said
+    assert "PROBLEM" not in said
+    assert "requests under load" not in said

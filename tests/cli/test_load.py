@@ -119,7 +119,7 @@ async def test_a_picture_is_drawn(server, tmp_path, kind):
 )
 def test_a_mistake_is_one_line_before_anything_is_sent(arguments, said):
     done = run("load", *arguments, env={"STOKER_API_KEY": ""})
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith(f"error: {said}")
     assert "pw" not in done.stderr
     assert done.stdout == ""

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from stoker.cli.exits import Exit
 from stoker.cli.simulation import ALL, Ask, run
 from stoker.errors import ConfigError
 from stoker.simulator import POLICIES, read_trace
@@ -177,7 +178,7 @@ def test_as_a_command_it_prints_no_colour_into_a_pipe_and_a_line_for_a_mistake(t
     assert "\x1b" not in done.stdout + done.stderr
     (tmp_path / "bad.csv").write_text("arrival,load\n1,x\n")
     failed = stoker("bad.csv")
-    assert failed.returncode == 1
+    assert failed.returncode == Exit.USAGE
     assert failed.stderr == "error: bad.csv, line 2: load is no number: 'x'\n"
 
 

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from stoker.cli.exits import Exit
 from stoker.simulator import read_trace
 
 pytestmark = pytest.mark.real
@@ -47,5 +48,5 @@ def test_an_endpoint_without_requests_gives_an_empty_trace_and_an_unknown_one_an
     done = stoker.cli("trace", "brought", "--seconds", "1")
     assert done.stdout == "arrival,load\n"
     failed = stoker.cli("trace", "none")
-    assert failed.returncode == 1
-    assert failed.stderr == "error: there is no endpoint 'none'\n"
+    assert failed.returncode == Exit.REFUSED
+    assert failed.stderr.startswith("error: there is no endpoint 'none'; there are: ")

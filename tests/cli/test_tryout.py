@@ -168,7 +168,7 @@ def test_a_backend_is_launched_with_its_model_server_and_leaves_nothing(start, t
 def test_it_never_listens_where_others_can_reach_it(arguments, said, tmp_path):
     (tmp_path / "w.py").write_text("raise SystemExit('it ran')")
     done = command.run(*arguments, cwd=tmp_path, env=environment(STOKER_HOST="0.0.0.0"))
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith("error: --unsecured: ")
     assert said in done.stderr
 

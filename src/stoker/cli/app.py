@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import sys
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,7 +25,9 @@ from stoker.cli import (
     workergroups,
 )
 from stoker.cli.backends import backends_app
+from stoker.cli.exits import Exit
 from stoker.cli.keys import key_app
+from stoker.cli.request import request
 from stoker.errors import StokerError
 from stoker.version import __version__
 
@@ -131,7 +135,7 @@ def up(
         report = examine(file)
         print_findings(report)
         if report.settings is None:
-            raise typer.Exit(1)
+            raise typer.Exit(Exit.USAGE)
         loaded, folder = report.settings, report.folder
     else:
         output.err.print(
@@ -258,7 +262,7 @@ for command in (
     endpoints.workers,
     endpoints.explain,
     logs.logs,
-    endpoints.request,
+    request,
     endpoints.attach,
     endpoints.detach,
 ):
@@ -271,10 +275,54 @@ app.command("simulate", rich_help_panel=TRY)(simulate.simulate)
 def main() -> None:
     """Entry point of the command `stoker`."""
     signals.start_children_with_defaults()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a locale without the letters that a model writes
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command; returns its exit code (see `stoker.cli.exits`)."""
     try:
-        app()
+        code = command_line()(arguments, prog_name="stoker", standalone_mode=False)
     except StokerError as error:
-        output.print_error(str(error))
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        return output.print_failure(error)
+    except (KeyboardInterrupt, typer.Abort):
+        return Exit.INTERRUPTED
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # of click, which newer typers bring along
+            raise
+        return _usage(error)
+    return int(code) if isinstance(code, int) else Exit.OK
+
+
+def _usage(error: Any) -> int:
+    """Say what is wrong with the arguments in the form of all our errors."""
+    message = str(error.format_message()).strip()
+    context = getattr(error, "ctx", None)
+    path = (getattr(context, "command_path", "") or "stoker").strip()
+    if not message:  # a group without a command has shown its help
+        return Exit.USAGE
+    output.print_error(message, f"{path} --help")
+    return Exit.USAGE
+
+
+def command_line() -> Any:
+    """The commands, with help that says no more of types than a reader needs."""
+    command = typer.main.get_command(app)
+    _tidy(command)
+    return command
+
+
+def _tidy(command: Any) -> None:
+    """Drop ``<bool>`` behind flags, and say ``<int>`` for ``<int range>``; go on to subcommands."""
+    with suppress(Exception):  # it is for looks alone, and click's ways to say this vary
+        context = command.context_class(command, help_option_names=["-h", "--help"])
+        for param in command.get_params(context):
+            kind = str(getattr(param, "type", ""))
+            if getattr(param, "is_flag", False):
+                param.metavar = ""
+            elif getattr(param, "min", None) is not None or "range" in kind.lower():
+                param.metavar = "<float>" if "float" in kind.lower() else "<int>"
+    for child in getattr(command, "commands", {}).values():
+        _tidy(child)

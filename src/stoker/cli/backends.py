@@ -80,7 +80,7 @@ def _verdict(backend: Backend, problems: list[str], gpu: bool) -> str:
 def show(
     name: Annotated[str, typer.Argument(help="Name of a backend.")],
     options: Annotated[
-        str, typer.Option(help='Its options, as a JSON object: \'{"model": "…"}\'.')
+        str, typer.Option(help='Its options, as a JSON object: \'{"model": "NAME"}\'.')
     ] = "{}",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

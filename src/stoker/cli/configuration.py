@@ -13,6 +13,7 @@ import typer
 
 from stoker.cli import output
 from stoker.cli.endpoints import AsJson, Url, call
+from stoker.cli.exits import Exit
 from stoker.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def apply(
         report = examine(path)
     print_findings(report)
     if report.settings is None:
-        raise typer.Exit(1)
+        raise typer.Exit(Exit.USAGE)
     wanted = [endpoint.wanted(report.folder) for endpoint in report.settings.endpoint]
     plan = call(url, lambda client: client.apply(wanted, dry_run=True, prune=prune))
     changes: list[dict[str, Any]] = plan["changes"]

@@ -13,7 +13,6 @@ import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -28,6 +27,7 @@ from stoker import logs
 from stoker.autoscaler.identity import new_api_key
 from stoker.backends import get as get_backend
 from stoker.cli import output
+from stoker.cli.exits import Exit
 from stoker.cli.supervised import SupervisedServer, processes_of
 from stoker.client import Client
 from stoker.errors import StokerError
@@ -95,15 +95,18 @@ def run(*, keep: bool, as_json: bool) -> int:
     directory = Path(tempfile.mkdtemp(prefix="stoker-demo-"))
     try:
         _check_model_server()
-        summary = uvloop.run(_Demo(directory, console).run())
+        demo = _Demo(directory, console)
+        summary = uvloop.run(demo.run())
     finally:
         if keep:
             console.print(f"kept: {directory}")
         else:
             shutil.rmtree(directory, ignore_errors=True)
+    if demo.interrupted:
+        return Exit.INTERRUPTED
     if as_json:
         output.print_json(summary)
-    return 1 if summary.problems else 0
+    return Exit.FAILED if summary.problems else Exit.OK
 
 
 class _Demo:
@@ -113,6 +116,7 @@ class _Demo:
         self._summary = Summary()
         self._seen_lines: set[str] = set()
         self._quiet = False
+        self.interrupted = False
         self._served_by: set[int] = set()
 
     async def run(self) -> Summary:
@@ -129,7 +133,8 @@ class _Demo:
         except StokerError as error:
             self._problem(str(error))
         except asyncio.CancelledError:
-            self._problem("interrupted")
+            self.interrupted = True
+            self._say("interrupted: stopping what was started")
         finally:
             await server.stop()
         self._summary.control_plane_restarts = server.restarts
@@ -137,7 +142,8 @@ class _Demo:
             named = ", ".join(f"{pid} ({command[:60]})" for pid, command in left.items())
             self._problem(f"{len(left)} processes were left running: {named}")
         self._summary.seconds = round(time.monotonic() - self._began, 1)
-        self._print_summary()
+        if not self.interrupted:
+            self._print_summary()
         return self._summary
 
     async def _story(self, server: SupervisedServer, key: str) -> None:
@@ -174,10 +180,7 @@ class _Demo:
                 asyncio.timeout(BOOT_LIMIT + 30),
                 client.stream(ENDPOINT, ROUTE, payload, cost=64.0) as answer,
             ):
-                async for event in answer.events():
-                    text = _piece(event.data)
-                    if not text:
-                        continue
+                async for piece in answer.pieces():
                     if pieces == 0:
                         self._quiet = True
                         took = time.monotonic() - asked
@@ -185,7 +188,8 @@ class _Demo:
                         self._say(f"first token after {took:.1f} s, from zero workers:")
                         self._console.print("    ", end="")
                     pieces += 1
-                    self._console.print(output.escape(text), end="", style="cyan", soft_wrap=True)
+                    words = output.escape(piece.text)
+                    self._console.print(words, end="", style="cyan", soft_wrap=True)
                     self._console.file.flush()
         except TimeoutError:
             raise StokerError(f"the answer was not there after {BOOT_LIMIT + 30:.0f} s") from None
@@ -368,14 +372,3 @@ def _payload(question: str, max_tokens: int, *, stream: bool = False) -> dict[st
         # Otherwise the same questions would be answered from the model server's cache.
         "seed": secrets.randbelow(2**31),
     }
-
-
-def _piece(event: str) -> str:
-    if event == "[DONE]":
-        return ""
-    try:
-        choices = msgspec.json.decode(event)["choices"]
-        return choices[0]["delta"].get("content") or "" if choices else ""
-    except (msgspec.DecodeError, KeyError, IndexError, TypeError):
-        print(f"unreadable event: {event[:200]}", file=sys.stderr)
-        return ""

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shlex
-import sys
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
-import msgspec
 import typer
 
 from stoker.cli import output
 from stoker.cli.arguments import json_object
-from stoker.errors import ConfigError
+from stoker.errors import ConfigError, StokerError
 from stoker.wire import FILE_DEFAULTS, EndpointParameters
 
 if TYPE_CHECKING:
     from stoker.client import Client
 
 T = TypeVar("T")
+
+_VARIABLE = re.compile(
+    r"CONTAINER_ID|MASTER_TOKEN|REPORT_ADDR|PUBLIC_IPADDR|UNSECURED|USE_SSL|BACKEND"
+    r"|WORKER_(?:HTTP_)?PORT|VAST_TCP_PORT_\d+|STOKER_[A-Z_]+"
+)
 
 endpoint_app = typer.Typer(
     no_args_is_help=True, help="Create, list, show, update, delete endpoints."
@@ -226,7 +229,7 @@ def explain(name: Name, url: Url = None, as_json: AsJson = False) -> None:
     if as_json:
         output.print_json(plan)
         return
-    sys.stdout.write("".join(f"{line}\n" for line in explained(plan)))
+    output.write("".join(f"{line}\n" for line in explained(plan)))
     columns = ["id", "status", "seconds", "perf", "load", "requests", "revision", "reason"]
     rows = [[one.get(column) for column in columns] for one in plan["workers"]]
     output.print_table(columns, rows, empty="no workers")
@@ -271,49 +274,6 @@ def workers(name: Name, url: Url = None, as_json: AsJson = False) -> None:
     output.print_table(list(_WORKER_COLUMNS), rows, empty="no workers")
 
 
-def request(
-    name: Name,
-    route: Annotated[str, typer.Argument(help="Path at the model server.")],
-    payload: Annotated[str, typer.Argument(help="JSON; - reads it from standard input.")],
-    url: Url = None,
-    cost: Annotated[float, typer.Option(help="Load of the request, load units.")] = 100.0,
-    timeout: Annotated[float, typer.Option(help="Seconds for all of it.")] = 600.0,
-    affinity: Annotated[
-        str,
-        typer.Option(help="Name of what it shares with others: it goes where that is cached."),
-    ] = "",
-) -> None:
-    """Send one request through the router and print the answer as it comes."""
-    text = sys.stdin.read() if payload == "-" else payload
-    try:
-        body = msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
-        raise ConfigError("PAYLOAD", f"is not valid JSON: {error}") from None
-
-    async def work(client: Client) -> None:
-        async with AsyncExitStack() as stack:
-            with output.progress("asking for a worker") as tell:
-                response = await stack.enter_async_context(
-                    client.stream(
-                        name,
-                        route,
-                        body,
-                        cost=cost,
-                        timeout=timeout,
-                        affinity=affinity,
-                        on_status=tell,
-                    )
-                )
-            chunk = b"\n"
-            async for chunk in response:
-                sys.stdout.buffer.write(chunk)
-                sys.stdout.buffer.flush()
-        if sys.stdout.isatty() and not chunk.endswith(b"\n"):
-            sys.stdout.write("\n")  # the prompt of the shell comes on a line of its own
-
-    call(url, work)
-
-
 def attach(
     name: Name,
     address: Annotated[
@@ -346,7 +306,10 @@ def attach(
         output.print_json(environment)
         return
     for variable, value in environment.items():
-        sys.stdout.write(f"export {variable}={shlex.quote(value)}\n")
+        # The shell runs these lines: a server must not be able to write others.
+        if not _VARIABLE.fullmatch(variable) or not value.isprintable():
+            raise StokerError(f"the control plane sent an environment that is none: {variable!r}")
+        output.write(f"export {variable}={shlex.quote(value)}\n")
 
 
 def detach(

@@ -13,6 +13,7 @@ import uvloop
 
 from stoker.cli import output
 from stoker.cli.endpoints import connect
+from stoker.cli.exits import Exit
 from stoker.cli.loadreport import print_results, show_progress
 from stoker.cli.pictures import check_plot
 from stoker.errors import ConfigError
@@ -29,9 +30,6 @@ from stoker.loadtest import (
 
 if TYPE_CHECKING:
     from stoker.client import Client
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells give it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +109,8 @@ def run(
         draw(results, plot)
         output.err.print(f"picture: {output.escape(str(plot))}", soft_wrap=True)
     if results.interrupted:
-        return INTERRUPTED
-    return 0 if results.ok else 1
+        return Exit.INTERRUPTED
+    return Exit.OK if results.ok else Exit.FAILED
 
 
 async def _run(target: Target, payloads: list[PayloadTemplate], plan: Plan, route: str) -> Results:

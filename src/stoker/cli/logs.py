@@ -10,7 +10,6 @@ from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
 import typer
 
 from stoker.cli import output
@@ -171,8 +170,8 @@ async def _patiently(ask: Callable[[], Awaitable[Any]]) -> Any:
 
 def _print_lines(lines: Any) -> None:
     # Logs are others' words: an escape sequence in them must not steer the terminal.
-    sys.stdout.write("".join(f"{plain(line)}\n" for line in lines))
+    output.write("".join(f"{plain(line)}\n" for line in lines))
 
 
 def _print_object(line: Record) -> None:
-    sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
+    output.write(output.json_text(line) + "\n")

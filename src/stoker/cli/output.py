@@ -1,42 +1,95 @@
-"""How commands print: tables for people, JSON for programs, one line for a mistake."""
+"""How commands print: tables for people, JSON for programs, one line for a mistake.
+
+All that commands print goes through this file. Text of servers and models, which may be hostile,
+cannot steer the terminal: whatever is printed loses its control characters (`displayable`), but
+for what the command itself asks of the terminal (colours, a spinner). JSON keeps them as escapes.
+"""
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, NoReturn
 
 import msgspec
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
+from rich.segment import Segment
 
-from stoker.logs import printable
-
-out = Console(highlight=False)
-"""Standard output; colour only on a terminal."""
-
-err = Console(stderr=True, highlight=False)
-"""Standard error, for progress and mistakes."""
+from stoker.cli.exits import Exit, exit_of
+from stoker.errors import StokerError
+from stoker.logs import displayable
 
 __all__ = [
+    "SafeConsole",
     "err",
     "escape",
     "fail",
+    "json_text",
     "local_time",
     "out",
     "print_error",
+    "print_failure",
     "print_json",
     "print_table",
     "progress",
+    "write",
+    "write_bytes",
 ]
+
+_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+
+
+class SafeConsole(Console):
+    """A console whose texts cannot hold control characters; styles and its own controls work."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """See rich: all that is printed is rendered by this."""
+        for segment in super().render(renderable, options):
+            text, style, control = segment
+            yield segment if control else Segment(displayable(text), style)
+
+
+out = SafeConsole(highlight=False)
+"""Standard output; colour only on a terminal."""
+
+err = SafeConsole(stderr=True, highlight=False)
+"""Standard error, for progress and mistakes."""
+
+
+def write(text: str) -> None:
+    """Write text to standard output as it is, but for what could steer a terminal."""
+    sys.stdout.write(displayable(text))
+    sys.stdout.flush()
+
+
+def write_bytes(data: bytes) -> None:
+    """Write bytes to standard output: exactly, where it is not a terminal."""
+    if sys.stdout.isatty():
+        write(data.decode("utf-8", "replace"))
+    else:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
 
 
 def print_json(data: Any) -> None:
     """Print data for programs, indented for those who look over their shoulder."""
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(data), indent=2).decode() + "\n")
+    sys.stdout.write(json_text(data, indent=2) + "\n")
+
+
+def json_text(data: Any, *, indent: int = -1) -> str:
+    """JSON that can be shown on a terminal; without `indent` on one line."""
+    text = msgspec.json.encode(data)
+    if indent >= 0:
+        text = msgspec.json.format(text, indent=indent)
+    # JSON escapes the controls below U+0020 itself. These stand in strings alone.
+    return _IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text.decode())
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str) -> None:
@@ -60,20 +113,28 @@ def progress(text: str) -> Iterator[Callable[[str], None]]:
         what to call with the next text.
     """
     if err.is_terminal:
-        with err.status(escape(text)) as spinner:
-            yield lambda news: spinner.update(escape(news))
+        with err.status(escape(_line(text))) as spinner:
+            yield lambda news: spinner.update(escape(_line(news)))
     else:
-        yield lambda news: err.print(escape(news), soft_wrap=True)
+        yield lambda news: err.print(escape(_line(news)), soft_wrap=True)
 
 
-def print_error(message: str) -> None:
-    """Say in one line what is wrong."""
-    err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+def print_error(message: str, hint: str = "") -> None:
+    """Say in one line what is wrong, and in another what to do about it."""
+    err.print(f"[bold red]error:[/] {escape(_indented(message))}", soft_wrap=True)
+    if hint:
+        err.print(f"[bold]hint:[/] {escape(_line(hint))}", soft_wrap=True)
 
 
-def fail(message: str, *, code: int = 1) -> NoReturn:
+def print_failure(error: StokerError) -> Exit:
+    """Say what went wrong, and what to do about it; returns the exit code for it."""
+    print_error(str(error), getattr(error, "hint", ""))
+    return exit_of(error)
+
+
+def fail(message: str, *, hint: str = "", code: int = Exit.FAILED) -> NoReturn:
     """End the command with one line that says what is wrong."""
-    print_error(message)
+    print_error(message, hint)
     raise typer.Exit(code)
 
 
@@ -87,5 +148,14 @@ def _text(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.1f}" if abs(value) < 1e6 else f"{value:.3g}"
-    # Names and errors are others' words: they must not steer the terminal.
-    return printable(str(value))
+    return _line(str(value))
+
+
+def _indented(text: str) -> str:
+    """Text whose further lines stand apart: what a server says cannot look like a line of ours."""
+    return displayable(text.strip()).replace("\n", "\n  ")
+
+
+def _line(text: str) -> str:
+    """Text on one line."""
+    return " ".join(displayable(text).split("\n"))

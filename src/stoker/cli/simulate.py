@@ -38,7 +38,7 @@ def simulate(
             "--generate",
             "-g",
             help="Traffic instead of a trace: poisson, daily, onoff, ramp or flash with its "
-            "figures: 'onoff:rate=20,on=30,off=180'.",
+            "figures; see above.",
         ),
     ] = None,
     policy: Annotated[
@@ -46,6 +46,7 @@ def simulate(
         typer.Option(
             "--policy",
             "-p",
+            metavar="NAME",
             help="Who decides: stoker, fixed:N, fixed:best, target_util:0.8, knative, ray_serve, "
             "runpod_delay, runpod_count, target_qps, or all; may be given several times. "
             "Default: stoker.",
@@ -54,8 +55,9 @@ def simulate(
     grid: Annotated[
         list[str] | None,
         typer.Option(
-            help="What if: run each of these values of a parameter, 'target_util=0.6,0.7,0.8'; "
-            "several make all combinations."
+            help="What if: run each of these values of a parameter; see above. "
+            "Several make all combinations.",
+            metavar="NAME=VALUES",
         ),
     ] = None,
     change: Annotated[
@@ -63,6 +65,7 @@ def simulate(
         typer.Option(
             "--set",
             "-s",
+            metavar="NAME=VALUE",
             help="Set a parameter of the endpoint or of the table 'simulator': 'slots=8'.",
         ),
     ] = None,
@@ -91,6 +94,12 @@ def simulate(
     It tells what that would have cost, in worker-seconds and as a multiple of the
     fluid bound (all load / perf: a fleet that is always exactly large enough),
     and how long requests waited until their service began.
+
+    stoker simulate trace.csv --policy all
+
+    stoker simulate --generate onoff:rate=20,on=30,off=180
+
+    stoker simulate trace.csv --grid target_util=0.6,0.7,0.8
     """
     try:
         from stoker.cli.simulation import Ask, run

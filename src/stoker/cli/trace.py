@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,7 +37,7 @@ def trace(
     text = "arrival,load\n"
     text += "".join(f"{at:.6f},{load:.6g}\n" for at, load in recorded.requests)
     if out is None:
-        sys.stdout.write(text)
+        output.write(text)
     else:
         try:
             out.write_text(text, encoding="utf-8")

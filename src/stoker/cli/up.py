@@ -65,8 +65,7 @@ def run(
         ]
         code: int = uvloop.run(_serve(settings, wanted, options))
     except StokerError as error:
-        output.print_error(str(error))
-        return 1
+        return output.print_failure(error)
     return code
 
 

@@ -153,7 +153,9 @@ class Client(ManagingConnection):
                         chunks.append(chunk)
             except TimeoutError:
                 raise RequestFailedError(
-                    stream.status, f"the answer was not complete within {timeout:g} s"
+                    stream.status,
+                    f"the answer was not complete within {timeout:g} s",
+                    kind="timed out",
                 ) from None
             except AnswerFailedError as error:
                 error.response = ClientResponse(stream.status, stream.headers, b"".join(chunks))
@@ -306,7 +308,9 @@ class Client(ManagingConnection):
                     response = await self._post(auth["url"], route, body, attempt.timeout)
             except TimeoutError:
                 raise RequestFailedError(
-                    None, f"the worker did not answer within {attempt.timeout:g} s"
+                    None,
+                    f"the worker did not answer within {attempt.timeout:g} s",
+                    kind="timed out",
                 ) from None
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 if problem := certificate_problem(error):
@@ -319,8 +323,11 @@ class Client(ManagingConnection):
             except httpx.InvalidURL:
                 raise RequestFailedError(None, "the worker's url is none") from None
             except httpx.HTTPError as error:
+                timed_out = isinstance(error, httpx.TimeoutException)
                 raise RequestFailedError(
-                    None, f"the worker broke off before it answered: {reason_of(error)}"
+                    None,
+                    f"the worker broke off before it answered: {reason_of(error)}",
+                    kind="timed out" if timed_out else "failed inside",
                 ) from None
             else:
                 if response.status_code not in _REFUSED:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import ssl
 from pathlib import Path
 from typing import Any, Self
@@ -12,9 +13,9 @@ import httpx
 import msgspec
 
 from stoker.client.errors import RequestFailedError, UnauthorizedError
-from stoker.errors import StokerError
+from stoker.errors import ConfigError, StokerError
 from stoker.logins import find
-from stoker.network import checked_proxy, proxy_for, proxy_of
+from stoker.network import checked_proxy, is_this_machine, proxy_for, proxy_of
 
 CONNECT_TIMEOUT = 5.0
 """Seconds to establish a connection."""
@@ -25,6 +26,8 @@ CALL_TIMEOUT = 30.0
 # Our servers close an idle connection after 75 s. Leaving it well before that means that no request
 # is sent on a connection that is being closed, where nobody can tell whether it was served.
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=30.0)
+
+_API_PATH = re.compile(r"/(?:api(?:/v0)?|route)/*$")
 
 Authority = str | os.PathLike[str] | bytes | ssl.SSLContext
 
@@ -63,7 +66,7 @@ class Connection:
             url, api_key = access.url, access.api_key
         parsed = _parse(url)
         if not api_key or not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
-            raise StokerError("the API key is empty, or has characters that no API key has")
+            raise ConfigError("", "the API key is empty, or has characters that no API key has")
         self.url = str(parsed).rstrip("/")
         self._authorization = {"authorization": f"Bearer {api_key}"}
         self._authority = worker_ca
@@ -140,9 +143,7 @@ class Connection:
                     timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
                 )
         except (httpx.HTTPError, httpx.StreamError, TimeoutError) as error:
-            raise RequestFailedError(
-                None, f"the control plane at {self.url} cannot be reached: {reason_of(error)}"
-            ) from None
+            raise self._unreachable(error) from None
         self.answered = True
         if response.status_code >= 400:
             raise failure(response.status_code, response.content)
@@ -150,8 +151,20 @@ class Connection:
             return msgspec.json.decode(response.content)
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise RequestFailedError(
-                response.status_code, f"what answers at {self.url} is no Stoker control plane"
+                response.status_code,
+                f"what answers at {self.url} is no Stoker control plane",
+                hint="give the address that `stoker up` prints, with its port and without a path",
             ) from None
+
+    def _unreachable(self, error: Exception) -> RequestFailedError:
+        """The error for a control plane that did not answer."""
+        timed_out = isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout | TimeoutError)
+        return RequestFailedError(
+            None,
+            f"the control plane at {self.url} cannot be reached: {reason_of(error)}",
+            kind="timed out" if timed_out else "unreachable",
+            hint=_hint_of(error, self.url),
+        )
 
     async def worker_client(self, url: str) -> httpx.AsyncClient:
         """The pool for requests to a worker at `url`."""
@@ -188,9 +201,7 @@ class Connection:
         try:
             response = await client.get(f"{self.url}/static/stoker_root.cer", timeout=CALL_TIMEOUT)
         except httpx.HTTPError as error:
-            raise RequestFailedError(
-                None, f"the control plane at {self.url} cannot be reached: {reason_of(error)}"
-            ) from None
+            raise self._unreachable(error) from None
         # A control plane without its own authority: the system's are all that there is.
         return response.text if response.status_code == 200 else None
 
@@ -233,6 +244,33 @@ def reason_of(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
+def _hint_of(error: Exception, url: str) -> str:
+    """What to do about a control plane that cannot be reached."""
+    if certificate_problem(error) is not None:
+        return "its certificate is not trusted here: set SSL_CERT_FILE to the authority's file"
+    secure = url.startswith("https:")
+    if secure and _is_plain(error):
+        return f"it speaks plain HTTP there: try http:{url.removeprefix('https:')}"
+    if not secure and isinstance(error, httpx.RemoteProtocolError | httpx.ReadError):
+        return f"something else answers there; if it speaks TLS, try https:{url[5:]}"
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        host = httpx.URL(url).host
+        where = "on this machine" if is_this_machine(host) else f"on {host}, with --host"
+        return f"is `stoker up` running {where}? STOKER_URL or --url says where to ask"
+    return ""
+
+
+def _is_plain(error: BaseException | None) -> bool:
+    """Whether TLS failed because the other side does not speak it."""
+    while error is not None:
+        if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        if "SSL" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def certificate_problem(error: BaseException | None) -> str | None:
     """Why the other side's certificate was refused, when that is what `error` comes from."""
     while error is not None:
@@ -250,9 +288,14 @@ def _parse(url: str) -> httpx.URL:
     try:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, TypeError):
-        raise StokerError(f"{url!r} is not a URL") from None
+        raise ConfigError("", f"{url!r} is not a URL") from None
     if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise StokerError(f"{url!r} is not a URL such as http://127.0.0.1:8700")
+        raise ConfigError("", f"{url!r} is not a URL such as http://127.0.0.1:8700")
     if parsed.userinfo or parsed.query or parsed.fragment:
-        raise StokerError("the URL of the control plane has no user, query or fragment")
+        raise ConfigError("", "the URL of the control plane has no user, query or fragment")
+    if found := _API_PATH.search(parsed.path):
+        base = str(parsed.copy_with(path=parsed.path[: found.start()] or "/")).rstrip("/")
+        raise ConfigError(
+            "", f"give the control plane's URL without {found[0].rstrip('/')}: {base}"
+        )
     return parsed

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from stoker.errors import StokerError
 
 if TYPE_CHECKING:
     from stoker.client.responses import ClientResponse
+
+
+FailureKind = Literal["refused", "unreachable", "timed out", "failed inside"]
+
+
+def _kind_of(status: int | None) -> FailureKind:
+    if status is None:
+        return "unreachable"
+    return "failed inside" if status in (500, 502, 504) else "refused"
 
 
 class RequestFailedError(StokerError):
@@ -17,15 +26,26 @@ class RequestFailedError(StokerError):
         status: of the answer; None when there was none.
         message: what the other side said.
         fields: what is wrong, by field, where it said so.
+        kind: how it failed. Default: by the status. 500, 502 and 504 are failures inside the model
+            server or the control plane; every other one is a refusal.
+        hint: what to do next; empty: nothing is known.
     """
 
     def __init__(
-        self, status: int | None, message: str, fields: dict[str, str] | None = None
+        self,
+        status: int | None,
+        message: str,
+        fields: dict[str, str] | None = None,
+        *,
+        kind: FailureKind | None = None,
+        hint: str = "",
     ) -> None:
         super().__init__(f"{message} (status {status})" if status is not None else message)
         self.status = status
         self.message = message
         self.fields = fields or {}
+        self.kind: FailureKind = kind or _kind_of(status)
+        self.hint = hint
 
 
 class AnswerFailedError(RequestFailedError):
@@ -41,7 +61,8 @@ class AnswerFailedError(RequestFailedError):
     def __init__(
         self, status: int | None, message: str, response: ClientResponse | None = None
     ) -> None:
-        super().__init__(status, f"the model server failed inside its answer: {message}")
+        text = f"the model server failed inside its answer: {message}"
+        super().__init__(status, text, kind="failed inside")
         self.response = response
 
 

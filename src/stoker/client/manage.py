@@ -34,10 +34,18 @@ class ManagingConnection(Connection):
         Raises:
             NotFoundError: when there is none.
         """
-        for record in await self.endpoints():
-            if name_or_id in (record["endpoint_name"], record["id"]):
-                return record
-        raise NotFoundError(f"there is no endpoint {name_or_id!r}")
+        records = await self.endpoints()
+        by_name = isinstance(name_or_id, str)
+        for field in ("endpoint_name", "id") if by_name else ("id",):
+            for record in records:
+                if str(record[field]) == str(name_or_id):
+                    return record
+        names = ", ".join(sorted(str(record["endpoint_name"]) for record in records)[:20])
+        raise NotFoundError(
+            f"there is no endpoint {name_or_id!r}; there are: {names}"
+            if names
+            else f"there is no endpoint {name_or_id!r}, and no other: stoker endpoint create"
+        )
 
     async def create_endpoint(self, endpoint_name: str, **parameters: Any) -> int:
         """Add an endpoint; returns its id.

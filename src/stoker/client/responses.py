@@ -68,8 +68,11 @@ class ClientStream:
                 reader.feed(chunk)
                 yield chunk
         except httpx.HTTPError as error:
+            timed_out = isinstance(error, httpx.TimeoutException)
             raise RequestFailedError(
-                self.status, f"the answer was cut: {reason_of(error)}"
+                self.status,
+                f"the answer was cut: {reason_of(error)}",
+                kind="timed out" if timed_out else "failed inside",
             ) from None
         reader.finish()
         if reader.failure is not None:

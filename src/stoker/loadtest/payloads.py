@@ -57,15 +57,25 @@ def read_payloads(text: str, route: str, *, stream: bool = False) -> list[Payloa
     Raises:
         ConfigError: names the file, and the line, that cannot be used.
     """
+    documents = read_documents(text)
+    if stream:
+        documents = [_streaming(document, route) for document in documents]
+    return [PayloadTemplate(document) for document in documents]
+
+
+def read_documents(text: str) -> list[Any]:
+    """The payloads that an argument names: itself, a file's (``@FILE``), standard input's (``-``).
+
+    Raises:
+        ConfigError: it cannot be read, or is not JSON.
+    """
     if text in ("-", "@-"):
         documents = [_decode(sys.stdin.buffer.read(), "PAYLOAD")]
     elif text.startswith("@"):
         documents = _read_file(Path(text[1:]).expanduser())
     else:
         documents = [_decode(text.encode("utf-8", "surrogateescape"), "PAYLOAD")]
-    if stream:
-        documents = [_streaming(document, route) for document in documents]
-    return [PayloadTemplate(document) for document in documents]
+    return documents
 
 
 def _read_file(path: Path) -> list[Any]:

@@ -41,7 +41,7 @@ from stoker.worker.sessions import Session
 NOT_READY_RETRY = b"5"
 """``Retry-After`` of a worker that is not ready or is draining, seconds."""
 
-_NOT_FOUND = error_body("no such route")
+_MAX_NAMED = 30
 _NOT_READY = error_body("this worker is not ready: its model server cannot serve now")
 _DRAINING = error_body("this worker takes no new requests: it is being stopped")
 _UNDECIDED = error_body("this worker has not heard from its control plane yet")
@@ -139,6 +139,8 @@ class WorkerApp:
             if handler.parallel:
                 lane = Lane(handler.max_concurrency)
             self._routes[handler.route] = Route(handler, lane, metrics)
+        named = ", ".join(sorted(self._routes)[:_MAX_NAMED])
+        self._not_found = error_body(f"no such route; this worker has {named}")
         self.direct = DirectRoutes(self, self._routes.values())
         self.lanes = list({id(r.lane): r.lane for r in self._routes.values()}.values())
 
@@ -443,7 +445,7 @@ class WorkerApp:
             else:
                 self.refuse(exchange, 405, _POST_ONLY, "method", allow=b"POST")
         else:
-            self.refuse(exchange, 404, _NOT_FOUND, "not_found")
+            self.refuse(exchange, 404, self._not_found, "not_found")
 
     def _may_read_metrics(self, exchange: Exchange) -> bool:
         """They name routes and loads: for whoever shows the worker's mtoken, or the key for it."""
