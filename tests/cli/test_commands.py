@@ -118,9 +118,7 @@ def test_the_first_start_makes_a_key_and_no_later_one_does(tmp_path, start):
 
 @pytest.fixture
 def endpoint(stoker):
-    done = stoker.cli(
-        "endpoint", "create", "cli", "--min-load", "0", "--cold-workers", "0", "--json"
-    )
+    done = stoker.cli("endpoint", "create", "cli", "--json")
     assert done.returncode == 0, done.stderr
     yield json.loads(done.stdout)["id"]
     assert stoker.cli("endpoint", "delete", "cli").returncode == 0
@@ -131,7 +129,9 @@ def test_an_endpoint_is_created_listed_shown_and_updated(stoker, endpoint):
     assert endpoint in [one["id"] for one in listed]
     assert stoker.cli("endpoint", "update", "cli", "--max-workers", "3").returncode == 0
     shown = json.loads(stoker.cli("endpoint", "show", "cli", "--json").stdout)
-    assert (shown["max_workers"], shown["cold_workers"]) == (3, 0)
+    # Unlike over REST, nothing is held that nobody asked for.
+    assert (shown["min_load"], shown["cold_workers"], shown["cold_mult"]) == (0, 0, 1)
+    assert shown["max_workers"] == 3
     assert "cli" in stoker.cli("endpoint", "list").stdout
 
 
