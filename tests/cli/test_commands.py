@@ -135,6 +135,21 @@ def test_an_endpoint_is_created_listed_shown_and_updated(stoker, endpoint):
     assert "cli" in stoker.cli("endpoint", "list").stdout
 
 
+def test_what_stoker_up_applied_is_nothing_to_do_and_what_commands_made_is_left_alone(
+    stoker, endpoint, tmp_path
+):
+    file = stoker.state.parent / "stoker.toml"
+    done = stoker.cli("apply", str(file), "--prune", "--dry-run", "--detailed-exitcode")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "endpoint chat: as it is" in done.stdout
+    assert "endpoint cli: left alone (made by a command)" in done.stdout
+    changed = tmp_path / "stoker.toml"
+    changed.write_text(file.read_text().replace("max_workers = 1", "max_workers = 2"))
+    done = stoker.cli("apply", str(changed), "--dry-run", "--detailed-exitcode")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "max_workers: 1 -> 2" in done.stdout
+
+
 def test_a_taken_name_is_refused(stoker, endpoint):
     assert_mistake(stoker.cli("endpoint", "create", "cli"), "cli", code=Exit.REFUSED)
 

@@ -54,8 +54,8 @@ _TAKEN_OVER = {
     "file": "",
 }
 _LEFT_ALONE = {
-    "unknown": "made by an earlier version of Stoker, and not in this file: left alone",
-    "command": "made by a command: left alone",
+    "unknown": "made by an earlier version of Stoker, and not in this file",
+    "command": "made by a command",
 }
 
 
