@@ -148,6 +148,14 @@ def test_what_is_probably_not_meant_is_a_warning(
         ('backend = "vllm"\noptions = { model = "m", program = "no-vllm" }', "'no-vllm' is not th"),
         ('backend = "vllm"', "options.model: is required"),
         ('backend = "llamacpp"\noptions = { model = "m.gguf" }', "{folder}/m.gguf"),
+        (
+            'backend = "vllm"\noptions = { model = "./m", program = "/bin/sh" }',
+            "options.model: there is no file or directory {folder}/m",
+        ),
+        (
+            'backend = "vllm"\noptions = { model = "/no/m", program = "/bin/sh" }',
+            "options.model: there is no file or directory /no/m",
+        ),
         ('backend = "./mine.py"', "there is no file {folder}/mine.py"),
         ('backend = "hello-world"\nweight = 0', "every workergroup has weight 0"),
         ('backend = "hello-world"\nmax_workers = 99', "is never reached: the endpoint has"),
@@ -363,6 +371,7 @@ documents = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")
 @given(documents)
 @hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 def test_no_file_makes_the_check_fail_itself_and_what_it_passes_can_be_used(

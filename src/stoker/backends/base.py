@@ -75,6 +75,9 @@ PATH = {"path": "always"}
 """``Meta(extra=PATH)``: an option that is a path. Written in a settings file, a relative one starts
 from that file's directory."""
 
+NEW_PATH = {"path": "made"}
+"""A path of something that the model server makes where it is missing."""
+
 PATH_OR_NAME = {"path": "maybe"}
 """An option that may be a path or a name: a path if it begins with ``.``, ``/`` or ``~``, or if
 there is such a file beside the settings file."""
@@ -223,15 +226,30 @@ class Backend:
             options: as they are written in a settings file.
             folder: where that file is.
         """
-        kinds = {
-            field.name: kind
-            for field in msgspec.structs.fields(self.options)
-            if (kind := _path_kind(field.type))
-        }
+        kinds = self._path_kinds()
         return {
             name: _located(value, kinds[name], folder) if name in kinds else value
             for name, value in options.items()
         }
+
+    def missing_paths(self, options: dict[str, Any]) -> dict[str, str]:
+        """Located options that name a file or directory which is not there, with its path.
+
+        Programs are left out: `requires` knows them.
+        """
+        kinds = self._path_kinds()
+        return {
+            name: value
+            for name, value in options.items()
+            if kinds.get(name) in ("always", "maybe")
+            and isinstance(value, str)
+            and value.startswith("/")
+            and not Path(value).exists()
+        }
+
+    def _path_kinds(self) -> dict[str, str]:
+        fields = msgspec.structs.fields(self.options)
+        return {field.name: kind for field in fields if (kind := _path_kind(field.type))}
 
     def problems(self, options: Any) -> list[str]:
         """What is missing on this machine, a sentence each; empty: it can run here."""

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from stoker.backends.base import PATH, Argument, Backend, Requirement, ServerOptions, more_arguments
+from stoker.backends.base import (
+    NEW_PATH,
+    Argument,
+    Backend,
+    Requirement,
+    ServerOptions,
+    more_arguments,
+)
 from stoker.backends.openai import Count, Share, Tokens, fronted, handlers
 from stoker.logline import LogLine
 
@@ -40,7 +47,9 @@ class OllamaOptions(ServerOptions, frozen=True, forbid_unknown_fields=True, kw_o
     ] = 4
     models_dir: Annotated[
         Argument,
-        Meta(description="Where models are kept (OLLAMA_MODELS); empty: its default", extra=PATH),
+        Meta(
+            description="Where models are kept (OLLAMA_MODELS); empty: its default", extra=NEW_PATH
+        ),
     ] = ""
     prompt_weight: Annotated[
         Share, Meta(description="Load of a prompt token; a generated token is 1")

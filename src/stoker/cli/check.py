@@ -425,13 +425,17 @@ class _Search:
         # What steps bring is not there yet.
         level: Level = "warning" if group.steps or group.files else "error"
         also = "; unless a step brings it" if group.steps or group.files else ""
-        missing = [r for r in backend.requires(parsed) if r.problem]
+        absent = backend.missing_paths(options)
+        for name, place in absent.items():
+            problem = f"there is no file or directory {place}{also}"
+            self._add(level, (*at, "options", name), problem, machine=True)
+        missing = [r for r in backend.requires(parsed) if r.problem and r.option not in absent]
         for requirement in missing:
             option = (*at, "options", requirement.option)
             path = option if requirement.option in options else (*at, "backend")
             problem = f"{backend.name} cannot run here: {requirement.problem}{also}"
             self._add(level, path, problem, machine=True)
-        if not missing:
+        if not missing and not absent:
             try:
                 backend.command(parsed, "127.0.0.1", 8000)
             except ConfigError as error:
