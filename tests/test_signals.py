@@ -103,8 +103,9 @@ def test_the_command_line_starts_that_way(monkeypatch):
     monkeypatch.setattr(
         app.signals, "start_children_with_defaults", lambda: calls.append("signals")
     )
-    monkeypatch.setattr(app, "app", lambda: calls.append("command"))
-    app.main()
+    monkeypatch.setattr(app, "run", lambda _: calls.append("command"))
+    with pytest.raises(SystemExit):
+        app.main()
     assert calls == ["signals", "command"]
 
 

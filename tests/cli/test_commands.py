@@ -29,7 +29,7 @@ def stoker_up(*arguments, cwd=None):
 def assert_mistake(done, *texts, code=Exit.USAGE):
     assert done.returncode == code
     assert "Traceback" not in done.stderr
-    assert done.stderr.startswith("error:")
+    assert any(line.startswith("error:") for line in done.stderr.splitlines())
     for text in texts:
         assert text in done.stderr
 

@@ -18,6 +18,7 @@ from stoker.client.errors import (
 )
 from stoker.client.prefixes import prefixes
 from stoker.client.responses import ClientResponse, ClientStream
+from stoker.client.sessions import Session
 from stoker.inference import Piece, ServerSentEvent
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "RequestFailedError",
     "RouteTimeoutError",
     "ServerSentEvent",
+    "Session",
     "UnauthorizedError",
     "prefixes",
 ]

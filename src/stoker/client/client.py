@@ -6,6 +6,7 @@ Rules:
   routed again under the same ``request_idx``, which books no further load, until `timeout`.
 * Once a worker took the connection and did not refuse, nothing is sent again: it may have been
   served.
+* A request in a session goes to the session's worker, and to no other.
 * A control plane that stops answering is given `PATIENCE` to come back; one that never answered is
   probably a wrong URL, and gets `FIRST_PATIENCE`.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,7 @@ import msgspec
 from stoker import wire
 from stoker.client.backoff import Backoff
 from stoker.client.connection import (
+    CALL_TIMEOUT,
     CONNECT_TIMEOUT,
     certificate_problem,
     failure,
@@ -32,6 +34,7 @@ from stoker.client.connection import (
 from stoker.client.errors import AnswerFailedError, RequestFailedError, RouteTimeoutError
 from stoker.client.manage import ManagingConnection
 from stoker.client.responses import ClientResponse, ClientStream
+from stoker.client.sessions import Session
 from stoker.errors import StokerError
 from stoker.logs import printable
 
@@ -76,6 +79,9 @@ class _Attempt:
     last_status: str = ""
     unheard_since: float | None = None
     affinity: str | list[str] = ""
+    session_id: str | None = None
+    auth: dict[str, Any] | None = None
+    """Of the session, which pins it to a worker."""
 
     def tell(self, text: str) -> None:
         """Show what is going on, once for each change."""
@@ -122,7 +128,8 @@ class Client(ManagingConnection):
             payload: what the model server gets, as JSON.
             cost: load units (for a language model: tokens).
             timeout: seconds for everything, waiting for a worker included.
-            session_id: of a session at a worker.
+            session_id: of a session: it goes to the session's worker, without being routed. See
+                `session`.
             affinity: a name for what it shares with others (a conversation, a document), or hashes
                 of the growing prefix of its prompt (`prefixes`): it goes to a worker that has seen
                 it, and so has it in its cache, unless that worker is much busier than another.
@@ -183,7 +190,10 @@ class Client(ManagingConnection):
         if not route.startswith("/"):
             raise StokerError(f"route must begin with a slash, not {route!r}")
         attempt = self._attempt(endpoint, cost, timeout, on_status, affinity)
-        response = await self._send(attempt, route, msgspec.Raw(_encode(payload)), session_id)
+        if session_id is not None:
+            attempt.session_id = session_id
+            attempt.auth = await self._proof_of(session_id, endpoint)
+        response, _ = await self._send(attempt, route, msgspec.Raw(_encode(payload)))
         try:
             if response.status_code >= 400:
                 raise failure(response.status_code, await _read_some(response))
@@ -225,7 +235,112 @@ class Client(ManagingConnection):
         """
         attempt = self._attempt(endpoint, cost, timeout, on_status, affinity)
         attempt.request_idx = request_idx
-        return await self._route(attempt, wait)
+        auth = await self._route(attempt, wait)
+        self.proofs.routed(endpoint, auth)
+        return auth
+
+    # --- sessions
+
+    @asynccontextmanager
+    async def session(
+        self,
+        endpoint: str,
+        *,
+        cost: float = wire.DEFAULT_LOAD,
+        lifetime: float = 60.0,
+        on_close_route: str | None = None,
+        on_close_payload: Any = None,
+        timeout: float = 600.0,
+        on_status: OnStatus | None = None,
+    ) -> AsyncIterator[Session]:
+        """Open a session at a worker; it ends with the block.
+
+        Args:
+            endpoint: its name.
+            cost: load units of all that the session will ask for.
+            lifetime: seconds that it lives after its opening and after each request.
+            on_close_route: path at the model server that is called when it ends, where the worker
+                allows that.
+            on_close_payload: for that call.
+            timeout: seconds until a worker must have opened it.
+            on_status: gets a line of text whenever there is news while waiting.
+
+        Raises:
+            RouteTimeoutError: no worker was free in time.
+            UnauthorizedError: the API key is not good for this endpoint.
+            RequestFailedError: refused, or unreachable.
+        """
+        asked: dict[str, Any] = {"lifetime": lifetime}
+        if on_close_route is not None:
+            asked |= {"on_close_route": on_close_route, "on_close_payload": on_close_payload or {}}
+        attempt = self._attempt(endpoint, cost, timeout, on_status)
+        response, auth = await self._send(attempt, "/session/create", msgspec.Raw(_encode(asked)))
+        try:
+            said = await _read_some(response)
+        finally:
+            await response.aclose()
+        opened = _object_in(response.status_code, said)
+        session_id, expiration = opened.get("session_id"), opened.get("expiration")
+        if not isinstance(session_id, str):
+            raise RequestFailedError(response.status_code, "the worker opened no session")
+        self.proofs.opened(session_id, auth)
+        until = float(expiration) if isinstance(expiration, int | float) else 0.0
+        session = Session(self, endpoint, auth, session_id, until)
+        try:
+            yield session
+        finally:
+            with suppress(StokerError):  # it ends by itself where its worker cannot be reached
+                await session.end()
+            self.proofs.ended(session_id)
+
+    async def session_is_alive(self, session_id: str, auth: dict[str, Any]) -> bool:
+        """Whether the worker that `auth` names has the session, and it was opened with `auth`."""
+        said = await self._session_call("/session/health", session_id, auth)
+        return said.get("ok") is True
+
+    async def end_session(self, session_id: str, auth: dict[str, Any]) -> None:
+        """End a session that was opened with `auth`.
+
+        Raises:
+            RequestFailedError: there is none, or its worker cannot be reached.
+        """
+        await self._session_call("/session/end", session_id, auth)
+
+    async def _session_call(
+        self, path: str, session_id: str, auth: dict[str, Any]
+    ) -> dict[str, Any]:
+        body = {"session_id": session_id, "session_auth": auth}
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT):
+                response = await self._post(str(auth["url"]), path, body, CALL_TIMEOUT)
+                try:
+                    said = await _read_some(response)
+                finally:
+                    await response.aclose()
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
+            raise RequestFailedError(
+                None, f"worker {auth['url']} cannot be reached: {reason_of(error)}"
+            ) from None
+        return _object_in(response.status_code, said)
+
+    async def _proof_of(self, session_id: str, endpoint: str) -> dict[str, Any]:
+        """What a session was opened with.
+
+        Raises:
+            StokerError: this client has not opened it.
+        """
+        known = self.proofs.of(session_id)
+        if known is not None:
+            return known
+        for auth in self.proofs.candidates(endpoint):
+            with suppress(RequestFailedError):
+                if await self.session_is_alive(session_id, auth):
+                    self.proofs.opened(session_id, auth)
+                    return auth
+        raise StokerError(
+            f"session {session_id!r} was not opened by this client, or has ended: open one with "
+            "Client.session"
+        )
 
     def _attempt(
         self,
@@ -295,13 +410,14 @@ class Client(ManagingConnection):
             raise error
 
     async def _send(
-        self, attempt: _Attempt, route: str, payload: msgspec.Raw, session_id: str | None
-    ) -> httpx.Response:
+        self, attempt: _Attempt, route: str, payload: msgspec.Raw
+    ) -> tuple[httpx.Response, dict[str, Any]]:
+        """The answer of a worker that took the request, and the ``auth_data`` it was sent with."""
         loop = asyncio.get_running_loop()
         refused_tickets = 0
         while True:
-            auth = await self._route(attempt)
-            body = {"auth_data": auth, "session_id": session_id, "payload": payload}
+            auth = attempt.auth or await self._route(attempt)
+            body = {"auth_data": auth, "session_id": attempt.session_id, "payload": payload}
             retry_after = None
             try:
                 async with asyncio.timeout_at(attempt.deadline):
@@ -331,17 +447,20 @@ class Client(ManagingConnection):
                 ) from None
             else:
                 if response.status_code not in _REFUSED:
-                    return response
+                    return response, auth
                 retry_after = response.headers.get("retry-after")
                 try:
                     refusal = failure(response.status_code, await _read_some(response))
                 finally:
                     await response.aclose()
                 if response.status_code == 401:
+                    if attempt.auth is not None:
+                        raise refusal
                     refused_tickets += 1
                     if refused_tickets >= MAX_REFUSED_TICKETS:
                         raise refusal
-            attempt.tell(f"{refusal.message}; asking for another worker")
+            again = "asking again" if attempt.auth else "asking for another worker"
+            attempt.tell(f"{refusal.message}; {again}")
             if not await _pause(attempt, retry_after) or loop.time() >= attempt.deadline:
                 raise refusal
 
@@ -364,6 +483,20 @@ def _why_waiting(reply: dict[str, Any]) -> str:
     state, reason = str(reply.get("status") or "none is ready"), reply.get("reason")
     text = f"{state} ({reason})" if reason and isinstance(reason, str) else state
     return printable(text[:MAX_STATUS])
+
+
+def _object_in(status: int, body: bytes) -> dict[str, Any]:
+    """A worker's answer about a session.
+
+    Raises:
+        RequestFailedError: it refused, or answered something else.
+    """
+    if status >= 400:
+        raise failure(status, body)
+    try:
+        return msgspec.json.decode(body, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise RequestFailedError(status, "the worker's answer about a session is none") from None
 
 
 def _encode(payload: Any) -> bytes:

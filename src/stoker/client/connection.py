@@ -13,6 +13,7 @@ import httpx
 import msgspec
 
 from stoker.client.errors import RequestFailedError, UnauthorizedError
+from stoker.client.sessions import Proofs
 from stoker.errors import ConfigError, StokerError
 from stoker.logins import find
 from stoker.network import checked_proxy, is_this_machine, proxy_for, proxy_of
@@ -80,6 +81,7 @@ class Connection:
         self._clients: dict[tuple[str, str | None], httpx.AsyncClient] = {}
         self._worker_tls: ssl.SSLContext | None = None
         self._lock = asyncio.Lock()
+        self.proofs = Proofs()
         self._closed = False
         self.answered = False
         """Whether the control plane ever answered."""
