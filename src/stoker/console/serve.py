@@ -118,6 +118,7 @@ class Server:
         self._keys_task: asyncio.Task[None]
         self._cleanup = contextlib.ExitStack()
         self._access = Access()
+        self._stopping = asyncio.Event()
         self._stopped = False
 
     @classmethod
@@ -165,6 +166,8 @@ class Server:
             await self._start(host, port, local, public_url, certificate, certificate_key, api_key)
         except BaseException:
             self._cleanup.close()
+            if hasattr(self, "_store"):  # it was opened before the rest failed
+                await self._store.close()
             raise
         return self
 
@@ -261,8 +264,11 @@ class Server:
         """Take over keys that were written beside us, and write down when keys were used."""
         marker = KeysMarker(self.state_directory)
         seen, noted = b"", time.monotonic()
-        while True:
-            await asyncio.sleep(KEYS_PAUSE)
+        while not self._stopping.is_set():
+            # Not cancelled at the end: a query that is under way is finished.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(KEYS_PAUSE):
+                    await self._stopping.wait()
             try:
                 if (asked := marker.asked()) != seen:
                     await self.plane.changed()
@@ -370,8 +376,8 @@ class Server:
         if self._stopped:
             return
         self._stopped = True
-        self._keys_task.cancel()
-        await asyncio.gather(self._keys_task, return_exceptions=True)
+        self._stopping.set()
+        await self._keys_task
         if not keep_instances:
             await self.plane.stop_instances(hurry)
         await self.plane.close()
