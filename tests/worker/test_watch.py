@@ -13,7 +13,7 @@ from stoker.http import fetch
 from stoker.worker import BenchmarkConfig, HandlerConfig, LogActionConfig, WorkerConfig
 from stoker.worker.benchmark import ResultFile
 from stoker.worker.readiness import ALL_BAD, ENOUGH
-from stoker.worker.watch import ModelWatch
+from stoker.worker.watch import MAX_TOLD, ModelWatch
 
 Worker = Any
 Model = Any
@@ -160,6 +160,18 @@ async def test_an_error_line_is_named_with_the_health_check_that_fails(
     model.healthy = True
     await control.until(lambda: control.last.error_msg == "")
     assert (await worker.post()).status == 200
+
+
+async def test_lines_that_a_client_can_cause_do_not_flood_the_log(
+    tmp_path: Path, log: Path
+) -> None:
+    handler = HandlerConfig("/a", benchmark_config=BenchmarkConfig(dataset=[{}]))
+    config = WorkerConfig(handlers=[handler], log_action_config=LogActionConfig(on_error=["no"]))
+    watch = ModelWatch(config, str(log), ResultFile(tmp_path, handler), lambda: None)
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(1000):
+            watch._read_line("no", old=False)
+    assert len(lines) <= 2 * MAX_TOLD  # the loop may pass from one second to the next
 
 
 # --- answers

@@ -34,6 +34,9 @@ _LONG = 86_400.0  # whoever waits for the task sets the limit
 HINT_SECONDS = 60.0
 """For so long an error line of the log is named with a health check that fails."""
 
+MAX_TOLD = 5
+"""Lines of the model server's log that are passed on in a second."""
+
 TRIES = 2
 """Requests of our own that must be answered badly before a server that was ready is given up."""
 
@@ -158,6 +161,7 @@ class ModelWatch:
         self._health = Health(hold=hold)
         self._answers = Answers(trusting=trusting)
         self._hint = (-math.inf, "")
+        self._told = (0, 0)  # a second, and lines that were logged in it
         self._look = asyncio.Event()
         self._healthy = asyncio.Event()
         self._check: asyncio.Task[tuple[str, bool]] | None = None
@@ -304,14 +308,23 @@ class ModelWatch:
         shown = logs.redact(line[:_MAX_SHOWN])
         if meaning is Meaning.INFO:
             if not old:
-                _log.info("the model server says", line=shown)
+                self._tell("the model server says", shown)
             return
         if meaning is Meaning.ERROR:
             self._hint = (self._now(), shown)
-            _log.info("a line of the model server's log looks like an error", line=shown)
+            self._tell("a line of the model server's log looks like an error", shown)
         else:
             self._apply(Event.LOADED)
         self.look_now()
+
+    def _tell(self, what: str, line: str) -> None:
+        """Log a line of the model server, but not all that a client can make it write."""
+        second = int(self._now())
+        if second != self._told[0]:
+            self._told = (second, 0)
+        self._told = (second, self._told[1] + 1)
+        if self._told[1] <= MAX_TOLD:
+            _log.info(what, line=line)
 
     # --- the health check
 
