@@ -106,6 +106,14 @@ async def test_everything_that_is_wrong_is_named_and_nothing_is_made(
     assert await store.list_endpoints() == []
 
 
+async def test_more_than_anybody_means_is_refused_at_once(owner: httpx.AsyncClient) -> None:
+    many = {"name": "chat", "workergroups": [{"backend": "vllm"}] * 1_001}
+    reply = await owner.post(PATH, json={"endpoints": [many]})
+    assert reply.json()["fields"] == {"endpoint[0].workergroup": "at most 1000"}
+    reply = await owner.post(PATH, json={"endpoints": [{"name": "x"}] * 10_001})
+    assert reply.json()["fields"] == {"endpoints": "at most 10000"}
+
+
 @pytest.mark.parametrize(
     ("group", "field"),
     [

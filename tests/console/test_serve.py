@@ -287,3 +287,20 @@ async def test_a_start_with_something_wrong_applies_nothing_and_frees_its_state(
     with pytest.raises(InvalidMessageError, match="did you mean 'parallel'"):
         await start(tmp_path / "state", wanted=[wanted("chat", group(paralel=2))])
     await stop(await start(tmp_path / "state", wanted=[wanted("chat")]))
+
+
+async def test_a_restart_deletes_nothing_and_brings_nothing_back_that_a_command_deleted(tmp_path):
+    both = [wanted("chat", group(parallel=2)), wanted("talk")]
+    server = await start(tmp_path / "state", wanted=both)
+    await server._store.delete_endpoint(server.plane.fleet.by_name["talk"].id)
+    await stop(server)
+    for _ in range(2):  # it is told at each start
+        server = await start(tmp_path / "state", wanted=both)
+        assert [c.kind for c in server.plan.changes] == ["keep", "keep", "removed"]
+        assert set(server.plane.fleet.by_name) == {"chat"}
+        await stop(server)
+    for _ in range(2):
+        server = await start(tmp_path / "state")
+        assert [(c.kind, c.endpoint) for c in server.plan.changes] == [("orphan", "chat")]
+        assert set(server.plane.fleet.by_name) == {"chat"}
+        await stop(server)

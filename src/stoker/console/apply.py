@@ -31,6 +31,8 @@ from stoker.store import Store
 from stoker.wire import EndpointParameters
 
 MAX_ENDPOINTS = 10_000
+MAX_GROUPS = 1_000
+"""Of one endpoint."""
 
 ONLY_UP = "can be applied only by `stoker up`, which reads the file itself: start it with this file"
 
@@ -92,6 +94,9 @@ def check(wanted: Sequence[WantedEndpoint], control: Control) -> Problems:
         if endpoint.name in names:
             found["name"] = f"{endpoint.name!r} is there twice"
         names.add(endpoint.name)
+        if len(endpoint.workergroups) > MAX_GROUPS:
+            problems[f"{where}.workergroup"] = f"at most {MAX_GROUPS}"
+            continue
         try:
             found |= msgspec.convert(endpoint.parameters, EndpointParameters).problems()
         except msgspec.ValidationError as error:
