@@ -74,6 +74,7 @@ def test_an_unknown_backend_in_the_settings_stops_the_server_with_a_suggestion(t
     )
     done = stoker_up("--port", "0", "--state", "state", cwd=tmp_path)
     assert_mistake(done, "workergroup[0].backend", "did you mean 'llamacpp'?")
+    assert not (tmp_path / "state").exists()  # nothing was stored, nothing was started
 
 
 def test_a_taken_port_is_one_line(tmp_path):

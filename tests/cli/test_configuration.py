@@ -61,6 +61,8 @@ def test_the_check_exits_with_1_for_errors_and_for_warnings_only_when_strict(
     file.write_text('[[endpoint]]\nname = "a"\n')
     assert run("check", file).exit_code == 0
     assert run("check", file, "--strict").exit_code == 1
+    assert run("check", tmp_path / "none.toml").exit_code == 2
+    assert run("check", tmp_path, "--json").exit_code == 2
     file.write_text("[[endpoint]]\nnam = 1\n")
     done = run("check", file, "--json")
     assert done.exit_code == 1
@@ -219,5 +221,6 @@ def test_nothing_is_deleted_without_a_question_or_yes(plane: Plane, file: Path) 
 
 def test_a_file_with_an_error_is_not_applied(plane: Plane, file: Path) -> None:
     file.write_text(GOOD + "weigth = 1\n")
-    assert run("apply", file).exit_code == 2
+    assert "not applied" in str(run("apply", file).exception)
+    assert run("apply", file, "--dry-run", "--detailed-exitcode").exit_code == 1
     assert plane.asked == []

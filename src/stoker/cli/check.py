@@ -88,6 +88,11 @@ class Report(msgspec.Struct, frozen=True):
         return [finding for finding in self.findings if finding.level == "error"]
 
     @property
+    def unread(self) -> bool:
+        """Whether the file could not even be read."""
+        return any(not finding.line for finding in self.findings)
+
+    @property
     def warnings(self) -> list[Finding]:
         """What is probably not meant."""
         return [finding for finding in self.findings if finding.level == "warning"]

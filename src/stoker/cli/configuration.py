@@ -14,7 +14,7 @@ import typer
 from stoker.cli import output
 from stoker.cli.endpoints import AsJson, Url, call
 from stoker.cli.exits import Exit
-from stoker.errors import ConfigError
+from stoker.errors import ConfigError, StokerError
 
 if TYPE_CHECKING:
     from stoker.cli.check import Report
@@ -44,7 +44,8 @@ def check(
     """Find what is wrong with a settings file, and start nothing.
 
     Unknown keys, contradictions, files that are missing, a backend that cannot run here: all at
-    once, each with its line and what to do. The exit code is 0 where there is no error, else 1.
+    once, each with its line and what to do. The exit code is 0 where there is no error, 1 where
+    there is one, and 2 where the file cannot be read.
     """
     from stoker.cli.check import examine
     from stoker.cli.settings import DEFAULT_FILE
@@ -54,12 +55,12 @@ def check(
     bad = report.findings if strict else report.errors
     if as_json:
         output.print_json([msgspec.to_builtins(finding) for finding in report.findings])
-        raise typer.Exit(1 if bad else 0)
+        raise typer.Exit(Exit.USAGE if report.unread else Exit.FAILED if bad else Exit.OK)
     print_findings(report)
     if bad:
         told = f"{_count(report.errors, 'error')}, {_count(report.warnings, 'warning')}"
         output.err.print(f"{output.escape(str(path))}: {told}", soft_wrap=True)
-        raise typer.Exit(1)
+        raise typer.Exit(Exit.USAGE if report.unread else Exit.FAILED)
     assert report.settings is not None
     endpoints = report.settings.endpoint
     groups = [group for endpoint in endpoints for group in endpoint.workergroup]
@@ -128,6 +129,22 @@ def apply(
     one after the other. What was in the file before is deleted only with --prune, after a question.
     What was made by a command is left alone. [server] and [provider] are read by `stoker up` alone.
     """
+    try:
+        work = _apply(file, url, dry_run=dry_run, prune=prune, yes=yes, as_json=as_json)
+    except StokerError as error:
+        if not detailed_exitcode:
+            raise
+        # 2 means one thing alone then, as people know it from terraform.
+        output.print_failure(error)
+        raise typer.Exit(Exit.FAILED) from None
+    if dry_run and detailed_exitcode and work:
+        raise typer.Exit(CHANGES_LEFT)
+
+
+def _apply(
+    file: Path | None, url: str | None, *, dry_run: bool, prune: bool, yes: bool, as_json: bool
+) -> bool:
+    """Returns whether there was, or is, something to do."""
     from stoker.cli import applying
     from stoker.cli.check import examine
     from stoker.cli.settings import DEFAULT_FILE
@@ -138,18 +155,18 @@ def apply(
         report = examine(path)
     print_findings(report)
     if report.settings is None:
-        raise typer.Exit(Exit.USAGE)
+        raise ConfigError(str(path), "is not applied: see above")
     wanted = [endpoint.wanted(report.folder) for endpoint in report.settings.endpoint]
     plan = call(url, lambda client: client.apply(wanted, dry_run=True, prune=prune))
     changes: list[dict[str, Any]] = plan["changes"]
-    work = applying.works(changes)
+    work = bool(applying.works(changes))
     if not as_json:
         applying.print_changes(changes, output.out)
         output.out.print(applying.summary(changes))
     if dry_run:
         if as_json:
             output.print_json(plan)
-        raise typer.Exit(CHANGES_LEFT if detailed_exitcode and work else 0)
+        return work
     deleted = [change for change in changes if change["kind"] == "delete"]
     if deleted and not yes:
         _ask(_count(deleted, "thing"))
@@ -162,6 +179,7 @@ def apply(
         output.print_json(answer)
     else:
         output.out.print("applied" if work else "nothing to do")
+    return work
 
 
 async def _is_here(client: Client) -> bool:
@@ -176,4 +194,4 @@ def _ask(counted: str) -> None:
         raise ConfigError("--prune", problem)
     if not typer.confirm(f"Delete {counted}, with their workers?"):
         output.err.print("nothing was changed")
-        raise typer.Exit(1)
+        raise typer.Exit(Exit.FAILED)
