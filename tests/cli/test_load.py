@@ -126,13 +126,17 @@ def test_a_mistake_is_one_line_before_anything_is_sent(arguments, said):
 
 
 @pytest.mark.real
-async def test_without_matplotlib_it_says_what_to_install(tmp_path):
+async def test_without_matplotlib_the_figures_are_printed_and_it_says_what_to_install(
+    server, tmp_path
+):
     (tmp_path / "matplotlib.py").write_text("raise ModuleNotFoundError('no', name='matplotlib')")
-    code, _, err = await load(
-        *("http://127.0.0.1:9", "/ok", "{}", "--plot", "x.png"), env={"PYTHONPATH": str(tmp_path)}
+    code, out, err = await load(
+        *(server.url, "/ok", "{}", "-n", "2", "--plot", "x.png"), env={"PYTHONPATH": str(tmp_path)}
     )
     assert code == 1
-    assert "pip install 'stoker[plot]'" in err
+    assert "2 ok" in out
+    assert "error: matplotlib is missing: no picture was drawn" in err
+    assert "-m pip install 'matplotlib>=" in err
 
 
 @pytest.mark.real
@@ -147,7 +151,7 @@ async def test_a_worker_is_loaded_without_the_client_and_an_endpoint_says_what_i
     assert "2 ok" in out
     code, _, err = await load("chat", "/ok", "{}", env=bare)
     assert code == 1
-    assert "pip install 'stoker[client]'" in err
+    assert "-m pip install 'httpx>=" in err
 
 
 @pytest.mark.real

@@ -8,11 +8,12 @@ import sys
 import time
 
 import pytest
+import typer
 
 from stoker.cli.exits import Exit
 from stoker.cli.simulation import ALL, Ask, run
 from stoker.errors import ConfigError
-from stoker.simulator import POLICIES, read_trace
+from stoker.simulator import POLICIES, fitted_warm_up, read_trace
 
 STEADY = "poisson:rate=4,load=100,duration=600"
 
@@ -235,4 +236,40 @@ def test_without_the_extra_it_says_what_to_install():
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
     )
     assert done.returncode != 0
-    assert done.stderr.strip() == "error: numpy is missing: pip install 'stoker[server]'"
+    error, hint = done.stderr.splitlines()
+    assert error == "error: numpy is missing"
+    assert hint.startswith(f"hint: run: {sys.executable} -m pip install ")
+    assert "'numpy>=" in hint
+
+
+@pytest.mark.parametrize(
+    ("duration", "taken"), [(0.0, 0.0), (180.0, 0.0), (200.0, 50.0), (270.0, 180.0), (1e6, 180.0)]
+)
+def test_a_short_trace_is_scored_all_the_same(duration, taken):
+    assert fitted_warm_up(180.0, duration) == taken
+
+
+def test_the_two_requests_of_a_newcomer_have_figures_and_it_is_said_what_was_scored(
+    capsys, tmp_path
+):
+    trace = tmp_path / "trace.csv"
+    trace.write_text("arrival,load\n0,64\n5,64\n")
+    run(Ask(trace=trace, policies=("stoker",)), as_json=True)
+    printed = capsys.readouterr()
+    (row,) = json.loads(printed.out)
+    assert row["requests"] == 2
+    assert row["cost"] > 0
+    assert "so 0 s at its start are not scored in place of 180 s" in printed.err
+
+
+def test_without_matplotlib_the_table_is_printed_and_it_says_what_to_install(
+    capsys, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    ask = Ask(generate=STEADY, policies=("fixed:2",), plot=tmp_path / "out.png")
+    with pytest.raises(typer.Exit):
+        run(ask, as_json=True)
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)[0]["cost"] > 0
+    assert "error: matplotlib is missing: no picture was drawn" in printed.err
+    assert "-m pip install 'matplotlib>=" in printed.err

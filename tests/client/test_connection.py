@@ -123,7 +123,7 @@ def test_without_httpx_the_import_says_what_to_install() -> None:
     code = "import sys; sys.modules['httpx'] = None; import stoker; stoker.Client"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
-    assert "pip install 'stoker[client]'" in done.stderr.splitlines()[-1]
+    assert "pip install 'httpx>=0.28'" in done.stderr.splitlines()[-1]
 
 
 class Proxy:

@@ -128,7 +128,7 @@ def up(
         from stoker.cli.configuration import print_findings
         from stoker.cli.settings import DEFAULT_FILE, Settings
     except ModuleNotFoundError as error:
-        output.fail(f"{error.name} is missing: pip install 'stoker[server]'")
+        output.missing(error.name, "server")
     loaded, folder = Settings(), Path()
     file = settings or Path(DEFAULT_FILE)
     if settings is not None or file.exists():
@@ -171,7 +171,7 @@ def demo(
     try:
         from stoker.cli.demo import run
     except ModuleNotFoundError as error:
-        output.fail(f"{error.name} is missing: pip install 'stoker[server,demo]'")
+        output.missing(error.name, "server", "demo")
     raise typer.Exit(run(keep=keep, as_json=as_json))
 
 

@@ -63,7 +63,7 @@ def connect(url: str | None) -> Client:
     try:
         from stoker.client import Client
     except ModuleNotFoundError:
-        output.fail("httpx is missing: pip install 'stoker[client]'")
+        output.missing("httpx", "client")
     return Client(url)
 
 

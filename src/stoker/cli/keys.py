@@ -337,7 +337,7 @@ async def _open_state(state: Path) -> AsyncIterator[_StateBook]:
         from stoker.launcher import is_locked
         from stoker.store import Store
     except ModuleNotFoundError as error:
-        output.fail(f"{error.name} is missing: pip install 'stoker[server]'")
+        output.missing(error.name, "server")
     database = state / "stoker.db"
     try:
         owner = database.stat().st_uid

@@ -15,7 +15,7 @@ from stoker.cli import output
 from stoker.cli.endpoints import connect
 from stoker.cli.exits import Exit
 from stoker.cli.loadreport import print_results, show_progress
-from stoker.cli.pictures import check_plot
+from stoker.cli.pictures import check_plot, need_matplotlib
 from stoker.errors import ConfigError
 from stoker.loadtest import (
     EndpointTarget,
@@ -104,6 +104,7 @@ def run(
     else:
         print_results(output.out, results)
     if plot is not None and results.ok:
+        need_matplotlib()
         from stoker.loadtest.plot import draw
 
         draw(results, plot)

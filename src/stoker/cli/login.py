@@ -116,7 +116,7 @@ async def _check(url: str, key: str) -> str:
     try:
         from stoker.client import Client, RequestFailedError
     except ModuleNotFoundError:
-        output.fail("httpx is missing: pip install 'stoker[client]'")
+        output.missing("httpx", "client")
     async with Client(url, key) as client:
         try:
             record = await client.current_key()

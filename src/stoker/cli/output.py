@@ -8,10 +8,12 @@ for what the command itself asks of the terminal (colours, a spinner). JSON keep
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
+from importlib import metadata
 from typing import Any, NoReturn
 
 import msgspec
@@ -31,6 +33,7 @@ __all__ = [
     "fail",
     "json_text",
     "local_time",
+    "missing",
     "out",
     "print_error",
     "print_failure",
@@ -136,6 +139,30 @@ def fail(message: str, *, hint: str = "", code: int = Exit.FAILED) -> NoReturn:
     """End the command with one line that says what is wrong."""
     print_error(message, hint)
     raise typer.Exit(code)
+
+
+def missing(module: str | None, *extras: str, what: str = "") -> NoReturn:
+    """End the command because a package is missing that belongs to these extras of ours.
+
+    The hint works wherever Stoker came from: a checkout, a wheel or an index.
+    """
+    wanted = requirements_of(extras)
+    text = f"{module} is missing" + (f": {what}" if what else "")
+    command = shlex.join([sys.executable, "-m", "pip", "install", *wanted])
+    fail(text, hint=f"run: {command}")
+
+
+def requirements_of(extras: Iterable[str]) -> list[str]:
+    """What our extras need, as arguments of pip."""
+    found: dict[str, None] = {}
+    with suppress(metadata.PackageNotFoundError):
+        for line in metadata.requires("stoker") or ():
+            requirement, _, marker = line.partition(";")
+            if any(
+                f"extra == {quote}{name}{quote}" in marker for name in extras for quote in "\"'"
+            ):
+                found[requirement.strip()] = None
+    return list(found)
 
 
 def local_time(unix: float) -> str:

@@ -1,4 +1,4 @@
-"""Whether a picture can be drawn: found out before the work that it is to show."""
+"""Whether a picture can be drawn."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from stoker.errors import ConfigError
 
 
 def check_plot(path: Path) -> None:
-    """See that `--plot` names a picture that can be written, by a library that is there.
+    """See that `--plot` names a picture that can be written; found out before the work.
 
     Raises:
         ConfigError: it does not.
@@ -18,7 +18,11 @@ def check_plot(path: Path) -> None:
         raise ConfigError("--plot", f"must end in .png or .svg, not {path.suffix or 'nothing'!r}")
     if not path.parent.is_dir():
         raise ConfigError("--plot", f"there is no directory {str(path.parent)!r}")
+
+
+def need_matplotlib() -> None:
+    """End the command, with what to do, where matplotlib is missing."""
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError:
-        output.fail("matplotlib is missing: pip install 'stoker[plot]'")
+        output.missing("matplotlib", "plot", what="no picture was drawn")

@@ -104,7 +104,7 @@ def simulate(
     try:
         from stoker.cli.simulation import Ask, run
     except ModuleNotFoundError as error:
-        output.fail(f"{error.name} is missing: pip install 'stoker[server]'")
+        output.missing(error.name, "server")
     ask = Ask(
         trace=trace,
         config=config,

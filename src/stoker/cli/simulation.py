@@ -14,7 +14,7 @@ import msgspec
 
 from stoker.autoscaler.planning import PlannerSettings
 from stoker.cli import output
-from stoker.cli.pictures import check_plot
+from stoker.cli.pictures import check_plot, need_matplotlib
 from stoker.cli.settings import Settings, load
 from stoker.config import convert
 from stoker.errors import ConfigError
@@ -24,6 +24,7 @@ from stoker.simulator import (
     Result,
     SimulatorSettings,
     Trace,
+    fitted_warm_up,
     generate,
     read_trace,
     run_cell,
@@ -138,6 +139,13 @@ def run(ask: Ask, *, as_json: bool) -> int:
     if ask.write_trace is not None:
         write_trace(trace, ask.write_trace)
     names, cells = _cells(ask, setup, trace)
+    wanted, taken = setup.settings.warm_up, fitted_warm_up(setup.settings.warm_up, trace.duration)
+    if taken != wanted:
+        output.err.print(
+            f"the trace is {trace.duration:,.0f} s long, so {taken:,.0f} s at its start are not "
+            f"scored in place of {wanted:,.0f} s (warm_up)",
+            soft_wrap=True,
+        )
     for cell, _ in cells:
         cell.check()
     results = _run([cell for cell, _ in cells], ask.jobs)
@@ -151,6 +159,7 @@ def run(ask: Ask, *, as_json: bool) -> int:
     else:
         _print(names, [values for _, values in cells], results, trace)
     if ask.plot is not None:
+        need_matplotlib()  # only now: without a picture the figures are good all the same
         from stoker.simulator.plot import draw
 
         draw(results, ask.plot)
@@ -241,7 +250,9 @@ def _cells(
             cell = Cell(
                 trace=trace,
                 policy=policy,
-                settings=here.settings,
+                settings=msgspec.structs.replace(
+                    here.settings, warm_up=fitted_warm_up(here.settings.warm_up, trace.duration)
+                ),
                 parameters=here.parameters,
                 planner=here.planner,
                 label=label,

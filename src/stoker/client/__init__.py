@@ -6,7 +6,7 @@ try:
     import httpx as _httpx  # noqa: F401
 except ModuleNotFoundError:
     raise ModuleNotFoundError(
-        "stoker.client needs httpx: pip install 'stoker[client]'", name="httpx"
+        "stoker.client needs httpx: pip install 'httpx>=0.28'", name="httpx"
     ) from None
 
 from stoker.client.client import Client

@@ -1,4 +1,4 @@
-"""A picture of a load test's results, drawn by matplotlib (``pip install 'stoker[plot]'``)."""
+"""A picture of a load test's results, drawn by matplotlib."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from stoker.simulator.cells import Cell, run_cell, run_cells, simulate
 from stoker.simulator.generators import GENERATORS, generate
 from stoker.simulator.policies import POLICIES, Policy, Traffic, parse_policy
 from stoker.simulator.result import Result, Timeline
-from stoker.simulator.settings import Hardware, SimulatorSettings
+from stoker.simulator.settings import Hardware, SimulatorSettings, fitted_warm_up
 from stoker.simulator.trace import Trace, read_trace, write_trace
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Timeline",
     "Trace",
     "Traffic",
+    "fitted_warm_up",
     "generate",
     "parse_policy",
     "read_trace",

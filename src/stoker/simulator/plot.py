@@ -1,4 +1,4 @@
-"""A picture of simulations over time, drawn by matplotlib (``pip install 'stoker[plot]'``)."""
+"""A picture of simulations over time, drawn by matplotlib."""
 
 from __future__ import annotations
 
