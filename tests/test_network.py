@@ -3,7 +3,13 @@ from __future__ import annotations
 import pytest
 
 from stoker.errors import ConfigError
-from stoker.network import is_loopback, is_this_machine, proxy_for, proxy_of
+from stoker.network import (
+    is_loopback,
+    is_this_machine,
+    listening_host,
+    proxy_for,
+    proxy_of,
+)
 
 PROXY = "http://user:hunter22@proxy.lan:3128"
 HERE = [
@@ -44,3 +50,20 @@ def test_what_is_no_proxy_is_refused_without_showing_its_password(url: str) -> N
     with pytest.raises(ConfigError, match="must be the URL of an HTTP proxy") as caught:
         proxy_of({"STOKER_PROXY": url})
     assert "hunter22" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("report_addr", "public_host", "host"),
+    [
+        ("http://127.0.0.1:8700", "", "127.0.0.1"),
+        ("http://localhost:8700, http://[::1]:8700", "127.0.0.1", "127.0.0.1"),
+        ("http://127.0.0.1:8700", "203.0.113.7", "0.0.0.0"),
+        ("http://127.0.0.1:8700,https://plane.example", "127.0.0.1", "0.0.0.0"),
+        ("https://plane.example", "", "0.0.0.0"),
+        ("", "", "0.0.0.0"),
+    ],
+)
+def test_a_worker_that_only_this_machine_knows_listens_on_it_alone(
+    report_addr: str, public_host: str, host: str
+) -> None:
+    assert listening_host(report_addr, public_host) == host

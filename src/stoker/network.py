@@ -43,6 +43,23 @@ def is_this_machine(host: str) -> bool:
         return False
 
 
+def listening_host(report_addr: str, public_host: str) -> str:
+    """Where a worker listens that is not told: where those who know it can reach it.
+
+    That is this machine alone, where its control planes and the address that clients are told are
+    on it; else all addresses.
+
+    Args:
+        report_addr: URLs of the control planes, with commas between them.
+        public_host: that clients are told; empty: this machine.
+    """
+    planes = [urlsplit(address.strip()).hostname for address in report_addr.split(",")]
+    known = [plane for plane in planes if plane]
+    if known and all(map(is_loopback, known)) and (not public_host or is_loopback(public_host)):
+        return "127.0.0.1"
+    return "0.0.0.0"  # noqa: S104
+
+
 def proxy_of(environ: Mapping[str, str]) -> str:
     """The proxy that the environment asks for; empty: none.
 

@@ -162,3 +162,11 @@ def test_places_in_the_directory_of_the_instance_are_filled_in(tmp_path: Path) -
     assert manifest.options == {"model": f"{here}/m.gguf", "more": ["{port}", {"deep": here}]}
     assert manifest.worker_file == f"{here}/code/worker.py"
     assert manifest.env == {"CACHE": f"{here}/cache"}
+
+
+def test_an_unsecured_manifest_needs_no_identity(tmp_path: Path) -> None:
+    (tmp_path / "manifest.toml").write_text('backend = "simulated"\nunsecured = true\n')
+    for environ in (None, {}, {"CONTAINER_ID": "7", "MASTER_TOKEN": "x", "REPORT_ADDR": "y"}):
+        manifest = read_manifest(tmp_path, environ)
+        assert (manifest.worker_id, manifest.mtoken, manifest.report_addr) == (0, "", "")
+        assert manifest.host == "127.0.0.1"

@@ -4,6 +4,7 @@ Rules:
 
 * An instance directory holds ``manifest.json`` or ``manifest.toml``, not both.
 * A file with a whole identity (`IDENTITY`) is all there is: the environment is not looked at.
+* A file that says ``unsecured = true`` needs none: no control plane knows the instance.
 * Where a part of it is missing, what the file leaves out (`ENVIRONMENT`) is taken from the
   environment, so that secrets need not be in a file.
 * ``{directory}`` in a value of `PLACES` is the instance's directory: a manifest can be moved.
@@ -24,12 +25,16 @@ from stoker.errors import ConfigError
 from stoker.launcher.files import write_atomic
 from stoker.launcher.manifest import MANIFEST, MANIFEST_TOML, InstanceManifest
 from stoker.launcher.steps import fill
+from stoker.network import listening_host
 
 MAX_MANIFEST = 1 << 20
 """Bytes; nobody writes a larger one on purpose."""
 
 IDENTITY = {"worker_id": "CONTAINER_ID", "mtoken": "MASTER_TOKEN", "report_addr": "REPORT_ADDR"}
 """Fields by which the control plane knows the worker, and the variables they may come from."""
+
+NOBODY = {"instance_id": "unsecured", "worker_id": 0, "mtoken": "", "report_addr": ""}
+"""The identity of an instance that is ``unsecured``: no control plane knows it."""
 
 PLACES = ("options", "env", "worker_command", "worker_file", "model_log", "ssl_cert", "ssl_key")
 """Fields that may name a place in the instance's directory; the model server's own are filled in
@@ -89,7 +94,9 @@ def read_manifest_file(path: Path, environ: Mapping[str, str] | None = None) -> 
     """
     data = _parse(path)
     # What is no object at all is the converter's matter.
-    if environ is not None and isinstance(data, dict) and not IDENTITY.keys() <= data.keys():
+    if isinstance(data, dict) and data.get("unsecured") is True:
+        data = NOBODY | data
+    elif environ is not None and isinstance(data, dict) and not IDENTITY.keys() <= data.keys():
         data = {**from_environ(environ, known=data), **data}
     manifest = convert(data, InstanceManifest, where=path.name)
     manifest.check()
@@ -178,8 +185,11 @@ def from_environ(environ: Mapping[str, str], *, known: Mapping[str, Any]) -> dic
         "worker_id": worker_id,
         "mtoken": environ.get("MASTER_TOKEN", ""),
         "report_addr": environ.get("REPORT_ADDR", ""),
-        # Somebody else's machine is reached from outside, so all addresses unless told otherwise.
-        "host": environ.get("STOKER_HOST") or "0.0.0.0",  # noqa: S104
+        "host": environ.get("STOKER_HOST")
+        or listening_host(
+            str(known.get("report_addr", environ.get("REPORT_ADDR", ""))),
+            str(known.get("public_host", environ.get("PUBLIC_IPADDR", ""))),
+        ),
         "public_host": environ.get("PUBLIC_IPADDR") or "127.0.0.1",
         "public_port": _number(environ, f"VAST_TCP_PORT_{port}") if port else 0,
         "worker_port": port,

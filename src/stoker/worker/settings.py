@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from stoker.errors import ConfigError
-from stoker.network import is_loopback
+from stoker.network import is_loopback, listening_host
 
 DEFAULT_PORT = 3000
 DEFAULT_CERTIFICATE = "/etc/instance.crt"
@@ -96,7 +96,9 @@ class WorkerSettings:
             ConfigError: names the variable that is missing or wrong.
         """
         unsecured = _flag(environ, "UNSECURED")
-        host = environ.get("STOKER_HOST") or "0.0.0.0"  # noqa: S104
+        host = environ.get("STOKER_HOST") or listening_host(
+            environ.get("REPORT_ADDR", ""), environ.get("PUBLIC_IPADDR", "")
+        )
         if unsecured and not is_loopback(host):
             raise ConfigError(
                 "UNSECURED",

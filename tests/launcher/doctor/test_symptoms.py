@@ -94,3 +94,14 @@ def test_only_the_end_of_a_log_is_looked_at(tmp_path: Path) -> None:
     path = tmp_path / "model.log"
     path.write_text("Error: old\n" + "fine\n" * 400)
     assert error_lines(path) == []
+
+
+def test_of_a_traceback_the_last_line_is_shown(tmp_path: Path) -> None:
+    log = tmp_path / "model.log"
+    frames = ["Traceback (most recent call last):", '  File "a.py", line 1, in <module>', "    f()"]
+    log.write_text("\n".join([*frames, "ValueError: no such model: x", "bye"]))
+    assert error_lines(log) == ["ValueError: no such model: x"]
+    log.write_text("\n".join(f"(Engine pid=7) {line}" for line in [*frames, "KeyError: 'x'"]))
+    assert error_lines(log) == ["(Engine pid=7) KeyError: 'x'"]
+    log.write_text("\n".join([*frames, "", "my.module.Refused: no"]))
+    assert error_lines(log) == ["my.module.Refused: no"]

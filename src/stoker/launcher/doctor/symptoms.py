@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -17,12 +18,13 @@ TAIL_LINES = 300
 MAX_LINE = 300
 
 _BAD = re.compile(
-    r"\berror\b|\bfatal\b|exception|traceback|\bcannot\b|\bfailed\b|out of memory|"
+    r"error\b|\bfatal\b|exception|traceback|\bcannot\b|\bfailed\b|out of memory|"
     r"\bkilled\b|no space left|permission denied|segmentation fault|\babort(?:ed)?\b",
     re.I,
 )
 _HARMLESS = re.compile(r"\b(?:0|no) (?:errors?|failed)\b|\berrors?[=:] ?0\b", re.I)
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_TRACEBACK = "Traceback (most recent call last)"
 _BAD_LEVELS = ("warning", "error", "critical")
 
 _SYMPTOMS: tuple[tuple[re.Pattern[str], str, str], ...] = tuple(
@@ -124,8 +126,23 @@ def error_lines(path: Path, limit: int = 3) -> list[str]:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - TAIL_BYTES))
         text = file.read(TAIL_BYTES).decode(errors="replace")
-    found = [_error_in(line) for line in _COLOUR.sub("", text).splitlines()[-TAIL_LINES:]]
+    found = _errors_in(_COLOUR.sub("", text).splitlines()[-TAIL_LINES:])
     return [printable(line).strip()[:MAX_LINE] for line in found if line][-limit:]
+
+
+def _errors_in(lines: list[str]) -> Iterator[str]:
+    """The lines that look like errors; of a traceback its last line, which says what it was."""
+    before: str | None = None  # what stands before each line of the traceback that is being read
+    for line in lines:
+        if (begins := line.find(_TRACEBACK)) >= 0:
+            before = line[:begins]
+        elif before is None:
+            yield _error_in(line)
+        else:
+            text = line.removeprefix(before)
+            if text.strip() and not text[0].isspace():
+                before = None
+                yield line
 
 
 def _error_in(line: str) -> str:
