@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from stoker.launcher.files import FileLock, is_locked, write_atomic
+from stoker.errors import ConfigError
+from stoker.launcher.files import (
+    FileLock,
+    check_private,
+    is_locked,
+    secure_directory,
+    write_atomic,
+)
 
 
 def test_a_written_file_is_whole_and_private(tmp_path: Path) -> None:
@@ -61,3 +68,116 @@ def test_a_lock_on_a_file_that_was_removed_meanwhile_is_none(
 
 def test_a_file_that_is_not_there_is_not_locked(tmp_path: Path) -> None:
     assert not is_locked(tmp_path / "none")
+
+
+def give_away(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a file belong to another user than this process's."""
+    if os.geteuid() == 0:
+        os.chown(path, 65534, 65534, follow_symlinks=False)
+    else:
+        other = os.geteuid() + 1
+        monkeypatch.setattr(os, "geteuid", lambda: other)
+
+
+def test_a_lock_follows_no_symbolic_link_and_truncates_nothing(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "lock").symlink_to(victim)
+    with pytest.raises(OSError, match="is a symbolic link"):
+        FileLock(tmp_path / "lock").acquire(b"note")
+    assert victim.read_text() == "precious"
+    assert not is_locked(tmp_path / "lock")
+
+
+def test_a_lock_that_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "lock")
+    with pytest.raises(OSError, match="no regular file"):
+        FileLock(tmp_path / "lock").acquire()
+
+
+def test_the_content_of_a_lock_stays_while_another_holds_it(tmp_path: Path) -> None:
+    first, second = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
+    assert first.acquire(b"the first")
+    assert not second.acquire(b"the second")
+    assert (tmp_path / "lock").read_bytes() == b"the first"
+    first.release()
+
+
+def test_a_lock_with_another_name_is_taken_for_this_name_alone(tmp_path: Path) -> None:
+    path, copy = tmp_path / "lock", tmp_path / "copy"
+    path.write_text("of before")
+    copy.hardlink_to(path)
+    lock, other = FileLock(path), FileLock(copy)
+    assert lock.acquire(b"note")
+    assert copy.read_text() == "of before"
+    assert other.acquire()
+    lock.release()
+    other.release()
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o755])
+def test_a_directory_that_others_have_access_to_is_closed_to_them(
+    tmp_path: Path, mode: int
+) -> None:
+    path = tmp_path / "state"
+    path.mkdir()
+    path.chmod(mode)
+    assert secure_directory(path) is bool(mode & 0o022)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+
+
+def test_a_directory_is_made_for_this_user_alone(tmp_path: Path) -> None:
+    assert secure_directory(tmp_path / "new" / "state") is False
+    assert stat.S_IMODE((tmp_path / "new" / "state").stat().st_mode) == 0o700
+
+
+def test_what_another_user_has_put_into_an_open_directory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "state"
+    path.mkdir()
+    path.chmod(0o777)
+    (path / "planted").symlink_to(tmp_path)
+    give_away(path / "planted", monkeypatch)
+    with pytest.raises(ConfigError, match="belongs to another user"):
+        secure_directory(path)
+
+
+def test_another_users_directory_is_refused_also_behind_a_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, link = tmp_path / "state", tmp_path / "link"
+    path.mkdir(mode=0o700)
+    link.symlink_to(path)
+    give_away(path, monkeypatch)
+    for name in (path, link):
+        with pytest.raises(ConfigError, match="belongs to another user"):
+            secure_directory(name)
+
+
+def test_a_directory_in_whose_place_everybody_can_put_another_is_refused(tmp_path: Path) -> None:
+    parent = tmp_path / "open"
+    parent.mkdir()
+    parent.chmod(0o777)
+    with pytest.raises(ConfigError, match=r"everybody .* \(0777\)"):
+        secure_directory(parent / "state", parents=True)
+    parent.chmod(0o1777)  # as /tmp: with the sticky bit nobody can replace what is not his
+    secure_directory(parent / "state", parents=True)
+
+
+def test_a_secret_of_another_user_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "secret.key"
+    path.write_bytes(b"x" * 32)
+    path.chmod(0o600)
+    check_private(path)
+    give_away(path, monkeypatch)
+    with pytest.raises(ConfigError, match="belongs to another user"):
+        check_private(path)
+
+
+def test_a_secret_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "secret.key", 0o600)
+    with pytest.raises(ConfigError, match="is not a file"):
+        check_private(tmp_path / "secret.key")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ import pytest
 from stoker.errors import ProviderError
 from stoker.launcher import read_manifest, read_state
 from stoker.providers import LocalProvider
+from stoker.providers.desire import Desire
+from stoker.providers.folder import Folder
 
 Local = Any  # the class in conftest.py, which cannot be imported
 
@@ -391,3 +395,40 @@ async def test_wrong_settings_are_refused_and_the_instance_goes_on(local: Local)
         await provider.update("local-1", local.spec(options={"paralel": 1}))
     (one,) = await provider.list()
     assert (one.status, launcher_pid(local)) == ("running", first)
+
+
+@real
+@pytest.mark.parametrize("copy", [shutil.copy2, os.link])
+async def test_a_copy_of_the_state_leaves_the_originals_instances_alone(
+    local: Local, tmp_path: Path, copy: Callable[[str, str], Any]
+) -> None:
+    lock = tmp_path / "lock"
+    lock.touch()
+    provider = local.provider(owner_lock=lock)
+    await local.up(provider)
+    pid = launcher_pid(local)
+    other = tmp_path / "copy"
+    shutil.copytree(local.root, other / "instances", copy_function=copy)
+    (other / "lock").touch()
+    of_copy = LocalProvider(other / "instances", owner_lock=other / "lock")
+    # Its worker would report to the original's control plane: nothing of it is kept or started.
+    assert await of_copy.list() == []
+    await of_copy.destroy("local-1")
+    assert list((other / "instances").iterdir()) == []
+    await of_copy.close()
+    assert psutil.pid_exists(pid)
+    (instance,) = await provider.list()
+    assert (instance.status, launcher_pid(local)) == ("running", pid)
+
+
+async def test_an_instance_of_the_same_state_by_another_path_is_no_copy(
+    local: Local, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    (tmp_path / "lock").touch()
+    manifest = local.provider(owner_lock=tmp_path / "lock")._manifest("local-1", local.spec())
+    desire = Desire(wanted="stopped", since=1.0, created_at=1.0)
+    Folder.make(local.root / "local-1", manifest, desire)
+    by_link = LocalProvider(tmp_path / "link" / "instances", owner_lock=tmp_path / "link" / "lock")
+    (instance,) = await by_link.list()
+    assert instance.status == "stopped"

@@ -24,7 +24,13 @@ def run_launcher(
     manifest_file: Path | None = None,
 ) -> int:
     """Run the launcher on a directory; with `backend` or a manifest, put that there first."""
-    from stoker.launcher import install_manifest, main, manifest_from_environ, write_manifest
+    from stoker.launcher import (
+        install_manifest,
+        main,
+        manifest_from_environ,
+        secure_directory,
+        write_manifest,
+    )
 
     if directory is None and backend is None and manifest_file is None:
         raise ConfigError("DIRECTORY", "name an instance directory, a --manifest or a --backend")
@@ -40,7 +46,7 @@ def run_launcher(
             os.environ, located(backend), json_object("--options", options)
         )
         directory = (directory or DEFAULT_DIRECTORY).absolute()
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        secure_directory(directory)
         write_manifest(directory, manifest)
         os.environ.pop("MASTER_TOKEN", None)  # the manifest has it now
     assert directory is not None

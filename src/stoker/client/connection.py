@@ -14,6 +14,7 @@ import msgspec
 
 from stoker.client.errors import RequestFailedError, UnauthorizedError
 from stoker.client.sessions import Proofs
+from stoker.client.transport import PLAIN, PlainTransport
 from stoker.errors import ConfigError, StokerError
 from stoker.logins import find
 from stoker.network import checked_proxy, is_this_machine, proxy_for, proxy_of
@@ -215,8 +216,11 @@ class Connection:
         key = (name, proxy)
         if key not in self._clients:
             # trust_env would read proxies for others, and passwords out of ~/.netrc.
+            transport = httpx.AsyncHTTPTransport(
+                verify=verify, limits=_LIMITS, trust_env=False, proxy=proxy
+            )
             self._clients[key] = httpx.AsyncClient(
-                verify=verify, limits=_LIMITS, follow_redirects=False, trust_env=False, proxy=proxy
+                transport=PlainTransport(transport), headers=PLAIN, trust_env=False
             )
         return self._clients[key]
 

@@ -31,7 +31,7 @@ from stoker.console.call import House
 from stoker.console.diff import Plan, WantedEndpoint, compare
 from stoker.errors import ConfigError, StokerError, StoreError
 from stoker.http import Cors, HttpServer, Limits, Origin, UpstreamPool
-from stoker.launcher import FileLock
+from stoker.launcher import FileLock, secure_directory
 from stoker.logs import get_logger
 from stoker.providers import LocalProvider, Provider
 from stoker.store import Store
@@ -185,7 +185,11 @@ class Server:
         tls = _tls(certificate, certificate_key)
         cors = Cors(self._access.cors, setting="server.cors_origins")
         try:
-            state.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if secure_directory(state, parents=True):
+                log.warning(
+                    "others could write to the state directory until now; its mode is 0700",
+                    directory=str(state),
+                )
         except OSError as error:
             raise ConfigError("state", f"{state}: {error.strerror}") from None
         lock = await self._lock(state / "lock")

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from stoker.launcher.backoff import Backoff
 from stoker.launcher.environment import LOGS
-from stoker.launcher.files import FileLock, check_private, is_locked, write_atomic
+from stoker.launcher.files import (
+    FileLock,
+    check_private,
+    is_locked,
+    open_own,
+    secure_directory,
+    write_atomic,
+)
 from stoker.launcher.guardian import TAG, created_at, same_process, sweep
 from stoker.launcher.lifecycle import Phase
 from stoker.launcher.manifest import (
@@ -47,9 +54,11 @@ __all__ = [
     "launcher_of",
     "main",
     "manifest_from_environ",
+    "open_own",
     "read_manifest",
     "read_state",
     "same_process",
+    "secure_directory",
     "sweep",
     "tag",
     "write_atomic",

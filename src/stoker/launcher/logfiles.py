@@ -14,6 +14,8 @@ import os
 from collections import deque
 from pathlib import Path
 
+from stoker.launcher.files import open_own
+
 BOOT_BYTES = 256 * 1024
 """Bytes kept of what was written before the model server was healthy; see `RotatingLog.replay`."""
 
@@ -167,8 +169,7 @@ class RotatingLog:
         return self.path.with_name(f"{self.path.name}.{number}")
 
     def _open(self) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        self._descriptor = os.open(self.path, flags, 0o600)
+        self._descriptor = open_own(self.path, os.O_WRONLY | os.O_APPEND)
         self._size = os.fstat(self._descriptor).st_size
 
     def _rotate(self) -> None:

@@ -13,6 +13,8 @@ import stat
 from pathlib import Path
 from typing import TextIO
 
+from stoker.launcher.files import open_own
+
 LAUNCHER_LOG = "launcher.log"
 MAX_BYTES = 4 * 2**20
 
@@ -64,8 +66,7 @@ class OwnLog:
             return
         same = [fd for fd in _STREAMS if os.path.samestat(os.fstat(fd), status)]
         self._path.replace(self._path.with_name(f"{self._path.name}.1"))
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        descriptor = os.open(self._path, flags, 0o600)
+        descriptor = open_own(self._path, os.O_WRONLY | os.O_APPEND)
         try:
             for fd in same:
                 os.dup2(descriptor, fd)

@@ -14,7 +14,7 @@ import msgspec
 from stoker import descriptors, logs, signals
 from stoker.errors import ConfigError
 from stoker.launcher.environment import LOG_LEVEL
-from stoker.launcher.files import FileLock
+from stoker.launcher.files import FileLock, secure_directory
 from stoker.launcher.manifest import InstanceManifest
 from stoker.launcher.ownlog import LAUNCHER_LOG, OwnLog
 from stoker.launcher.reading import manifest_path, read_manifest
@@ -39,14 +39,18 @@ def launch(directory: Path) -> int:
         ConfigError: when the directory or its manifest cannot be used.
     """
     directory = directory.resolve()
+    try:
+        # Nobody else may read the secrets in it, nor have put a manifest there.
+        if directory.is_dir():
+            secure_directory(directory)
+    except OSError as error:
+        raise ConfigError(str(directory), error.strerror or str(error)) from None
     manifest = read_manifest(directory, os.environ)
     logs.hide(*manifest.secrets)
     # The manifest has it now; the launcher gives it to the worker alone.
     os.environ.pop("MASTER_TOKEN", None)
     lock = FileLock(directory / LOCK)
     try:
-        # Nobody else may read the secrets in it, whoever made it.
-        directory.chmod(0o700)
         manifest_path(directory).chmod(0o600)
         note = msgspec.json.encode(myself())
         # Tried again for a second: a look at the lock takes it for a moment.

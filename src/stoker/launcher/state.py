@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
 import msgspec
 import psutil
 
-from stoker.launcher.files import write_atomic
+from stoker.launcher.files import is_locked, write_atomic
 from stoker.launcher.guardian import created_at, same_process
 from stoker.launcher.lifecycle import Phase
 from stoker.launcher.machine import Reading
@@ -78,10 +79,34 @@ def myself() -> LauncherIdentity:
 
 
 def launcher_of(directory: Path) -> psutil.Process | None:
-    """The living launcher of an instance directory, if there is one."""
+    """The living launcher of an instance directory, if there is one.
+
+    It holds the lock on this very file. A copy of the directory names the same process, and nobody
+    holds the copy's lock.
+    """
+    path = directory / LOCK
+    if not is_locked(path):
+        return None
     try:
-        raw = (directory / LOCK).read_bytes()
+        raw, names = path.read_bytes(), path.stat().st_nlink
         identity = msgspec.json.decode(raw, type=LauncherIdentity)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
-    return same_process(identity.pid, identity.created)
+    process = same_process(identity.pid, identity.created)
+    # In a copy made with hard links it is the same file; the process opened it by another name.
+    if process is not None and names > 1 and not _has_open(process.pid, path):
+        return None
+    return process
+
+
+def _has_open(pid: int, path: Path) -> bool:
+    name = str(path.resolve())
+    try:
+        descriptors = list(Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return False
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):
+            if str(descriptor.readlink()) == name:
+                return True
+    return False

@@ -25,6 +25,7 @@ from stoker.launcher import (
     InstanceState,
     created_at,
     launcher_of,
+    open_own,
     read_manifest,
     read_state,
     same_process,
@@ -91,6 +92,9 @@ class Folder:
         lock = FileLock(self.path / LOCK)
         # Whoever runs the instance holds the lock; a launcher that comes while we do goes away.
         with contextlib.suppress(OSError):
+            if (self.path / LOCK).stat().st_nlink > 1 and self.launcher() is None:
+                (self.path / LOCK).unlink()  # of a copy with hard links: the other's is held
+        with contextlib.suppress(OSError):
             if not lock.acquire():
                 return False
         try:
@@ -126,6 +130,23 @@ class Folder:
             ConfigError: when it is missing or damaged.
         """
         return read_manifest(self.path)
+
+    def belongs_to(self, owner_lock: str | None) -> bool:
+        """Whether it was made by the control plane that holds `owner_lock`; False in a copy.
+
+        One whose launcher lives is ours however it came here: the lock that the launcher holds is
+        the file in this directory, which no copy is.
+        """
+        try:
+            written = self.manifest().owner_lock
+        except ConfigError:
+            return True  # it is damaged, and nothing is started from it
+        if written == owner_lock or written is None or owner_lock is None:
+            return True
+        with contextlib.suppress(OSError):
+            if Path(written).samefile(owner_lock):
+                return True
+        return self.launcher() is not None
 
     def has(self, manifest: InstanceManifest) -> bool:
         """Whether `manifest` is what it has."""
@@ -199,7 +220,7 @@ class Folder:
             OSError: when that is impossible.
         """
         log = self.path / LOGS[0]  # the launcher itself keeps it from growing
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        descriptor = open_own(log, os.O_WRONLY | os.O_APPEND)
         try:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "stoker.launcher", str(self.path)],

@@ -141,6 +141,7 @@ class LocalProvider:
             raise ProviderError(f"no offer is called {offer_id!r}; there is {OFFER!r}")
         instance_id = f"{self.name}-{spec.worker_id}"
         async with self._busy:
+            await self._drop_copies()
             folders = self._all()
             if instance_id in folders:
                 desire = folders[instance_id].desire()
@@ -247,6 +248,7 @@ class LocalProvider:
         """
         async with self._busy:
             Folder.clean(self._root)
+            await self._drop_copies()
             for folder in self._all().values():
                 await self._advance(folder, folder.desire())
             found = [self._look(folder) for folder in self._all().values()]
@@ -270,6 +272,19 @@ class LocalProvider:
             self._follower.cancel()
             await asyncio.wait([self._follower])
             self._follower = None
+
+    async def _drop_copies(self) -> None:
+        """Remove instances that came here with a copy of another control plane's state.
+
+        Started from here they would report to the other one, as workers that it has already.
+        """
+        for folder in self._all().values():
+            if not folder.belongs_to(self._common["owner_lock"]):
+                _log.warning(
+                    "an instance was copied or moved here with its state directory: it is removed",
+                    instance=folder.id,
+                )
+                await asyncio.to_thread(folder.remove)
 
     # -- doing what is wanted ------------------------------------------------------------------
 

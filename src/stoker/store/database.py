@@ -242,7 +242,9 @@ async def _migrate(path: Path) -> None:
 async def _one_at_a_time(path: Path) -> AsyncIterator[None]:
     """Keep other openers out: SQLite does not wait for the lock that a switch to WAL needs."""
     try:
-        descriptor = os.open(f"{path}-open", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(
+            f"{path}-open", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+        )
     except OSError as error:
         raise StokerError(f"cannot open {path}-open: {error.strerror or error}") from None
     try:
