@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from stoker.http import Exchange, HttpServer
-from stoker.launcher import write_manifest
+from stoker.launcher import FileLock, write_manifest
 from stoker.launcher.steps import RunStep
 
 pytestmark = pytest.mark.real
@@ -255,6 +255,54 @@ async def test_an_instance_that_failed_tells_the_control_plane_why(instance: Lau
     assert "no weights here" in body["error_msg"]
     assert "hunter2" not in body["error_msg"]
     await plane.drain(0.0)
+
+
+def test_a_launcher_without_a_control_plane_ends_when_it_gave_up(instance: Launched) -> None:
+    instance.change(env={"CANNOT_START": "1"}, max_restarts=0, unsecured=True, report_addr="")
+    launcher = instance.launch()
+    assert launcher.wait(20) == 1
+    assert "ending, because it gave up" in instance.log()
+    assert "no weights here" in instance.state.error
+    assert instance.processes() == {}
+
+
+async def test_a_launcher_that_nobody_owns_ends_once_its_control_plane_knows_why(
+    instance: Launched,
+) -> None:
+    told = []
+
+    def answer(exchange: Exchange) -> None:
+        told.append(json.loads(exchange.body).get("error_msg"))
+        exchange.respond(200, b"{}")
+
+    plane = HttpServer(answer)
+    port = await plane.listen()
+    instance.change(
+        env={"CANNOT_START": "1"}, max_restarts=0, report_addr=f"http://127.0.0.1:{port}"
+    )
+    launcher = instance.launch()
+    assert await asyncio.to_thread(launcher.wait, 20) == 1
+    assert "no weights here" in told[-1]
+    await plane.drain(0.0)
+
+
+def test_a_launcher_that_somebody_owns_stays_when_it_gave_up(instance: Launched) -> None:
+    lock = FileLock(instance.directory.parent / "owner.lock")
+    lock.acquire()
+    instance.change(
+        env={"CANNOT_START": "1"},
+        max_restarts=0,
+        report_addr="",
+        unsecured=True,
+        owner_lock=str(instance.directory.parent / "owner.lock"),
+    )
+    launcher = instance.launch()
+    instance.until_phase("failed")
+    with pytest.raises(subprocess.TimeoutExpired):
+        launcher.wait(1.5)  # more than one look
+    launcher.send_signal(signal.SIGTERM)
+    assert launcher.wait(20) == 0
+    lock.release()
 
 
 def test_an_unknown_backend_is_given_up_at_once(instance: Launched) -> None:

@@ -19,7 +19,7 @@ from stoker.logs import get_logger
 
 log = get_logger("control")
 
-CLOSE_LIMIT = 5.0
+CLOSE_LIMIT = 3.0
 """Seconds that the last writing may take."""
 
 

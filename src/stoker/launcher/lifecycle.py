@@ -8,7 +8,8 @@ Rules:
 * ``running``: the model server is healthy and the worker runs.
 * ``backoff``: something ended or fell ill; it is started again at `retry_at`.
 * ``failed``: more than `max_restarts` faults in a row, or one that no restart can mend. The
-  launcher stays, to report the error, until it is told to stop.
+  launcher stays, to report the error, until it is told to stop. One that nobody owns ends by itself
+  once a control plane knows the error, or where it has none.
 * ``draining``: told to stop; the worker finishes its requests. From here there is no way back.
 * ``stopped``: no process is left.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from stoker.errors import InvalidMessageError
@@ -123,8 +124,14 @@ def trouble(worker_id: int, mtoken: str, url: str, error: str | None) -> WorkerS
     )
 
 
-async def report_until_cancelled(addresses: str, status: WorkerStatus, interval: float) -> None:
-    """Post `status` every `interval` seconds."""
+async def report_until_cancelled(
+    addresses: str,
+    status: WorkerStatus,
+    interval: float,
+    told: Callable[[], None] | None = None,
+) -> None:
+    """Post `status` every `interval` seconds; `told` is called when a control plane took it."""
     while True:
-        await report(addresses, status)
+        if await report(addresses, status) and told is not None:
+            told()
         await asyncio.sleep(interval)

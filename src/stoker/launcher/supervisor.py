@@ -64,6 +64,9 @@ MAX_TICK = 1.0
 GOODBYE = 5.0
 """Seconds that a worker gets beyond the drain grace, for its last report."""
 
+GIVE_UP_LIMIT = 60.0
+"""Seconds for which a launcher that gave up, and that nobody owns, tries to say why."""
+
 FORSAKEN_GRACE = 1.0
 """Seconds that a worker gets whose model server is gone: it has nothing to wait for."""
 
@@ -133,11 +136,18 @@ class Supervisor:
         self._write_failed = False
         self._told_dropped = 0
         self._keeping = False
+        self._failed_at = 0.0
+        self._told_failure = False
+        self._gave_up = False
 
     # -- the loop ------------------------------------------------------------------------------
 
     async def run(self) -> int:
-        """Supervise until told to stop; returns the exit code."""
+        """Supervise until told to stop, or without hope; returns the exit code.
+
+        Returns:
+            0; 1 when it gave up and ended by itself (see `_without_hope`).
+        """
         loop = asyncio.get_running_loop()
         for number in STOPPING:
             # nohup has SIGHUP ignored, and it stays so; otherwise a closed terminal means "stop".
@@ -164,7 +174,7 @@ class Supervisor:
         finally:
             await self._end()
             signals.hear_no_more(*STOPPING)
-        return 0
+        return int(self._gave_up)
 
     def _beside(self, work: Coroutine[Any, Any, None]) -> None:
         """Do work that the instance can live without."""
@@ -191,7 +201,21 @@ class Supervisor:
                 reap_orphans(self._parts.pids() | self._sampler.pids())
             self._tell_dropped()
             self._save()
+            if self._without_hope(now):
+                self._gave_up = True
+                _log.error("ending, because it gave up", error=self._life.error)
+                return
             await self._sleep()
+
+    def _without_hope(self, now: float) -> bool:
+        """Whether it gave up and nobody would ever end it or start it again.
+
+        Whoever owns an instance does that, and the control plane does it once it knows the error.
+        """
+        if self._life.phase is not Phase.FAILED or self._manifest.owner_lock is not None:
+            return False
+        late = now - self._failed_at >= GIVE_UP_LIMIT
+        return self._told_failure or late or not self._manifest.report_addr
 
     async def _sleep(self) -> None:
         delay = MAX_TICK
@@ -395,6 +419,8 @@ class Supervisor:
         self._life.fault(self._parts.without_secrets(reason), now, hopeless=hopeless)
         self._begin_report()
         failed = self._life.phase is Phase.FAILED
+        if failed:
+            self._failed_at = now
         _log.error(
             "gave up" if failed else "fault, will start again",
             error=self._life.error,
@@ -408,9 +434,16 @@ class Supervisor:
         manifest, failed = self._manifest, self._life.phase is Phase.FAILED
         error = self._life.error if failed else None
         status = probe.trouble(manifest.worker_id, manifest.mtoken, self._parts.public_url, error)
+        interval = self._policy.report_interval
+        told = self._failure_was_told if failed else None
         self._report_task = asyncio.create_task(
-            probe.report_until_cancelled(manifest.report_addr, status, self._policy.report_interval)
+            probe.report_until_cancelled(manifest.report_addr, status, interval, told)
         )
+
+    def _failure_was_told(self) -> None:
+        if not self._told_failure:
+            self._told_failure = True
+            self._wake.set()
 
     async def _listen_for_the_control_plane(self) -> None:
         """Keep a note of why it cannot be reached: the worker that would tell it cannot either."""

@@ -41,7 +41,7 @@ BUSY_TIMEOUT = 30.0
 POLL = 0.1
 """Seconds for which SQLite itself waits for the write lock, before it is asked again."""
 
-CLOSE_TIMEOUT = 5.0
+CLOSE_TIMEOUT = 2.0
 """Seconds that transactions get to end when the store is closed."""
 
 _WRITES = "stoker_writes"
@@ -117,6 +117,11 @@ class Database:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # if nobody waits for it any more, nobody misses its error either
+
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[AsyncConnection]:
         """A consistent view for as long as the block lasts."""
@@ -178,7 +183,7 @@ def _finished(
     async def call(self: Database, *args: Any, **kwargs: Any) -> Any:
         task = asyncio.ensure_future(method(self, *args, **kwargs))
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task.add_done_callback(self._ended)
         return await asyncio.shield(task)
 
     return call
