@@ -107,6 +107,37 @@ async def test_without_a_descriptor_accepting_rests_and_goes_on_later(
     client.close()
 
 
+async def test_idle_connections_make_room_for_a_new_one_the_oldest_first(
+    net: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stoker.http.accept.IDLE_ENOUGH", 0.0)
+    server, port = await net.serve(ok, Limits(max_connections=3))
+    held = []
+    for _ in range(3):
+        held.append(await net.dial(port))
+        held[-1].send(GET)
+        assert (await held[-1].answer()).status == 200
+        server.now += 1.0  # each came a second after the one before it
+    newest = await net.dial(port)
+    newest.send(GET)
+    assert (await newest.answer()).status == 200
+    await held[0].closed()
+    held[2].send(GET)
+    assert (await held[2].answer()).status == 200
+
+
+async def test_a_connection_with_a_request_makes_no_room(
+    net: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stoker.http.accept.IDLE_ENOUGH", 0.0)
+    desk, server, port = await net.desk(Limits(max_connections=1))
+    busy = await net.dial(port)
+    busy.send(GET)
+    await net.until(lambda: desk.seen == 1)
+    assert (await (await net.dial(port)).answer()).status == 503
+    assert server.connections == 1
+
+
 async def test_a_half_open_tls_handshake_counts_as_a_connection_and_ends(
     net: Harness, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> None:

@@ -3,8 +3,10 @@
 Rules:
 
 * A connection counts from its acceptance on, so one that never ends its TLS handshake counts too.
-* Above the bound a connection is answered with 503. Where TLS has to be spoken for that, only so
-  many of them at once; the others are closed.
+* Above the bound, connections that have been idle for longest make room for new ones, so that
+  whoever holds many open and says nothing keeps nobody out.
+* Where none is idle, a connection is answered with 503. Where TLS has to be spoken for that, only
+  so many of them at once; the others are closed.
 * Where no descriptor is left, nothing is accepted for a moment. The kernel holds who comes
   meanwhile, and the log says so.
 """
@@ -35,6 +37,12 @@ MAX_REFUSALS = 64
 TELL_EVERY = 10.0
 """Seconds between two lines that say that connections are refused."""
 
+IDLE_ENOUGH = 2.0
+"""Seconds without a request after which a connection may have to make room."""
+
+CLEAR_EVERY = 0.05
+"""Seconds between two looks for idle connections; a look goes over all that are open."""
+
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _log = logs.get_logger("http")
 
@@ -59,6 +67,8 @@ class Door:
         self._handshakes: set[asyncio.Task[None]] = set()
         self._coming = 0
         self._refusing = 0
+        self._room = 0
+        self._cleared_at = float("-inf")
         self._refused = 0
         self._told_at = float("-inf")
 
@@ -116,7 +126,7 @@ class Door:
         server = self._server
         full = len(server.open) + self.handshakes >= server.limits.max_connections
         scarce = connection.fileno() >= descriptors.ceiling()
-        crowded = full or scarce
+        crowded = (full or scarce) and not self._make_room()
         if crowded:
             self._refused += 1
             self._tell(
@@ -150,6 +160,29 @@ class Door:
                 connection.close()  # no TLS, or not in time: the client's own affair
 
         task.add_done_callback(settled)
+
+    def _make_room(self) -> bool:
+        """Close some of the connections that are idle for longest; whether one may come in."""
+        server, now = self._server, asyncio.get_running_loop().time()
+        if not self._room and now - self._cleared_at >= CLEAR_EVERY:
+            self._cleared_at = now
+            idle = sorted(
+                (
+                    connection
+                    for connection in server.open
+                    if connection.idle_for(now) >= IDLE_ENOUGH
+                ),
+                key=lambda connection: -connection.idle_for(now),
+            )
+            for connection in idle[: max(1, len(idle) // 8)]:
+                connection.drain()
+                self._room += 1
+            if self._room:
+                self._tell("idle connections are closed: too many are open")
+        if not self._room:
+            return False
+        self._room -= 1
+        return True
 
     async def _hand_over(
         self,

@@ -244,6 +244,12 @@ class ServerConnection(Intake):
 
     # --- end
 
+    def idle_for(self, now: float) -> float:
+        """Seconds for which it has had no request; negative where it has one."""
+        if self.phase is not Phase.IDLE or self._active is not None or self.write_paused:
+            return -1.0
+        return max(0.0, now - self.since)
+
     def drain(self) -> None:
         """The server stops: close unless a request is here, which is still answered."""
         if self.phase is Phase.IDLE and self._active is None:

@@ -300,6 +300,11 @@ class TunnelEnd(asyncio.Protocol):
         elif now - self._closing_since - slack > CLOSE_SECONDS:
             self._transport.abort()
 
+    def idle_for(self, now: float) -> float:
+        """See `ServerConnection`: a tunnel is never without a request."""
+        del now
+        return -1.0
+
     def drain(self) -> None:
         """The server stops: like an answer that is being given, it may end by itself."""
 

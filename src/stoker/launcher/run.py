@@ -65,10 +65,8 @@ def launch(directory: Path) -> int:
             return EXIT_TAKEN
     except OSError as error:
         raise ConfigError(str(directory), error.strerror or str(error)) from None
-    try:
-        return asyncio.run(_supervise(directory, manifest))
-    finally:
-        lock.release()
+    # The lock is held to the very end of this process: whoever finds it free may start another.
+    return asyncio.run(_supervise(directory, manifest))
 
 
 async def _supervise(directory: Path, manifest: InstanceManifest) -> int:
