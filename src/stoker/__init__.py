@@ -50,6 +50,11 @@ __all__ = [
     "raw_calculator",
 ]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 _ROOMS = {"Client": "stoker.client"}
 
 

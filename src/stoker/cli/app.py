@@ -13,6 +13,7 @@ import typer
 
 from stoker import signals
 from stoker.cli import (
+    completion,
     configuration,
     endpoints,
     load,
@@ -182,7 +183,10 @@ def launch(
     ] = None,
     backend: Annotated[
         str | None,
-        typer.Option(help="Make the instance for this backend from the environment's identity."),
+        typer.Option(
+            help="Make the instance for this backend from the environment's identity.",
+            autocompletion=completion.backends,
+        ),
     ] = None,
     manifest: Annotated[
         Path | None,
@@ -225,7 +229,10 @@ def doctor(
 @app.command(rich_help_panel=RUN)
 def worker(
     file: Annotated[Path | None, typer.Argument(help="A worker.py.")] = None,
-    backend: Annotated[str | None, typer.Option(help="Run the worker of this backend.")] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(help="Run the worker of this backend.", autocompletion=completion.backends),
+    ] = None,
     options: Options = "{}",
     unsecured: Unsecured = False,
     port: Annotated[

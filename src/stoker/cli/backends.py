@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 import msgspec
 import typer
 
-from stoker.cli import output
+from stoker.cli import completion, output
 from stoker.cli.arguments import json_object
 from stoker.errors import ConfigError
 
@@ -78,7 +78,9 @@ def _verdict(backend: Backend, problems: list[str], gpu: bool) -> str:
 
 @backends_app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="Name of a backend.")],
+    name: Annotated[
+        str, typer.Argument(help="Name of a backend.", autocompletion=completion.backends)
+    ],
     options: Annotated[
         str, typer.Option(help='Its options, as a JSON object: \'{"model": "NAME"}\'.')
     ] = "{}",

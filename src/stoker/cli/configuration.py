@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 import typer
 
-from stoker.cli import output
+from stoker.cli import completion, output
 from stoker.cli.endpoints import AsJson, Url, call
 from stoker.cli.exits import Exit
 from stoker.errors import ConfigError, StokerError
@@ -79,7 +79,10 @@ def init(
     file: Annotated[Path | None, typer.Argument(help="Where to; default: ./stoker.toml.")] = None,
     backend: Annotated[
         str | None,
-        typer.Option(help="The model server to serve with; default: one that can run here."),
+        typer.Option(
+            help="The model server to serve with; default: one that can run here.",
+            autocompletion=completion.backends,
+        ),
     ] = None,
 ) -> None:
     """Write a settings file with comments, to begin with; one that is there is not touched."""

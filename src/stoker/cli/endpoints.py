@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from stoker.cli import output
+from stoker.cli import completion, output
 from stoker.cli.arguments import json_object
 from stoker.errors import ConfigError, StokerError
 from stoker.wire import FILE_DEFAULTS, EndpointParameters
@@ -38,7 +38,10 @@ Url = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Name = Annotated[str, typer.Argument(help="Name or id of the endpoint.")]
+Name = Annotated[
+    str,
+    typer.Argument(help="Name or id of the endpoint.", autocompletion=completion.endpoints),
+]
 MinLoad = Annotated[float | None, typer.Option(help="Floor of active capacity, load/s.")]
 MinColdLoad = Annotated[float | None, typer.Option(help="Floor of total capacity, load/s.")]
 TargetUtil = Annotated[float | None, typer.Option(help="Load / this = active capacity; 0 to 1.")]
@@ -81,7 +84,11 @@ def call(url: str | None, work: Callable[[Client], Awaitable[T]]) -> T:
 def create(
     name: Annotated[str, typer.Argument(help="Name of the endpoint.")],
     backend: Annotated[
-        str | None, typer.Option(help="Also make a workergroup that runs this backend.")
+        str | None,
+        typer.Option(
+            help="Also make a workergroup that runs this backend.",
+            autocompletion=completion.backends,
+        ),
     ] = None,
     options: Annotated[str, typer.Option(help="Options of the backend, as JSON.")] = "{}",
     url: Url = None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from stoker.cli import output
+from stoker.cli import completion, output
 from stoker.cli.arguments import json_object
 from stoker.cli.endpoints import AsJson, Url, call
 from stoker.errors import ConfigError, NotFoundError
@@ -28,7 +28,12 @@ Group = Annotated[
         metavar="GROUP", help="Its id, ENDPOINT/NAME, or ENDPOINT where that has one workergroup."
     ),
 ]
-Backend = Annotated[str | None, typer.Option(help="What its workers run; see `stoker backends`.")]
+Backend = Annotated[
+    str | None,
+    typer.Option(
+        help="What its workers run; see `stoker backends`.", autocompletion=completion.backends
+    ),
+]
 Options = Annotated[
     str | None,
     typer.Option(help="All options of the backend, as a JSON object: '{\"parallel\": 4}'."),
@@ -57,7 +62,10 @@ _COLUMNS = {
 
 @group_app.command("list")
 def list_groups(
-    endpoint: Annotated[str | None, typer.Argument(help="Only those of this endpoint.")] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Argument(help="Only those of this endpoint.", autocompletion=completion.endpoints),
+    ] = None,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
@@ -106,7 +114,10 @@ def show(group: Group, url: Url = None, as_json: AsJson = False) -> None:
 
 @group_app.command("create")
 def create(
-    endpoint: Annotated[str, typer.Argument(help="Name or id of the endpoint.")],
+    endpoint: Annotated[
+        str,
+        typer.Argument(help="Name or id of the endpoint.", autocompletion=completion.endpoints),
+    ],
     backend: Annotated[
         str, typer.Option(help="What its workers run: a backend, or a stored template's hash.")
     ],

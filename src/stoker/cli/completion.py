@@ -1,0 +1,31 @@
+"""What the shell offers for the names that commands take; nothing, where nothing is known."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+SECONDS = 2.0
+"""Longest time that a person waits for a completion."""
+
+
+def endpoints(incomplete: str) -> list[str]:
+    """Names of the control plane's endpoints, by the address and key that are kept."""
+    # A shell shows whatever is printed, so no failure may say anything.
+    with contextlib.suppress(Exception):
+        return [name for name in asyncio.run(_endpoints()) if name.startswith(incomplete)]
+    return []
+
+
+async def _endpoints() -> list[str]:
+    from stoker.client import Client
+
+    async with asyncio.timeout(SECONDS), Client() as client:
+        return [str(record["endpoint_name"]) for record in await client.endpoints()]
+
+
+def backends(incomplete: str) -> list[str]:
+    """Names of the backends that are installed."""
+    from stoker.backends import names
+
+    return [name for name in names() if name.startswith(incomplete)]
