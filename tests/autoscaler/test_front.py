@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from stoker.errors import NotFoundError
-from stoker.http import HttpServer
+from stoker.http import HttpServer, Origin, UpstreamPool, fetch
 from stoker.tickets import SignatureVerifier, TicketVerifier, completed
 from stoker.wire import AuthData, EndpointParameters
 
@@ -93,8 +93,6 @@ async def test_a_bad_field_is_named(house, raw, field):
 
 async def test_a_compressed_body_is_refused_with_the_reason(house):
     import gzip
-
-    from stoker.http import fetch
 
     answer = await fetch(
         f"{house.url}/route/",
@@ -554,3 +552,22 @@ async def test_an_endpoints_own_key_starts_no_update(house):
     status, _ = await house.post("/update_workers/", {"id": group}, key=key)
     assert status == 404
     assert (await house.post("/update_workers/", {"id": group}))[0] == 200
+
+
+async def test_what_a_client_says_of_its_own_address_does_not_reach_the_console(house):
+    seen = []
+
+    def console(exchange):
+        seen.append([value for name, value in exchange.headers if name == b"stoker-peer"])
+        exchange.respond(200)
+
+    server = HttpServer(console)
+    house.door._console = UpstreamPool(Origin.tcp("127.0.0.1", await server.listen()))
+    await fetch(
+        f"{house.url}/api/v0/sign_cert/?instance_id=1",
+        method="POST",
+        headers=[(b"stoker-peer", b"203.0.113.7")],
+    )
+    assert seen == [[b"127.0.0.1"]]
+    await house.door._console.close()
+    await server.drain(0.0)

@@ -9,7 +9,7 @@ from stoker.autoscaler.identity import hash_key
 from stoker.autoscaler.keys import KeysMarker
 from stoker.cli.settings import LocalSettings
 from stoker.console.diff import WantedEndpoint, WantedGroup
-from stoker.console.serve import Server
+from stoker.console.serve import Access, Server
 from stoker.errors import ConfigError, InvalidMessageError, StokerError
 from stoker.http import fetch
 from stoker.store import Store
@@ -225,6 +225,31 @@ async def test_a_state_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="state: .*Not a directory"):
         await start(tmp_path / "file" / "state")
+
+
+async def test_health_is_not_good_before_what_the_file_states_holds(tmp_path, monkeypatch):
+    statuses, apply = [], Server._apply
+
+    async def look_and_apply(self, wanted):
+        for path in ("/healthz", "/route/", "/api/v0/endptjobs/"):
+            statuses.append((await fetch(self.url + path)).status)
+        return await apply(self, wanted)
+
+    monkeypatch.setattr(Server, "_apply", look_and_apply)
+    server = await start(tmp_path / "state")
+    assert statuses == [503, 503, 503]
+    assert (await ask(server, "/healthz")).status == 200
+    await stop(server)
+
+
+async def test_the_key_of_a_scraper_opens_the_metrics_alone(tmp_path):
+    scraper = "the key of the scraper"
+    server = await start(tmp_path / "state", access=Access(metrics_key=scraper))
+    assert (await ask(server, "/metrics", key=scraper)).status == 200
+    assert (await ask(server, "/api/v0/endptjobs/", key=scraper)).status == 401
+    assert (await fetch(f"{server.url}/metrics")).status == 401
+    assert scraper not in repr(Access(metrics_key=scraper))
+    await stop(server)
 
 
 async def test_a_refusal_of_the_engine_is_in_the_metrics(server):
