@@ -34,6 +34,9 @@ _LONG = 86_400.0  # whoever waits for the task sets the limit
 HINT_SECONDS = 60.0
 """For so long an error line of the log is named with a health check that fails."""
 
+KEEP_CHECK = 60.0
+"""Seconds for which a health check that a busy model server does not answer is left open."""
+
 MAX_TOLD = 5
 """Lines of the model server's log that are passed on in a second."""
 
@@ -165,6 +168,8 @@ class ModelWatch:
         self._look = asyncio.Event()
         self._healthy = asyncio.Event()
         self._check: asyncio.Task[tuple[str, bool]] | None = None
+        self._check_began = 0.0
+        self._keep_check = KEEP_CHECK
         self._work: asyncio.Task[None] | None = None
         self._doubt: asyncio.Task[None] | None = None
 
@@ -372,21 +377,27 @@ class ModelWatch:
 
         While the model server is busy a check that it does not answer stays open: it ends when the
         server has time for it, or with the process. New ones would fill its queue of connections.
+        One that may have been lost is replaced, after `KEEP_CHECK` seconds, then twice as many.
         """
         task, self._check = self._check, None
         if task is None:
             task = asyncio.create_task(self._check_once())
+            self._check_began = self._now()
         try:
             await asyncio.wait({task}, timeout=self._rhythm.check_timeout)
         except asyncio.CancelledError:
             task.cancel()
             raise
         if task.done():
+            self._keep_check = KEEP_CHECK
             return task.result()
-        if self.busy:
+        if not self.busy:
+            task.cancel()
+        elif self._now() - self._check_began < self._keep_check:
             self._check = task
         else:
             task.cancel()
+            self._keep_check *= 2.0
         return f"no answer within {self._rhythm.check_timeout:g} s", False
 
     async def _check_once(self) -> tuple[str, bool]:
