@@ -75,7 +75,7 @@ async def test_a_worker_that_comes_free_is_not_given_to_a_revoked_key(house):
 async def test_an_endpoints_own_key_is_replaced_when_it_is_revoked(house):
     record = await house.endpoint()
     former = house.plane.endpoint_key(record)
-    await house.plane.keys.revoke(f"e{record.id}")
+    await house.plane.keys.revoke("llm")
     assert await status_of(house, former) == 401
     present = house.plane.endpoint_key(await house.store.get_endpoint(record.id))
     assert await status_of(house, present) == 200

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from typer.testing import CliRunner
 
-from stoker.cli.app import app
-from stoker.errors import StokerError
+from stoker.cli.exits import Exit
+from support import command
 
 pytestmark = pytest.mark.real
 
@@ -27,31 +26,17 @@ def bare(tmp_path, **more):
     return environment | {"XDG_CONFIG_HOME": str(tmp_path / "config")} | more
 
 
-class Done:
-    """What a command printed, and how it ended."""
-
-    def __init__(self, code, stdout, stderr):
-        self.code, self.stdout, self.stderr = code, stdout, stderr
-
-
 @pytest.fixture
 def stoker_as(tmp_path, monkeypatch):
-    """The command line in this process, with nothing set but what is given."""
-    monkeypatch.chdir(tmp_path)
+    """The command line with nothing set but what is given."""
     for name in [name for name in os.environ if name.startswith("STOKER_")]:
         monkeypatch.delenv(name)
 
     def run(*arguments, stdin="", code=0, **environment):
         env = {"XDG_CONFIG_HOME": str(tmp_path / "config")} | environment
-        result = CliRunner().invoke(app, arguments, input=stdin, env=env)
-        error, ended = result.exception, result.exit_code
-        said = result.stderr
-        if isinstance(error, StokerError):  # `main` prints it, and ends with 1
-            said += str(error)
-        elif error is not None and not isinstance(error, SystemExit):
-            raise error
-        assert ended == code, said
-        return Done(ended, result.stdout, said)
+        done = command.run(*arguments, stdin=stdin, env=env, cwd=tmp_path)
+        assert done.returncode == code, done.stderr
+        return done
 
     return run
 
@@ -67,7 +52,7 @@ def test_a_key_is_made_printed_used_rotated_and_revoked(tmp_path, start, stoker_
     assert f"stoker login {url}" in up.said
 
     # The login: refused with a wrong key, kept with the right one, used by every command.
-    refused = stoker_as("login", url, stdin="stk_wrong\n", code=1)
+    refused = stoker_as("login", url, stdin="stk_wrong\n", code=Exit.REFUSED)
     assert "not known" in refused.stderr
     assert "stk_wrong" not in refused.stderr
     assert "everything" in stoker_as("login", url, stdin=f"{key}\n").stdout
@@ -96,13 +81,13 @@ def test_a_key_is_made_printed_used_rotated_and_revoked(tmp_path, start, stoker_
 
     # The last key of the account is revoked only on purpose; the state directory lets one in again.
     mine = json.loads(stoker_as("key", "list", "--json").stdout)[0]["id"]
-    assert "--state" in stoker_as("key", "revoke", mine, code=1).stderr
+    assert "--state" in stoker_as("key", "revoke", mine, code=Exit.REFUSED).stderr
     stoker_as("key", "revoke", mine, "--force")
     assert status_of(url, new) == 401
     again = stoker_as("key", "create", "--state", "state").stdout.strip()
     stoker_as("login", url, stdin=again)
     stoker_as("logout")
-    assert "stoker login" in stoker_as("endpoint", "list", code=1).stderr
+    assert "stoker login" in stoker_as("endpoint", "list", code=Exit.USAGE).stderr
 
 
 @pytest.mark.parametrize("output", ["/dev/full", "closed", "a pipe that nobody reads"])
@@ -134,7 +119,7 @@ def test_a_start_that_fails_leaves_no_key_behind(tmp_path, start, arguments, set
     (tmp_path / "stoker.toml").write_text(settings)
     failed = start([*UP, *arguments], "failed", cwd=tmp_path, env=bare(tmp_path))
     failed.ends = failed.process.wait(60)
-    assert failed.ends == 1
+    assert failed.ends != 0
     (tmp_path / "stoker.toml").unlink()
     up = start(UP, "up", cwd=tmp_path, env=bare(tmp_path))
     up.wait_for(r"STOKER_API_KEY=(\S+)")
@@ -161,7 +146,7 @@ def test_a_new_key_that_cannot_be_printed_is_revoked(tmp_path, start, stoker_as)
 
 
 def test_a_directory_that_is_no_state_is_refused(tmp_path, stoker_as):
-    done = stoker_as("key", "create", "--state", str(tmp_path), code=1)
+    done = stoker_as("key", "create", "--state", str(tmp_path), code=Exit.USAGE)
     assert "is not the state of a control plane" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -173,8 +158,8 @@ def test_a_login_asks_for_the_key_on_a_terminal_and_does_not_show_it(tmp_path, s
     up.wait_for("state is in")
     pid, terminal = pty.fork()
     if pid == 0:
-        command = [sys.executable, "-m", "stoker.cli", "login", url]
-        os.execve(sys.executable, command, bare(tmp_path))
+        argv = [sys.executable, "-m", "stoker.cli", "login", url]
+        os.execve(sys.executable, argv, bare(tmp_path))
     seen = b""
     with contextlib.suppress(OSError):  # a terminal whose other end is gone
         while part := os.read(terminal, 4096):

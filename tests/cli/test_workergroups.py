@@ -52,7 +52,7 @@ async def test_a_workergroup_is_made_changed_shown_and_deleted(run):
     shown = json.loads(await run("workergroup", "show", "chat/main", "--json"))
     assert (shown["max_workers"], shown["weight"], shown["revision"]) == (3, 2.0, 0)
     await run("workergroup", "create", "chat", "--backend", "llamacpp")
-    assert "could mean several" in await run("workergroup", "show", "chat", code=1)
+    assert "could mean several" in await run("workergroup", "show", "chat", code=3)
     listed = json.loads(await run("workergroup", "list", "chat", "--json"))
     assert [one["name"] for one in listed] == ["main", "llamacpp"]
 
@@ -61,12 +61,12 @@ async def test_a_workergroup_is_made_changed_shown_and_deleted(run):
     )
     assert json.loads(changed)["revision"] == 1
     assert "did you mean" in await run(
-        *("workergroup", "update", number, "--options", '{"slot": 3}'), code=1
+        *("workergroup", "update", number, "--options", '{"slot": 3}'), code=3
     )
-    assert "nothing to change" in await run("workergroup", "update", number, code=1)
+    assert "nothing to change" in await run("workergroup", "update", number, code=2)
     await run("workergroup", "delete", "chat/llamacpp")
     await run("workergroup", "show", "chat")
-    assert "chat/main" in await run("workergroup", "delete", "chat/nothing", code=1)
+    assert "chat/main" in await run("workergroup", "delete", "chat/nothing", code=3)
 
 
 class Known:

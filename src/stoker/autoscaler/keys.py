@@ -138,7 +138,7 @@ class Keys:
         ]
 
     async def find(self, text: str) -> KeyInfo:
-        """A key by its id or its name.
+        """A key by its id or its name; an endpoint's own key also by the endpoint's name.
 
         Raises:
             NotFoundError: there is none, or several have that name.
@@ -148,6 +148,7 @@ class Keys:
             if key.id == text:
                 return key
         named = [key for key in keys if key.name == text]
+        named = named or [k for k in keys if k.kind == "own" and k.endpoint_name == text]
         if len(named) == 1:
             return named[0]
         if named:

@@ -21,8 +21,8 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from stoker.errors import (
-    AlreadyExistsError,
     ConfigError,
+    ConflictError,
     InvalidMessageError,
     NotFoundError,
     StokerError,
@@ -49,7 +49,7 @@ def exit_of(error: StokerError) -> Exit:
     """The code for an error that ends a command."""
     if isinstance(error, ConfigError | InvalidMessageError):
         return Exit.USAGE
-    if isinstance(error, NotFoundError | AlreadyExistsError):
+    if isinstance(error, NotFoundError | ConflictError):
         return Exit.REFUSED
     try:
         from stoker.client import RequestFailedError, RouteTimeoutError

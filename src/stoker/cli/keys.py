@@ -18,7 +18,7 @@ import typer
 from stoker.cli import output
 from stoker.cli.arguments import seconds
 from stoker.cli.endpoints import AsJson, Url, connect
-from stoker.errors import ConfigError, StokerError
+from stoker.errors import ConfigError, NotFoundError, StokerError
 from stoker.logins import Access, find, save
 
 if TYPE_CHECKING:
@@ -250,9 +250,12 @@ async def _find(book: Book, key: str | None) -> Record:
     records = await book.keys()
     found = [one for one in records if one["id"] == key]
     found = found or [one for one in records if one["name"] == key]
+    found = found or [
+        one for one in records if one["kind"] == "own" and one["endpoint_name"] == key
+    ]
     if len(found) != 1:
         problem = "several keys have that name: use an id" if found else "there is no such key"
-        raise ConfigError("KEY", f"{problem}; `stoker key list` shows them")
+        raise NotFoundError(f"{key!r}: {problem}; `stoker key list` shows them")
     return found[0]
 
 
