@@ -35,8 +35,11 @@ $(VENV)/.developed: $(VENV)/.installed
 demo: install ## A real chat model from zero workers to two and back, with the reasons
 	@$(BIN)/stoker demo
 
+# Twice as many test processes as cores: tests of real processes mostly wait.
+TEST_PROCESSES ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? 2 * n : 8)))
+
 test: develop ## Run the test suite
-	@$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup
+	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup
 
 thorough: develop ## Run the property tests and state machines with 2,000 examples each (an hour)
 	@$(BIN)/python -m pytest -n logical --maxprocesses 8 -m 'hypothesis and not slow' --examples 2000

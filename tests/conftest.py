@@ -25,7 +25,8 @@ from stoker import backends, signals
 from support import command
 
 # Nobody's own logins are read or changed by a test.
-os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="stoker-tests-")
+_config = tempfile.TemporaryDirectory(prefix="stoker-tests-")
+os.environ["XDG_CONFIG_HOME"] = _config.name
 
 API_KEY = "stk_the_key_of_the_peer_tests"
 
@@ -70,6 +71,10 @@ def pytest_addoption(parser):
 def pytest_configure():
     """Under nohup, or in the background of a script, programs of the tests end on signals too."""
     signals.start_children_with_defaults()
+
+
+def pytest_unconfigure():
+    _config.cleanup()
 
 
 def examine(item, number):
