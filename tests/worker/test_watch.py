@@ -255,6 +255,7 @@ async def test_a_server_that_streams_is_alive_though_it_answers_no_health_check(
     assert len(model.unanswered) == 1  # its queue of connections is not filled
     local = await fetch(f"http://127.0.0.1:{worker.running.http_port}/healthz")
     assert local.json()["busy"] is True
+    assert local.json()["perf"].endswith(" load/s")
     model.waiting[0].finish()
     await reader.read()
     for exchange in model.unanswered:

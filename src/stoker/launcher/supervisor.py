@@ -384,8 +384,10 @@ class Supervisor:
             doing = self._parts.without_secrets(probe.in_words(told))
             if doing != self._worker_doing:
                 self._worker_doing = doing
-                if doing or told.get("state") == "ready":
-                    _log.info(doing or "the worker is ready")
+                if doing:
+                    _log.info(doing)
+                elif told.get("state") == "ready":
+                    _log.info("the worker is ready", perf=str(told.get("perf", ""))[:100])
                 self._wake.set()
             await asyncio.sleep(WORKER_LOOK)
 

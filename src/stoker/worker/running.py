@@ -360,7 +360,11 @@ class RunningWorker:
     def _answer_local(self, exchange: Exchange) -> None:
         """Answer on the port for this machine alone: the model server and the launcher."""
         if exchange.path == "/healthz" and exchange.method == "GET":
-            more = {"busy": self._watch.busy, "error": self._watch.readiness.error}
+            more = {
+                "busy": self._watch.busy,
+                "error": self._watch.readiness.error,
+                "perf": f"{self._capacity.perf:.4g} {self._watch.unit}",
+            }
             exchange.respond(200, encode(self._health() | more))
         else:
             self._app.sessions.answer_local(exchange)
