@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from stoker.cli import app, output
+from stoker.cli import app, completion, output
 from stoker.cli.exits import Exit
 
 KEY = "stk_request-test-key"
@@ -266,3 +266,13 @@ def test_nothing_that_a_server_or_model_says_steers_the_terminal(
         assert character not in out + err
     if mode == "json":
         assert json.loads(out)[0]["endpoint_name"] == HOSTILE
+
+
+@pytest.mark.usefixtures("screen")
+def test_a_shell_completes_names_that_cannot_steer_the_terminal(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer.endpoints = ["chat", "c\x1b]0;PWNED\x07", "other"]
+    assert completion.endpoints("c") == ["chat"]
+    monkeypatch.setenv("STOKER_URL", "http://127.0.0.1:9")
+    assert completion.endpoints("c") == []

@@ -13,7 +13,9 @@ def endpoints(incomplete: str) -> list[str]:
     """Names of the control plane's endpoints, by the address and key that are kept."""
     # A shell shows whatever is printed, so no failure may say anything.
     with contextlib.suppress(Exception):
-        return [name for name in asyncio.run(_endpoints()) if name.startswith(incomplete)]
+        # Whoever has the key chose the names: they must not steer the terminal.
+        found = [name for name in asyncio.run(_endpoints()) if name.isprintable()]
+        return [name for name in found if name.startswith(incomplete)]
     return []
 
 

@@ -119,7 +119,11 @@ def create(
         typer.Argument(help="Name or id of the endpoint.", autocompletion=completion.endpoints),
     ],
     backend: Annotated[
-        str, typer.Option(help="What its workers run: a backend, or a stored template's hash.")
+        str,
+        typer.Option(
+            help="What its workers run: a backend, or a stored template's hash.",
+            autocompletion=completion.backends,
+        ),
     ],
     options: Options = None,
     name: GroupName = None,
