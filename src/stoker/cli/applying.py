@@ -112,7 +112,8 @@ def idle_line(
     if active and perf > 0:
         active = max(active, min(parameters.max_workers, ceil(parameters.min_load / perf)))
         held = max(held, active)
-    cap = f"under load at most {parameters.max_workers} workers"
+    most = parameters.max_workers
+    cap = f"under load at most {most} worker{'' if most == 1 else 's'}"
     if held == 0:
         return (
             f"endpoint {name}: when idle it holds no worker and costs nothing, and the first "
