@@ -54,6 +54,7 @@ def test_a_key_is_made_printed_used_rotated_and_revoked(tmp_path, start, stoker_
     # The login: refused with a wrong key, kept with the right one, used by every command.
     refused = stoker_as("login", url, stdin="stk_wrong\n", code=Exit.REFUSED)
     assert "not known" in refused.stderr
+    assert "hint: log in with a key that it takes" in refused.stderr
     assert "stk_wrong" not in refused.stderr
     assert "everything" in stoker_as("login", url, stdin=f"{key}\n").stdout
     assert json.loads(stoker_as("endpoint", "list", "--json").stdout) == []
@@ -86,6 +87,7 @@ def test_a_key_is_made_printed_used_rotated_and_revoked(tmp_path, start, stoker_
     assert status_of(url, new) == 401
     again = stoker_as("key", "create", "--state", "state").stdout.strip()
     stoker_as("login", url, stdin=again)
+    stoker_as("login", url.partition("://")[2], stdin=again)  # by the name of the login
     stoker_as("logout")
     assert "stoker login" in stoker_as("endpoint", "list", code=Exit.USAGE).stderr
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import os
 import sys
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -21,7 +22,10 @@ MAX_KEY = 4096
 def login(
     url: Annotated[
         str | None,
-        typer.Argument(help=f"Address of the control plane; default: {saved.DEFAULT_URL}."),
+        typer.Argument(
+            help="Address of the control plane, or name of a login; default: STOKER_URL, else "
+            f"{saved.DEFAULT_URL}."
+        ),
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="Name of this login, for --url; default: the address.")
@@ -54,7 +58,8 @@ def login(
         chosen = saved.use(use)
         output.out.print(f"{output.escape(chosen.name)} is used from now on: {chosen.url}")
         return
-    address = saved.normalized(url or saved.DEFAULT_URL)
+    given = url or os.environ.get("STOKER_URL") or saved.DEFAULT_URL
+    address = saved.normalized(given if "://" in given else saved.get(given).url)
     parts = urlsplit(address)
     if parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
         output.err.print(

@@ -49,7 +49,8 @@ class Connection:
         """Nothing is connected before the first call.
 
         Args:
-            url: of the control plane, such as ``http://127.0.0.1:8700``, or the name of a login.
+            url: of the control plane, such as ``http://127.0.0.1:8700``, or, without a key, the
+                name of a login.
                 Default: ``STOKER_URL``, else the login that `stoker login` made last.
             api_key: of the account or of one endpoint. Default: ``STOKER_API_KEY``, else that of
                 the login for the same address (see `stoker.logins`).
@@ -63,7 +64,7 @@ class Connection:
             ConfigError: no key is given, and none is found.
             StokerError: when the URL, the key or the proxy can't be one.
         """
-        if url is None or api_key is None or "://" not in url:
+        if url is None or api_key is None:
             access = find(url, api_key)
             url, api_key = access.url, access.api_key
         parsed = _parse(url)
@@ -149,7 +150,13 @@ class Connection:
             raise self._unreachable(error) from None
         self.answered = True
         if response.status_code >= 400:
-            raise failure(response.status_code, response.content)
+            refusal = failure(response.status_code, response.content)
+            if refusal.status == 401:
+                refusal.hint = (
+                    f"log in with a key that it takes: `stoker login {self.url}` (on its machine, "
+                    "`stoker key create --state DIRECTORY` makes one)"
+                )
+            raise refusal
         try:
             return msgspec.json.decode(response.content)
         except (msgspec.DecodeError, UnicodeDecodeError):
