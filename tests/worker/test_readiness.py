@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from stoker.worker import readiness as rules
 from stoker.worker.readiness import TABLE, Answers, Event, Health, Readiness, State
+from stoker.worker.settings import DEFAULT_SILENCE_TIMEOUT
+from stoker.worker.watch import Rhythm
 
 READY = (Event.LOADED, Event.MEASURED, Event.HEALTHY)
 
@@ -324,3 +327,21 @@ TestAnything = Anything.TestCase
 def test_each_state_has_a_way_out() -> None:
     assert set(TABLE) == set(State)
     assert all(TABLE[state] for state in State)
+
+
+def test_the_guide_says_what_the_rules_say() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "requests.md").read_text()
+    section = " ".join(guide.split("## When a worker takes requests")[1].split("\n## ")[0].split())
+    first, last = rules.FIRST_RETRY, rules.LAST_RETRY
+    for promise in (
+        f"a health check that is good for {rules.HOLD:g} s",
+        f"after {first:g} s, {2 * first:g} s, {4 * first:g} s, up to {last:g} s",
+        f"after {rules.WARM_UP:g} s it is an error",
+        f"three times in a row ({Rhythm().check_timeout:g} s each)",
+        f"`silence_timeout` ({DEFAULT_SILENCE_TIMEOUT:g} s)",
+    ):
+        assert promise in section, promise
+    assert (rules.PATIENCE, rules.ALL_BAD, rules.WINDOW) == (3, 10, 60.0)  # spelt in words there
+    assert Rhythm().hold == rules.HOLD
+    assert Rhythm().warm_up == rules.WARM_UP
+    assert all(f"`{state.value}`" in section for state in State)
