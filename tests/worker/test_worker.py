@@ -186,3 +186,23 @@ async def test_a_worker_speaks_tls_with_the_certificate_that_it_is_given(
     trust = ssl.create_default_context(cafile=str(certificate[0]))
     answer = await fetch(control.last.url + "/echo", method="POST", body=body, ssl=trust)
     assert (answer.status, answer.body) == (200, b'{"a":1}')
+
+
+LIMITED = """
+import resource
+from stoker.worker import Worker, WorkerConfig
+
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+try:
+    Worker(WorkerConfig(model_server_url="http://127.0.0.1", model_server_port=1)).run()
+except SystemExit as end:  # it has no handlers
+    print(end.code, resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(hard, 1 << 20))
+"""
+
+
+def test_a_worker_raises_its_soft_limit_of_open_files() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED], capture_output=True, text=True, timeout=30
+    )
+    assert done.stdout == "2 True\n", done.stderr
