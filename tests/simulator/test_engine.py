@@ -277,3 +277,11 @@ def test_an_update_is_told_and_a_rebooted_worker_runs_the_new_settings() -> None
     assert (result.cut, result.lost, result.retries) == (0, 0, 0)
     assert result.creations == 0
     assert result.loading_seconds == pytest.approx(3 * 5.0)
+
+
+def test_without_an_inactivity_timeout_the_last_worker_goes_after_two_minutes() -> None:
+    """docs/scaling.md says so."""
+    parameters = EndpointParameters(min_load=0, cold_workers=0, cold_mult=1.0, max_workers=1)
+    one = Trace.of("one", [(0.0, 4.0)], 400.0)
+    result = simulate(one, "stoker", settings(perf=400.0, boot_seconds=3.0), parameters)
+    assert 118 < result.active_seconds < 126
