@@ -234,3 +234,27 @@ def test_held_requests_are_given_workers_fairly() -> None:
         given_first += [a.request_idx for a in router.finished(1, [ended], 1.0)]
     assert given_first[:2] == [many[0], one]
     assert given_first[2:] == many[1:3]
+
+
+def test_a_key_pays_for_what_it_said_too_little_of() -> None:
+    crowd = Crowd()
+    for _ in range(10):
+        crowd.come("liar", 0.0)
+        crowd.come("honest", 10.0)
+    order = []
+    for _ in range(10):
+        given = crowd.next()
+        order.append(given.key)
+        if given.key == "liar":
+            crowd.queue.correct("liar", 100.0 - given.charged)
+    assert order.count("liar") == 1, "100 load units, where the other has 10"
+
+
+def test_who_said_too_much_gets_nothing_back() -> None:
+    crowd = Crowd()
+    for _ in range(3):
+        crowd.come("boaster", 100.0)
+        crowd.come("honest", 10.0)
+    assert crowd.next().key == "boaster"
+    crowd.queue.correct("boaster", -99.0)
+    assert [crowd.next().key for _ in range(3)] == ["honest"] * 3

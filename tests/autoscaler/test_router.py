@@ -520,3 +520,141 @@ def test_requests_that_return_from_two_workers_keep_the_order_in_which_they_came
     router.set_available(1, False, 2.0)  # the first returns
     router.set_available(2, False, 3.0)  # the second returns, and does not overtake it
     assert router.held(ENDPOINT) == [first.request_idx, second.request_idx]
+
+
+# Claims, shares and ownership.
+
+
+def by(router: Router, key: str, cost: float | None = 10.0, idx: int = 0, now: float = 0.0):
+    return router.route(ENDPOINT, cost, idx, 60.0, now, key=key)
+
+
+def test_the_workers_estimate_replaces_the_claim_when_it_is_told() -> None:
+    router = a_router(1)
+    answer = assigned(router, 90.0)
+    status = WorkerStatus(
+        id=1,
+        mtoken="",
+        url="http://worker-1",
+        cur_load=8.0,
+        max_perf=10.0,
+        working_request_idxs=[answer.request_idx],
+        working_loads=[8.0],
+    )
+    router.report(1, status, 1.0)
+    assert load(router, 1) == 8.0
+    assert router.demand(ENDPOINT, 1.0).arrived_load == 8.0
+
+
+def test_a_booking_that_is_never_used_never_arrives() -> None:
+    router = a_router(1, max_queue_time=1000.0)
+    for now in range(100):
+        assigned(router, 1e9, now=float(now))
+        router.tick(float(now))
+    demand = router.demand(ENDPOINT, 100.0)
+    assert (demand.arrived_load, demand.arrived_count, demand.peak_rate) == (0.0, 0, 0.0)
+    assert demand.booked_count == 10, "those of the last 10 s"
+
+
+def test_what_waited_and_then_did_not_use_its_ticket_is_taken_back() -> None:
+    router = a_router()
+    waiting = held(router, 30.0)
+    add(router, 1, now=1.0)
+    assigned(router, 30.0, waiting.request_idx, now=1.5)
+    assert router.demand(ENDPOINT, 2.0).arrival_rate == 30.0 / 60
+    router.tick(11.5)
+    demand = router.demand(ENDPOINT, 11.5)
+    assert demand.arrival_rate == 0.0
+    assert (demand.arrived_load, sum(demand.revised.values())) == (30.0, -30.0)
+
+
+def test_what_waited_counts_as_what_its_worker_takes_it_for() -> None:
+    router = a_router()
+    waiting = held(router, 1e9)
+    believed = router.demand(ENDPOINT, 0.0).held_load
+    add(router, 1, now=1.0)
+    answer = assigned(router, idx=waiting.request_idx, now=1.0)
+    told = [FinishedRequest(answer.request_idx, load=8.0)]
+    router.finished(1, told, 2.0)
+    demand = router.demand(ENDPOINT, 2.0)
+    assert demand.arrived_load + sum(demand.revised.values()) == 8.0
+    assert demand.arrived_load == believed == 1000.0
+
+
+def test_a_key_gets_neither_the_request_of_another_nor_its_place() -> None:
+    router = a_router()
+    mine = by(router, "a")
+    other = by(router, "b", idx=mine.request_idx)
+    unknown = by(router, "b", idx=mine.request_idx - 50)
+    assert len({mine.request_idx, other.request_idx, unknown.request_idx}) == 3
+    assert (other.fresh, unknown.fresh) == (True, True), "no way to tell one from the other"
+    assert router.held(ENDPOINT)[0] == mine.request_idx
+    assert by(router, "a", idx=mine.request_idx, now=1.0).request_idx == mine.request_idx
+
+
+def test_who_polls_by_a_number_of_another_key_finds_what_it_was_given_instead() -> None:
+    router = a_router()
+    mine = by(router, "a")
+    numbers = {by(router, "b", idx=mine.request_idx, now=float(n)).request_idx for n in range(5)}
+    assert len(numbers) == 1
+    assert router.demand(ENDPOINT, 5.0).held_count == 2
+
+
+def test_a_retry_elsewhere_leaves_the_earlier_ticket_booked_until_it_expires() -> None:
+    router = a_router(1, 2)
+    first = assigned(router, 40.0)
+    again = assigned(router, 40.0, first.request_idx)
+    assert again.fresh, "both can be used"
+    assert (load(router, first.worker_id), load(router, again.worker_id)) == (40.0, 40.0)
+    for worker_id in (1, 2):
+        report(router, worker_id, 1.0, first.request_idx, load=40.0)
+    assert router.demand(ENDPOINT, 1.0).arrived_count == 2, "and both were"
+
+
+def test_retries_under_one_number_are_bounded() -> None:
+    router = a_router(1)
+    first = assigned(router, 1.0)
+    numbers = [assigned(router, 1.0, first.request_idx).request_idx for _ in range(9)]
+    assert numbers.count(first.request_idx) == 3
+    assert len(set(numbers)) == 3
+
+
+@pytest.mark.parametrize("status", ["Success", "Cancelled"])
+def test_a_request_that_was_served_or_given_up_is_no_retry(status: str) -> None:
+    router = a_router(1)
+    first = assigned(router)
+    finish(router, first, status=status)
+    again = assigned(router, idx=first.request_idx)
+    assert again.request_idx != first.request_idx
+    assert again.fresh
+
+
+def test_a_request_that_is_at_work_is_not_given_a_second_ticket() -> None:
+    router = a_router(1)
+    first = assigned(router)
+    report(router, 1, 1.0, first.request_idx, load=10.0)
+    assert assigned(router, idx=first.request_idx, now=1.0).request_idx != first.request_idx
+
+
+def test_unused_bookings_of_one_key_keep_no_other_out_for_longer_than_their_grace() -> None:
+    router = a_router(1, 2, max_queue_time=30.0)
+    while isinstance(by(router, "bad", 1e9), Assigned):
+        pass
+    waiting = by(router, "good")
+    assert isinstance(waiting, Held)
+    assert isinstance(by(router, "good", idx=waiting.request_idx, now=2.0), Assigned)
+
+
+def test_a_key_that_has_an_endpoint_for_itself_may_fill_it() -> None:
+    router = a_router(1, max_queue_time=30.0)
+    answers = [by(router, "a", 30.0) for _ in range(11)]
+    assert all(isinstance(answer, Assigned) for answer in answers)
+
+
+def test_a_promise_is_kept_for_a_client_that_polls_slowly() -> None:
+    router = a_router(poll_grace=15.0, ticket_lifetime=10.0)
+    waiting = held(router)
+    add(router, 1, now=1.0)
+    router.tick(14.0)
+    answer = assigned(router, idx=waiting.request_idx, now=14.0)
+    assert (answer.request_idx, answer.assigned_at) == (waiting.request_idx, 14.0)

@@ -55,7 +55,14 @@ def load(
     raw: Annotated[
         bool, typer.Option("--raw", help="The URL is a model server's: send the payload alone.")
     ] = False,
-    cost: Annotated[float, typer.Option(help="Load of each request, load units.")] = 100.0,
+    cost: Annotated[
+        float | None,
+        typer.Option(
+            help="Load units that each is likely to need; default: what requests of its route were "
+            "seen to need.",
+            show_default=False,
+        ),
+    ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds for each request.")] = 600.0,
     seed: Annotated[int, typer.Option(help="Of the random arrivals and payloads.")] = 0,
     plot: Annotated[

@@ -27,6 +27,7 @@ from stoker.loadtest import (
     UrlTarget,
     read_payloads,
 )
+from stoker.wire import DEFAULT_LOAD
 
 if TYPE_CHECKING:
     from stoker.client import Client
@@ -41,14 +42,14 @@ class Aim:
         route: path there.
         control_plane: for an endpoint: URL or name of a login; None: the default.
         raw: the URL is that of a model server.
-        cost: of each request, load units.
+        cost: of each request, load units; None: what is known of its route.
     """
 
     target: str
     route: str
     control_plane: str | None
     raw: bool
-    cost: float
+    cost: float | None
 
     @property
     def by_url(self) -> bool:
@@ -62,7 +63,12 @@ class Aim:
             ConfigError: it cannot be one.
         """
         if self.by_url:
-            aim = UrlTarget(self.target, self.route, raw=self.raw, cost=self.cost)
+            aim = UrlTarget(
+                self.target,
+                self.route,
+                raw=self.raw,
+                cost=DEFAULT_LOAD if self.cost is None else self.cost,
+            )
             stack.push_async_callback(aim.close)
             return aim
         client = await stack.enter_async_context(_client(self.control_plane))

@@ -32,7 +32,14 @@ def request(
         str, typer.Argument(help="JSON, @FILE that holds it, or - for standard input.")
     ],
     url: Url = None,
-    cost: Annotated[float, typer.Option(help="Load of the request, load units.")] = 100.0,
+    cost: Annotated[
+        float | None,
+        typer.Option(
+            help="Load units that it is likely to need, such as tokens; default: what requests of "
+            "ROUTE were seen to need.",
+            show_default=False,
+        ),
+    ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds for all of it.")] = 600.0,
     affinity: Annotated[
         str,

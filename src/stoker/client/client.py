@@ -70,7 +70,7 @@ class _Attempt:
     """One request on its way to an endpoint."""
 
     endpoint: str
-    cost: float
+    cost: float | None
     timeout: float
     deadline: float
     on_status: OnStatus | None
@@ -82,6 +82,8 @@ class _Attempt:
     session_id: str | None = None
     auth: dict[str, Any] | None = None
     """Of the session, which pins it to a worker."""
+    path: str = ""
+    """The route at the worker."""
 
     def tell(self, text: str) -> None:
         """Show what is going on, once for each change."""
@@ -114,7 +116,7 @@ class Client(ManagingConnection):
         route: str,
         payload: Any,
         *,
-        cost: float = wire.DEFAULT_LOAD,
+        cost: float | None = None,
         timeout: float = 600.0,
         session_id: str | None = None,
         affinity: str | Sequence[str] = "",
@@ -126,7 +128,8 @@ class Client(ManagingConnection):
             endpoint: its name.
             route: path at the worker, such as ``/v1/completions``.
             payload: what the model server gets, as JSON.
-            cost: load units (for a language model: tokens).
+            cost: load units that it is likely to need (for a language model: tokens); None: what
+                requests of its route were seen to need.
             timeout: seconds for everything, waiting for a worker included.
             session_id: of a session: it goes to the session's worker, without being routed. See
                 `session`.
@@ -176,7 +179,7 @@ class Client(ManagingConnection):
         route: str,
         payload: Any,
         *,
-        cost: float = wire.DEFAULT_LOAD,
+        cost: float | None = None,
         timeout: float = 600.0,
         session_id: str | None = None,
         affinity: str | Sequence[str] = "",
@@ -190,6 +193,7 @@ class Client(ManagingConnection):
         if not route.startswith("/"):
             raise StokerError(f"route must begin with a slash, not {route!r}")
         attempt = self._attempt(endpoint, cost, timeout, on_status, affinity)
+        attempt.path = route
         if session_id is not None:
             attempt.session_id = session_id
             attempt.auth = await self._proof_of(session_id, endpoint)
@@ -204,7 +208,7 @@ class Client(ManagingConnection):
     async def route(
         self,
         endpoint: str,
-        cost: float = wire.DEFAULT_LOAD,
+        cost: float | None = None,
         *,
         request_idx: int = 0,
         wait: float | None = None,
@@ -216,7 +220,7 @@ class Client(ManagingConnection):
 
         Args:
             endpoint: its name.
-            cost: load units to book.
+            cost: load units to book; None: what requests were seen to need.
             request_idx: of an earlier answer, when a worker refused; 0: a new request.
             wait: seconds for which each call may be held at the control plane; default: `LONG_POLL`
                 or, with `on_status`, `SHOWN_POLL`.
@@ -246,7 +250,7 @@ class Client(ManagingConnection):
         self,
         endpoint: str,
         *,
-        cost: float = wire.DEFAULT_LOAD,
+        cost: float | None = None,
         lifetime: float = 60.0,
         on_close_route: str | None = None,
         on_close_payload: Any = None,
@@ -345,12 +349,13 @@ class Client(ManagingConnection):
     def _attempt(
         self,
         endpoint: str,
-        cost: float,
+        cost: float | None,
         timeout: float,
         on_status: OnStatus | None,
         affinity: str | Sequence[str] = "",
     ) -> _Attempt:
-        wire.check_cost(cost)
+        if cost is not None:
+            wire.check_cost(cost)
         names = affinity if isinstance(affinity, str) else list(affinity)
         wire.check_affinity(names)
         if not 0 < timeout < float("inf"):
@@ -369,11 +374,14 @@ class Client(ManagingConnection):
             try:
                 ask: dict[str, Any] = {
                     "endpoint": attempt.endpoint,
-                    "cost": attempt.cost,
                     "request_idx": attempt.request_idx,
                     "replay_timeout": min(left, wire.MAX_REPLAY_TIMEOUT),
                     "wait": held,
                 }
+                if attempt.cost is not None:
+                    ask["cost"] = attempt.cost
+                if attempt.path:
+                    ask["route"] = attempt.path
                 if attempt.affinity:
                     ask["affinity"] = attempt.affinity
                 reply = await self.call("POST", "/route/", ask, timeout=held + CONNECT_TIMEOUT)

@@ -165,14 +165,16 @@ class EndpointTarget:
     the figures.
     """
 
-    def __init__(self, client: Client, endpoint: str, route: str, *, cost: float = 100.0) -> None:
+    def __init__(
+        self, client: Client, endpoint: str, route: str, *, cost: float | None = None
+    ) -> None:
         """Wrap a client that is open.
 
         Args:
             client: of the control plane.
             endpoint: name.
             route: path at the worker.
-            cost: load units of each request.
+            cost: load units of each request; None: what is known of its route.
 
         Raises:
             ConfigError: the route cannot be one.

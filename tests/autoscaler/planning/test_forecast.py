@@ -308,3 +308,66 @@ def test_a_clock_that_was_put_right_is_no_silence(step: float) -> None:
     for endpoint in (steady, shifted):
         endpoint.run([200.0] * 300)
     assert shifted.forecaster.history.seconds() == steady.forecaster.history.seconds()
+
+
+# What waited is a claim until a worker has seen it.
+
+
+def test_what_turns_out_to_be_less_is_put_right_in_the_second_in_which_it_came() -> None:
+    endpoint, honest = Endpoint(), Endpoint()
+    for one, huge in ((endpoint, 5000.0), (honest, 0.0)):
+        one.run([50.0] * 100)
+        one.second(50.0 + huge)
+        one.run([50.0] * 4)
+    # Said in the fifth second after it came.
+    revised = {"revisions": 1, "revised": {7: -5000.0}, "second": 12}
+    after = endpoint.second(50.0, **revised)  # type: ignore[arg-type]
+    same = honest.second(50.0)
+    assert after.load == pytest.approx(same.load)
+    assert after.predicted == pytest.approx(same.predicted, rel=0.01)
+    assert sum(endpoint.forecaster.history.total()) == pytest.approx(
+        sum(honest.forecaster.history.total()), abs=101
+    )
+    assert endpoint.second(50.0, **revised).load == pytest.approx(  # type: ignore[arg-type]
+        honest.second(50.0).load
+    ), "once"
+
+
+def test_until_a_worker_has_seen_a_request_its_size_is_not_learnt() -> None:
+    endpoint = Endpoint()
+    for _ in range(5):
+        endpoint.second(0.0, seen=False)
+    outlook = endpoint.second(1000.0, seen=False)
+    assert outlook.candidate is None
+    for _ in range(3):
+        endpoint.second(0.0, seen=False)
+    outlook = endpoint.second(
+        0.0,
+        revisions=1,
+        revised={7: -990.0},
+        second=11,  # type: ignore[arg-type]
+    )
+    assert outlook.candidate is not None
+    assert endpoint.forecaster._mean_load == pytest.approx(10.0 / 20)
+    assert outlook.needed <= 100.0
+
+
+def test_what_is_put_right_never_makes_load_negative() -> None:
+    endpoint = Endpoint()
+    endpoint.run([50.0] * 10)
+    for revision in range(1, 20):
+        outlook = endpoint.second(
+            0.0,
+            revisions=revision,
+            revised={5: -1e9 * revision},  # type: ignore[arg-type]
+            second=8,
+        )
+        assert outlook.load >= 0
+        assert outlook.needed >= 0
+    assert endpoint.forecaster._mean_load >= 0
+
+
+def test_what_was_kept_when_claims_were_believed_is_not_read() -> None:
+    text = Endpoint().forecaster.written(5.0)
+    assert Forecaster().read(text, 6.0)
+    assert not Forecaster().read(text.replace('"counted":"seen",', ""), 6.0)
