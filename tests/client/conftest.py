@@ -39,7 +39,7 @@ class System:
                 "endpoint": body["endpoint"],
                 "request_idx": body["request_idx"] or 41,
                 "url": url,
-                "cost": body["cost"],
+                "cost": body.get("cost", 100.0),
                 "reqnum": len(self.seen),
                 "signature": "sig",
                 "ticket": "v1.0.x",

@@ -419,6 +419,15 @@ async def test_something_else_at_the_url_is_an_error(
         await client.request("llm", "/x", {})
 
 
+async def test_a_cost_that_is_not_given_is_not_made_up_and_the_route_is_told(
+    client: Client, system: Any
+) -> None:
+    await client.request("llm", "/v1/x", {})
+    asked = system.calls("/route/")[0]
+    assert "cost" not in asked
+    assert asked["route"] == "/v1/x"
+
+
 @pytest.mark.parametrize("cost", [-1.0, float("nan"), float("inf"), 1e12])
 async def test_a_bad_cost_is_refused_before_anything_is_sent(
     client: Client, system: Any, cost: float
