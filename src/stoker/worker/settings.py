@@ -96,8 +96,10 @@ class WorkerSettings:
             ConfigError: names the variable that is missing or wrong.
         """
         unsecured = _flag(environ, "UNSECURED")
+        # Without authentication nothing is inferred: who wants that says where it listens.
+        planes = "" if unsecured else environ.get("REPORT_ADDR", "")
         host = environ.get("STOKER_HOST") or listening_host(
-            environ.get("REPORT_ADDR", ""), environ.get("PUBLIC_IPADDR", "")
+            planes, environ.get("PUBLIC_IPADDR", "")
         )
         if unsecured and not is_loopback(host):
             raise ConfigError(
