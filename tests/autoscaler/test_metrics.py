@@ -45,4 +45,4 @@ async def test_actions_and_the_time_of_workers_are_counted(house):
 
 async def test_hot_calls_are_counted_by_path_and_status(house):
     await house.post("/route/", {"endpoint": "nowhere", "cost": 1.0})
-    assert figures(house)["stoker_front_requests_total", "/route", "400"] == 1
+    assert figures(house)["stoker_front_requests_total", "/route", "404"] == 1

@@ -213,7 +213,7 @@ async def test_a_stray_is_reported_to_its_endpoint_counted_and_destroyed(house, 
     assert list(house.shelf.instances) == [worker.instance_id]
     log = await house.log(worker.endpoint_id)
     assert log["info0"].count("stray instance twice") == 1
-    _, body = await house.post("/metrics", None, method="GET", key=None, raw=b"")
+    _, body = await house.post("/metrics", None, method="GET", raw=b"")
     assert b'stoker_stray_instances_total{provider="local"} 1.0' in body
 
 
