@@ -7,6 +7,7 @@ is calm again, what is paid for must be what is in the books, and nothing may fl
 
 import asyncio
 import contextlib
+import inspect
 import itertools
 import shutil
 import tempfile
@@ -76,6 +77,8 @@ class MortalStore:
 
     def __getattr__(self, name):
         method = getattr(self._store, name)
+        if not inspect.iscoroutinefunction(method):
+            return method
 
         def call(*arguments, **named):
             return self._death.around(method(*arguments, **named))
