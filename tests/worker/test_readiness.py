@@ -103,6 +103,30 @@ def test_a_server_that_warms_up_is_tried_again_and_reports_no_error() -> None:
     assert readiness.state is State.BENCHMARKING
 
 
+def test_a_bad_answer_is_no_error_while_the_model_may_load_behind_a_good_health_check() -> None:
+    readiness, now = Readiness(), 0.0
+    readiness.apply(Event.HELD, now)
+    while now < 2 * rules.UNANNOUNCED:
+        readiness.apply(Event.FAILED, now, "answered 503")
+        assert (readiness.state is State.ERRORED) is (now >= rules.UNANNOUNCED)
+        now = readiness.retry_at
+        readiness.tick(now)
+    assert readiness.state is State.BENCHMARKING
+
+
+def test_the_warm_up_of_a_server_begins_with_its_ready_line() -> None:
+    readiness, late = Readiness(), 20 * rules.WARM_UP
+    readiness.apply(Event.HELD, 0.0)
+    readiness.apply(Event.FAILED, 0.0, "answered 503")
+    assert readiness.apply(Event.LOADED, late)
+    assert readiness.state is State.BENCHMARKING
+    readiness.apply(Event.FAILED, late, "answered 503")
+    assert (readiness.state, readiness.retry_at) == (State.RETRYING, late + rules.FIRST_RETRY)
+    readiness.tick(late + rules.WARM_UP)
+    readiness.apply(Event.FAILED, late + rules.WARM_UP, "answered 503")
+    assert readiness.state is State.ERRORED
+
+
 def test_one_that_goes_on_so_is_an_error_and_tried_again_all_the_same() -> None:
     readiness, now, tries = Readiness(), 0.0, []
     readiness.apply(Event.LOADED, now)
@@ -337,6 +361,7 @@ def test_the_guide_says_what_the_rules_say() -> None:
         f"a health check that is good for {rules.HOLD:g} s",
         f"after {first:g} s, {2 * first:g} s, {4 * first:g} s, up to {last:g} s",
         f"after {rules.WARM_UP:g} s it is an error",
+        f"after {rules.UNANNOUNCED:g} s where a ready line is configured and was not seen",
         f"three times in a row ({Rhythm().check_timeout:g} s each)",
         f"`silence_timeout` ({DEFAULT_SILENCE_TIMEOUT:g} s)",
     ):

@@ -9,7 +9,9 @@ Rules (everything that decides whether a worker takes requests lives in this fil
   doubt: one request of the benchmark must be answered well. Neither is needed where the capacity is
   known and the load was announced by the signal that is configured for it.
 * RETRYING: that failed. It is tried again with back-off. Servers answer 503 while they warm up, so
-  this is no error for the first `WARM_UP` seconds.
+  this is no error for the first `WARM_UP` seconds. Where a ready line is configured and was not
+  seen, the model may still be loading behind a health check that is good from the start: then it
+  is no error for `UNANNOUNCED` seconds, and a ready line has it tried at once.
 * CHECKING: for one more good health check; the port may open a moment after "loaded".
 * READY: requests are let in. It ends in three ways:
   - nobody is there: the connection is refused (the launcher ends the worker when the process ends);
@@ -45,6 +47,10 @@ PATIENCE = 3
 
 WARM_UP = 30.0
 """Seconds for which a loaded model server may answer badly before that is an error."""
+
+UNANNOUNCED = 1800.0
+"""Seconds for which a model server may answer badly whose ready line was not seen. An error has its
+machine replaced, and the next one would load from the beginning."""
 
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0
 """Seconds until the first new try, and between two tries at most; each waits twice as long."""
@@ -152,6 +158,7 @@ class Readiness:
         since: when the state began.
         warm_up: see `WARM_UP`.
         first_retry: see `FIRST_RETRY`.
+        unannounced: see `UNANNOUNCED`.
     """
 
     state: State = State.WAITING
@@ -161,6 +168,9 @@ class Readiness:
     since: float = 0.0
     warm_up: float = WARM_UP
     first_retry: float = FIRST_RETRY
+    unannounced: float = UNANNOUNCED
+    _loaded: bool = False
+    """The end of the loading was announced as configured, or proved by the worker being ready."""
     _failures: int = 0
     _failing_since: float | None = None
 
@@ -182,6 +192,9 @@ class Readiness:
         """
         if event is Event.MEASURED:
             self.measured = True
+        if event in (Event.LOADED, Event.UP) and not self._loaded:
+            # What failed before was asked too early.
+            self._loaded, self._failures, self._failing_since = True, 0, None
         before = self.state
         following = TABLE[before].get(event)
         if following is None:
@@ -203,7 +216,7 @@ class Readiness:
         if following in (State.ERRORED, State.UNHEALTHY):
             self.error = detail
         elif following is State.READY:
-            self.error = ""
+            self.error, self._loaded = "", True
         if following is before:
             return False
         self.state, self.since = following, now
@@ -216,7 +229,8 @@ class Readiness:
         self.retry_at = now + min(LAST_RETRY, self.first_retry * 2.0 ** min(self._failures, 16))
         self._failures += 1
         # Once it is an error it stays one until it is ready: no change back and forth is reported.
-        over = now - self._failing_since >= self.warm_up or bool(self.error)
+        patience = self.warm_up if self._loaded else self.unannounced
+        over = now - self._failing_since >= patience or bool(self.error)
         return State.ERRORED if over else State.RETRYING
 
     def tick(self, now: float) -> bool:
