@@ -1,7 +1,9 @@
 import asyncio
 
+import httpx
 import pytest
 
+from stoker.autoscaler.front import FrontDoor
 from stoker.errors import NotFoundError
 from stoker.http import HttpServer, Origin, UpstreamPool, fetch
 from stoker.tickets import SignatureVerifier, TicketVerifier, completed
@@ -405,6 +407,35 @@ async def test_metrics_are_for_an_accounts_key_or_one_of_their_own(house):
         assert (got, "llm" in str(body)) == (status, status == 200)
     status, _ = await house.post("/route/", {"endpoint": "llm"}, key="the key of the scraper")
     assert status == 401
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": "127.0.0.1:8700"}, 200),
+        ({"host": "localhost"}, 200),
+        ({"host": "[::1]:8700"}, 200),
+        ({"host": "rebound.example.org:8700"}, 401),
+        ({"host": "127.0.0.1:8700", "x-forwarded-for": "203.0.113.9"}, 401),
+        ({"host": "127.0.0.1:8700", "authorization": "Bearer a guess"}, 401),
+    ],
+)
+async def test_metrics_are_open_to_who_asks_this_machine_on_a_port_of_its_own(
+    house, headers, status
+):
+    house.door._metrics_open = True
+    async with httpx.AsyncClient() as client:
+        got = await client.get(house.url + "/metrics", headers=headers)
+    assert got.status_code == status
+
+
+@pytest.mark.parametrize(
+    ("local", "key", "is_open"),
+    [(True, "", True), (False, "", False), (True, "the key of the scraper", False)],
+)
+def test_a_key_for_the_metrics_closes_them_on_loopback_too(local, key, is_open):
+    door = FrontDoor(None, None, metrics_key=key, local=local)
+    assert door._metrics_open is is_open
 
 
 async def test_metrics_count_workers_by_state(house):

@@ -8,6 +8,7 @@ the console app. Every path is served with and without its trailing slash.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from hmac import compare_digest
@@ -31,6 +32,7 @@ from stoker.http import (
     relay,
 )
 from stoker.logs import get_logger
+from stoker.network import is_loopback
 from stoker.tickets import Claims, as_signature, mint
 
 if TYPE_CHECKING:
@@ -106,6 +108,19 @@ class _Waiting:
     """Looked at again at the end: its key may be revoked while it waits."""
 
 
+_PASSED_ON = (b"forwarded", b"x-forwarded-for", b"via")
+
+
+def _asked_here(exchange: Exchange) -> bool:
+    """Whether a call was made to this machine by its own name, and not passed on by a proxy.
+
+    A page that has its name point to this machine (DNS rebinding) asks by that name.
+    """
+    host = (exchange.header(b"host") or b"").decode("latin-1")
+    name = host.rpartition(":")[0] if re.search(r":\d*$", host) else host
+    return is_loopback(name) and all(exchange.header(header) is None for header in _PASSED_ON)
+
+
 class FrontDoor:
     """The request handler of the control plane's port."""
 
@@ -116,8 +131,20 @@ class FrontDoor:
         *,
         cors: Cors | None = None,
         metrics_key: str = "",
+        local: bool = False,
     ) -> None:
+        """Answer for `plane`.
+
+        Args:
+            plane: decides.
+            console: answers what this door does not.
+            cors: of browsers' pages; None: no page may call.
+            metrics_key: opens ``/metrics`` and nothing else, as an account's key does.
+            local: only this machine reaches the port, so ``/metrics`` needs no key, unless
+                `metrics_key` is given.
+        """
         self._plane = plane
+        self._metrics_open = local and not metrics_key
         self._cors = cors
         self._metrics_key = metrics_key
         self._console = console
@@ -378,7 +405,10 @@ class FrontDoor:
     def _on_metrics(self, exchange: Exchange) -> None:
         """For an account's key, or the one that opens this alone: it names endpoints and loads."""
         shown = bearer(exchange)
-        known = self._metrics_key and shown and compare_digest(shown, self._metrics_key.encode())
+        opened = self._metrics_open and shown is None and _asked_here(exchange)
+        known = opened or (
+            self._metrics_key and shown and compare_digest(shown, self._metrics_key.encode())
+        )
         if not known and self._authenticate(exchange, None).kind != "account":
             raise UnauthorizedError("metrics are for an account's key, or for STOKER_METRICS_KEY")
         exchange.respond(

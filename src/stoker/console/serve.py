@@ -33,6 +33,7 @@ from stoker.errors import ConfigError, StokerError, StoreError
 from stoker.http import Cors, HttpServer, Limits, Origin, UpstreamPool
 from stoker.launcher import FileLock, secure_directory
 from stoker.logs import get_logger
+from stoker.network import is_loopback
 from stoker.providers import LocalProvider, Provider
 from stoker.store import Store
 
@@ -243,7 +244,13 @@ class Server:
         )
         # Only now, when the port is known to be free: a start that fails changes nothing.
         self.plan = await self._apply(self._wanted)
-        door = FrontDoor(self.plane, self._pool, cors=cors, metrics_key=self._access.metrics_key)
+        door = FrontDoor(
+            self.plane,
+            self._pool,
+            cors=cors,
+            metrics_key=self._access.metrics_key,
+            local=is_loopback(host) and not public_url,
+        )
         self.plane.on_assigned = door.assigned
         self.plane.on_tick = door.tick
         self.plane.front_requests = lambda: door.requests
