@@ -173,3 +173,17 @@ def test_a_line_of_others_is_shown_without_what_steers_a_terminal(line, shown):
 @given(st.text(max_size=60))
 def test_no_text_leaves_a_control_character(text):
     assert all(c.isprintable() or c == "\t" for c in plain(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("no login 'stk_QR36hvUc9K74psVG32dZwcXk'", "no login 'stk_***'"),
+        ("ste_QR36hvUc9K74psVG32dZwcXk is old", "ste_*** is old"),
+        ("http://user:pass@host:1/x is none", "http://***@host:1/x is none"),
+        ("git+https://token@host/x", "git+https://***@host/x"),
+        ("mail a@b.example about http://host/a@b", "mail a@b.example about http://host/a@b"),
+    ],
+)
+def test_keys_and_users_of_urls_are_hidden_by_their_shape(text: str, left: str) -> None:
+    assert logs.redact(text) == left

@@ -28,6 +28,8 @@ _SECRET_IN_TEXT = re.compile(
     r"(?:bearer\s+)?)([^\s\"'&,}]+)",
     re.I,
 )
+_KEY_SHAPE = re.compile(r"\b(st[ke]_)[A-Za-z0-9_-]{16,}")
+_USER_IN_URL = re.compile(r"(?<=://)[^/\s@'\"]+@")
 _ESCAPE = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])"
     r"|\x9b[0-?]*[ -/]*[@-~]"
@@ -53,7 +55,12 @@ _STYLES = {"debug": "2", "warning": "33", "error": "1;31", "critical": "1;31"}
 
 def redact(text: str) -> str:
     """Hide what looks like a secret in free text (``api_key=…``, ``"mtoken": "…"``)."""
-    return _SECRET_IN_TEXT.sub(rf"\g<1>{HIDDEN}", text)
+    return _SECRET_IN_TEXT.sub(rf"\g<1>{HIDDEN}", without_shapes(text))
+
+
+def without_shapes(text: str) -> str:
+    """Hide what is a secret by its shape alone: our API keys, and users and passwords in URLs."""
+    return _USER_IN_URL.sub(f"{HIDDEN}@", _KEY_SHAPE.sub(rf"\g<1>{HIDDEN}", text))
 
 
 def printable(text: str, *, keep: str = "") -> str:

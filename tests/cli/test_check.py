@@ -163,6 +163,7 @@ def test_what_is_probably_not_meant_is_a_warning(
         ('backend = "hello-world"\nssl_cert = "c.pem"', "ssl_key: is required"),
         ('backend = "hello-world"\nworker_file = "w.py"', "there is no file {folder}/w.py"),
         ('backend = "hello-world"\nfiles = { "a" = "b" }', "{folder}/b: No such file"),
+        ('backend = "hello-world"\nfiles = { "a" = "/dev/zero" }', "/dev/zero is no regular file"),
         ('backend = "hello-world"\nfiles = { "/a" = "b" }', "within the instance's directory"),
         ('backend = "hello-world"\nenv = { "A=B" = "x" }', "cannot be an environment variable"),
         (

@@ -36,6 +36,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     server: Peer
 
     def do_GET(self) -> None:
+        if not self.path.startswith("/api/v0/"):
+            self.reply(404, JSON, b'{"error": "not_found", "msg": "there is nothing here"}')
+            return
         records = [{"id": n, "endpoint_name": name} for n, name in enumerate(self.server.endpoints)]
         self.reply(200, JSON, json.dumps({"success": True, "results": records}).encode())
 
@@ -205,6 +208,10 @@ def test_an_unknown_endpoint_names_those_that_there_are(peer: Peer, screen: Scre
         ("/api", Exit.USAGE, "without /api: http://127.0.0.1:"),
         ("/api/v0/", Exit.USAGE, "without /api/v0: http://127.0.0.1:"),
         ("ftp://x", Exit.USAGE, "is not a URL such as"),
+        ("http://127.0.0.1:99999", Exit.USAGE, "a port is a number from 1 to 65535"),
+        ("http://127.0.0.1:0", Exit.USAGE, "a port is a number from 1 to 65535"),
+        (f"http://{'a' * 70}.example", Exit.UNREACHABLE, "cannot be reached"),
+        ("/foo", Exit.REFUSED, "hint: the address has a path"),
     ],
 )
 def test_a_wrong_address_says_what_to_do(
@@ -220,6 +227,21 @@ def test_a_wrong_address_says_what_to_do(
 
 
 @pytest.mark.parametrize(
+    "given",
+    ["http://user:pass-word-1@[::1", "stk_pass-word-1-and-what-a-key-has", "stk_pass-word-1 x"],
+)
+@pytest.mark.usefixtures("peer")
+def test_no_error_repeats_a_key_or_a_password(screen: Screen, given: str) -> None:
+    code, out, err = screen.run("login", *given.split(" "), "stk_pass-word-1-and-what-a-key-has")
+    assert (code, out) == (Exit.USAGE, "")
+    for arguments in (["endpoint", "list", "--url", given], ["login", "--use", given]):
+        _, out, more = screen.run(*arguments)
+        err += out + more
+    assert "pass-word-1-and" not in err
+    assert "user:" not in err
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         ["requst"],
@@ -227,6 +249,9 @@ def test_a_wrong_address_says_what_to_do(
         ["request", "chat", "/x", "{}", "--cost", "much"],
         ["request", "chat", "/x", "{"],
         ["request", "chat", "x", "{}"],
+        ["request", "chat", "/x y", "{}"],
+        ["request", "chat", "/x\ny", "{}"],
+        ["request", "chat", "/x#y", "{}"],
         ["request", "chat", "/x", "@none.json"],
         ["up", "--port", "70000"],
     ],

@@ -44,6 +44,7 @@ async def test_a_key_is_made_for_an_endpoint_by_its_name(
         ({"endpoint_name": "nowhere"}, 404, "nowhere"),
         ({"endpoint_id": 99}, 404, "99"),
         ({"expires_in": -1}, 400, "expires_in"),
+        ({"expires_in": 0}, 400, "expires_in"),
         ({"expires_in": "soon"}, 400, "expires_in"),
         ({"replaces": "nobody"}, 404, "nobody"),
         ({"endpoint_nam": "typo"}, 400, "did you mean"),

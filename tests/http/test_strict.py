@@ -48,6 +48,8 @@ AMBIGUOUS = {
     "chunked with a tab": HEAD + b"Transfer-Encoding: chunked\t\r\n\r\n0\r\n\r\n",
     "Transfer_Encoding": HEAD + b"Transfer_Encoding: chunked\r\n\r\n0\r\n\r\n",
     "Content_Length": HEAD + b"Content_Length: 5\r\n\r\n",
+    "two expectations, one empty": HEAD
+    + b"Expect: \r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nab",
     "two expectations": HEAD
     + b"Expect: 100-continue\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nab",
     "empty transfer encoding": HEAD + b"Transfer-Encoding:\r\n\r\n",

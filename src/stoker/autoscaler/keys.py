@@ -189,6 +189,8 @@ class Keys:
             endpoint = await self._store.get_endpoint(endpoint_id)
             if endpoint.destroyed:
                 raise NotFoundError(f"endpoint {endpoint_id} is being destroyed")
+        if expires_in == 0:
+            raise InvalidMessageError({"expires_in": "must be above 0 seconds"})
         expires_at = None if expires_in is None else self._keyring.now() + _checked(expires_in)
         key = new_api_key(endpoint=endpoint_id is not None)
         record = await self._store.add_api_key(

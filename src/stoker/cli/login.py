@@ -14,6 +14,7 @@ import typer
 from stoker import logins as saved
 from stoker.cli import output
 from stoker.errors import ConfigError
+from stoker.network import is_this_machine
 
 MAX_KEY = 4096
 """Characters of a key that are read."""
@@ -61,7 +62,7 @@ def login(
     given = url or os.environ.get("STOKER_URL") or saved.DEFAULT_URL
     address = saved.normalized(given if "://" in given else saved.get(given).url)
     parts = urlsplit(address)
-    if parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
+    if parts.scheme == "http" and not is_this_machine(parts.hostname or ""):
         output.err.print(
             "[yellow]warning:[/] the key travels to that address without encryption: use https",
             soft_wrap=True,

@@ -24,7 +24,7 @@ from rich.segment import Segment
 
 from stoker.cli.exits import Exit, exit_of
 from stoker.errors import StokerError
-from stoker.logs import displayable
+from stoker.logs import displayable, without_shapes
 
 __all__ = [
     "SafeConsole",
@@ -124,6 +124,8 @@ def progress(text: str) -> Iterator[Callable[[str], None]]:
 
 def print_error(message: str, hint: str = "") -> None:
     """Say in one line what is wrong, and in another what to do about it."""
+    # A key that was pasted in the wrong place must not be kept by whoever keeps what we print.
+    message, hint = without_shapes(message), without_shapes(hint)
     err.print(f"[bold red]error:[/] {escape(_indented(message))}", soft_wrap=True)
     if hint:
         err.print(f"[bold]hint:[/] {escape(_line(hint))}", soft_wrap=True)

@@ -21,6 +21,7 @@ made from it. Relative paths in the file start from the file's own directory.
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -280,9 +281,12 @@ class WorkergroupSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=Tru
             path = Path(absolute(source, folder))
             field = f"files.{target}"
             try:
+                mode = path.stat().st_mode
+                if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):  # reading might never end
+                    raise ConfigError(field, f"{path} is no regular file")
                 with path.open("rb") as file:
                     raw = file.read(MAX_FILES + 1)
-                text, mode = raw.decode(), path.stat().st_mode
+                text = raw.decode()
             except OSError as error:
                 raise ConfigError(field, f"{path}: {error.strerror}") from None
             except UnicodeDecodeError:

@@ -35,7 +35,7 @@ from stoker.client.errors import AnswerFailedError, RequestFailedError, RouteTim
 from stoker.client.manage import ManagingConnection
 from stoker.client.responses import ClientResponse, ClientStream
 from stoker.client.sessions import Session
-from stoker.errors import StokerError
+from stoker.errors import ConfigError, StokerError
 from stoker.logs import printable
 
 LONG_POLL = 15.0
@@ -192,6 +192,10 @@ class Client(ManagingConnection):
         """
         if not route.startswith("/"):
             raise StokerError(f"route must begin with a slash, not {route!r}")
+        if not route.isprintable() or " " in route or "#" in route:
+            raise ConfigError(
+                "route", "has blanks, control characters or '#': write them as %20 and the like"
+            )
         attempt = self._attempt(endpoint, cost, timeout, on_status, affinity)
         attempt.path = route
         if session_id is not None:

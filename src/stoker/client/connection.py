@@ -156,6 +156,8 @@ class Connection:
                     f"log in with a key that it takes: `stoker login {self.url}` (on its machine, "
                     "`stoker key create --state DIRECTORY` makes one)"
                 )
+            elif refusal.status == 404 and httpx.URL(self.url).path != "/":
+                refusal.hint = "the address has a path: give the one that `stoker up` prints"
             raise refusal
         try:
             return msgspec.json.decode(response.content)
@@ -300,12 +302,14 @@ def _trust_nobody() -> ssl.SSLContext:
 def _parse(url: str) -> httpx.URL:
     try:
         parsed = httpx.URL(url)
-    except (httpx.InvalidURL, TypeError):
-        raise ConfigError("", f"{url!r} is not a URL") from None
+    except (httpx.InvalidURL, TypeError, ValueError):
+        raise ConfigError("", f"{url!r} is not a URL such as http://127.0.0.1:8700") from None
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise ConfigError("", f"{url!r} is not a URL such as http://127.0.0.1:8700")
     if parsed.userinfo or parsed.query or parsed.fragment:
         raise ConfigError("", "the URL of the control plane has no user, query or fragment")
+    if parsed.port is not None and not 0 < parsed.port < 2**16:
+        raise ConfigError("", f"{url!r}: a port is a number from 1 to 65535")
     if found := _API_PATH.search(parsed.path):
         base = str(parsed.copy_with(path=parsed.path[: found.start()] or "/")).rstrip("/")
         raise ConfigError(

@@ -37,9 +37,15 @@ class PlainTransport(httpx.AsyncBaseTransport):
         """See httpx.
 
         Raises:
+            httpx.ConnectError: there can be no connection to such a host or port.
             httpx.DecodingError: the answer is packed in a way that is not known here, or twice.
         """
-        response = await self._transport.handle_async_request(request)
+        try:
+            response = await self._transport.handle_async_request(request)
+        except (ValueError, OverflowError, ExceptionGroup):
+            # Names that cannot be looked up and ports above 65535 fail outside of httpx's errors.
+            problem = f"{request.url.netloc.decode()!r} is no address that can be connected to"
+            raise httpx.ConnectError(problem, request=request) from None
         coding = response.headers.get("content-encoding", "").strip().lower()
         if coding in ("", "identity"):
             return response

@@ -101,7 +101,8 @@ def check_head(
         raise Refusal(501, "unsupported", "this method is not supported")
     exchange.method = method
     host: bytes | None = None
-    expect = upgrade = b""
+    expect: bytes | None = None
+    upgrade = b""
     length: int | None = 0
     has_connection = chunked = False
     for name, value in exchange.headers:
@@ -130,7 +131,7 @@ def check_head(
                 named = named_by_connection(value)
                 exchange.hop_headers = named | (exchange.hop_headers or frozenset())
         elif name == b"expect":
-            if expect:
+            if expect is not None:
                 raise _bad("more than one Expect header")
             expect = value.strip().lower()
         else:
