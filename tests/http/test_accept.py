@@ -17,6 +17,7 @@ import pytest
 from stoker import descriptors
 from stoker.http import Exchange, HttpServer, Limits, fetch
 from stoker.http.accept import BATCH, Door
+from stoker.http.limits import MIN_BODY_RATE
 
 if TYPE_CHECKING:
     from tests.http.conftest import Harness
@@ -136,6 +137,52 @@ async def test_a_connection_with_a_request_makes_no_room(
     await net.until(lambda: desk.seen == 1)
     assert (await (await net.dial(port)).answer()).status == 503
     assert server.connections == 1
+
+
+@pytest.mark.parametrize(
+    "begun", [b"GET / HTTP/1.1\r\nHo", b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx"]
+)
+async def test_a_request_that_does_not_get_on_makes_room(
+    net: Harness, monkeypatch: pytest.MonkeyPatch, begun: bytes
+) -> None:
+    monkeypatch.setattr("stoker.http.accept.IDLE_ENOUGH", 0.01)
+    server, port = await net.serve(ok, Limits(max_connections=1))
+    slow = await net.dial(port)
+    slow.send(begun)
+    await net.until(lambda: any(one.idle_for(one.since) >= 0 and one.phase for one in server.open))
+    server.open.copy().pop().since -= 10.0
+    other = await net.dial(port)
+    other.send(GET)
+    assert (await other.answer()).status == 200
+    await slow.closed()
+
+
+async def test_a_body_that_keeps_coming_makes_no_room(net: Harness) -> None:
+    server, port = await net.serve(ok, Limits(max_connections=1))
+    client = await net.dial(port)
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n"
+    client.send(head + bytes(4 * MIN_BODY_RATE))
+    await net.until(lambda: any(one._body_size >= 4 * MIN_BODY_RATE for one in server.open))
+    (connection,) = server.open
+    assert connection.idle_for(connection.since + 3.9) == 0.0
+    assert connection.idle_for(connection.since + 7.0) == pytest.approx(3.0)
+
+
+async def test_a_half_open_tls_handshake_makes_room(
+    net: Harness,
+    server_tls: ssl.SSLContext,
+    client_tls: ssl.SSLContext,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("stoker.http.accept.IDLE_ENOUGH", 0.0)
+    server = HttpServer(ok, Limits(max_connections=2))
+    net.servers.append(server)
+    port = await server.listen(ssl=server_tls)
+    silent = [await net.dial(port) for _ in range(2)]
+    await net.until(lambda: server.connections == 2)
+    assert (await fetch(f"https://127.0.0.1:{port}/", ssl=client_tls)).status == 200
+    await silent[0].closed()
+    assert server.connections <= 2
 
 
 async def test_a_half_open_tls_handshake_counts_as_a_connection_and_ends(

@@ -4,7 +4,8 @@ Rules:
 
 * A connection counts from its acceptance on, so one that never ends its TLS handshake counts too.
 * Above the bound, connections that have been idle for longest make room for new ones, so that
-  whoever holds many open and says nothing keeps nobody out.
+  whoever holds many open and says nothing keeps nobody out. One whose TLS handshake, head or body
+  does not get on is idle as well.
 * Where none is idle, a connection is answered with 503. Where TLS has to be spoken for that, only
   so many of them at once; the others are closed.
 * Where no descriptor is left, nothing is accepted for a moment. The kernel holds who comes
@@ -38,7 +39,7 @@ TELL_EVERY = 10.0
 """Seconds between two lines that say that connections are refused."""
 
 IDLE_ENOUGH = 2.0
-"""Seconds without a request after which a connection may have to make room."""
+"""Seconds without a whole request after which a connection may have to make room."""
 
 CLEAR_EVERY = 0.05
 """Seconds between two looks for idle connections; a look goes over all that are open."""
@@ -65,6 +66,8 @@ class Door:
         self._sockets: dict[socket.socket, ssl_module.SSLContext | None] = {}
         self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
         self._handshakes: set[asyncio.Task[None]] = set()
+        self._since: dict[asyncio.Task[None], float] = {}
+        """Handshakes of connections that are not refused, the oldest first, and their beginning."""
         self._coming = 0
         self._refusing = 0
         self._room = 0
@@ -151,9 +154,12 @@ class Door:
             self._hand_over(connection, ssl, lambda: self._make(crowded, arrived))
         )
         self._handshakes.add(task)
+        if coming:
+            self._since[task] = asyncio.get_running_loop().time()
 
         def settled(done: asyncio.Task[None]) -> None:
             self._handshakes.discard(done)
+            self._since.pop(done, None)
             self._refusing -= crowded
             arrived()
             if done.cancelled() or done.exception() is not None:
@@ -162,20 +168,20 @@ class Door:
         task.add_done_callback(settled)
 
     def _make_room(self) -> bool:
-        """Close some of the connections that are idle for longest; whether one may come in."""
-        server, now = self._server, asyncio.get_running_loop().time()
+        """End some of what is idle for longest; whether a connection may come in."""
+        now = asyncio.get_running_loop().time()
         if not self._room and now - self._cleared_at >= CLEAR_EVERY:
             self._cleared_at = now
-            idle = sorted(
-                (
-                    connection
-                    for connection in server.open
-                    if connection.idle_for(now) >= IDLE_ENOUGH
-                ),
-                key=lambda connection: -connection.idle_for(now),
-            )
-            for connection in idle[: max(1, len(idle) // 8)]:
-                connection.drain()
+            idle: list[tuple[float, Callable[[], object]]] = []
+            for connection in self._server.open:
+                if (seconds := connection.idle_for(now)) >= IDLE_ENOUGH:
+                    idle.append((seconds, connection.give_way))
+            for task, since in self._since.items():
+                if now - since >= IDLE_ENOUGH:
+                    idle.append((now - since, task.cancel))
+            idle.sort(key=lambda one: -one[0])
+            for _, end in idle[: max(1, len(idle) // 8)]:
+                end()
                 self._room += 1
             if self._room:
                 self._tell("idle connections are closed: too many are open")

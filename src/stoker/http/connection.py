@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from stoker import logs
 from stoker.http.exchange import Exchange
 from stoker.http.intake import Intake, log_failure
+from stoker.http.limits import MIN_BODY_RATE
 from stoker.http.messages import CLOSE, build_head, status_line
 from stoker.http.output import hung_up
 from stoker.http.phase import Phase, patience
@@ -245,10 +246,19 @@ class ServerConnection(Intake):
     # --- end
 
     def idle_for(self, now: float) -> float:
-        """Seconds for which it has had no request; negative where it has one."""
-        if self.phase is not Phase.IDLE or self._active is not None or self.write_paused:
+        """Seconds for which it has had no whole request; negative where it has one.
+
+        A body that arrives is not idle for as long as it keeps up with `MIN_BODY_RATE`.
+        """
+        if self.phase > Phase.BODY or self._active is not None or self.write_paused:
             return -1.0
-        return max(0.0, now - self.since)
+        arrived = self._body_size / MIN_BODY_RATE if self.phase is Phase.BODY else 0.0
+        return max(0.0, now - self.since - arrived)
+
+    def give_way(self) -> None:
+        """It is idle, and others want to come in: close."""
+        if self._active is None:
+            self.close()
 
     def drain(self) -> None:
         """The server stops: close unless a request is here, which is still answered."""

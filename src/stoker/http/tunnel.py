@@ -305,6 +305,9 @@ class TunnelEnd(asyncio.Protocol):
         del now
         return -1.0
 
+    def give_way(self) -> None:
+        """See `ServerConnection`: it is never asked to."""
+
     def drain(self) -> None:
         """The server stops: like an answer that is being given, it may end by itself."""
 
