@@ -515,8 +515,11 @@ def test_a_worker_that_was_just_destroyed_is_in_the_books_until_a_list_lacks_it(
     for _ in range(4):
         machine.ask(1.0)
     machine.lie_in_a_list("forget")
-    machine.ask(2000.0)
     del machine.world.instances["i1"]
+    machine.run(machine.rounds(4))
+    machine.ask(2000.0)
+    machine.ask(2000.0)
+    machine.run(machine.rounds(1))
     machine.teardown()
     assert machine.world.orders[-1] == ("destroy", "i3")
     assert set(machine.world.instances) == {"i2"}

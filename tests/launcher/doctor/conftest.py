@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 
 from stoker.launcher import InstanceManifest, write_manifest
 from stoker.launcher.doctor import CHECKS, Finding, examine
+from stoker.launcher.files import FileLock
 
 Check = Callable[..., Any]
 
@@ -24,6 +25,7 @@ class Case:
         self.directory = directory
         self.environ = dict(os.environ)
         self.now: float | None = None
+        self.lock: FileLock | None = None  # of the launcher, where it lives
         self.manifest = InstanceManifest(
             instance_id="local-7",
             worker_id=7,
@@ -58,10 +60,13 @@ class Case:
 
 
 @pytest.fixture
-def case(tmp_path: Path) -> Case:
+def case(tmp_path: Path) -> Iterator[Case]:
     directory = tmp_path / "case"
     directory.mkdir(mode=0o700)
-    return Case(directory)
+    made = Case(directory)
+    yield made
+    if made.lock is not None:
+        made.lock.release()
 
 
 @pytest.fixture

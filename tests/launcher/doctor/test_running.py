@@ -45,7 +45,8 @@ def put_state(case: Case, *, lives: bool = True, **fields: Any) -> None:
     write_state(case.directory, msgspec.structs.replace(state, **fields))
     if lives:
         identity = LauncherIdentity(HERE.pid, created_at(HERE.pid))
-        (case.directory / LOCK).write_bytes(msgspec.json.encode(identity))
+        case.lock = FileLock(case.directory / LOCK)
+        assert case.lock.acquire(msgspec.json.encode(identity))
 
 
 # -- phases ------------------------------------------------------------------------------------
