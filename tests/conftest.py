@@ -28,7 +28,8 @@ from support import command
 _config = tempfile.TemporaryDirectory(prefix="stoker-tests-")
 os.environ["XDG_CONFIG_HOME"] = _config.name
 
-API_KEY = "stk_the_key_of_the_peer_tests"
+# Of this process alone: a key that another test run has in a command line is not this one.
+API_KEY = f"stk_the_key_of_the_peer_tests_{os.getpid()}"
 
 SETTINGS = """
 [provider.local]

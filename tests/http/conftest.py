@@ -55,9 +55,10 @@ class RawClient:
             elif b"content-length" in headers:
                 body = await self.reader.readexactly(int(headers[b"content-length"]))
             elif chunked:
-                body = b""
+                parts = []
                 while size := int(await self.reader.readuntil(b"\r\n"), 16):
-                    body += (await self.reader.readexactly(size + 2))[:-2]
+                    parts.append((await self.reader.readexactly(size + 2))[:-2])
+                body = b"".join(parts)
                 assert await self.reader.readexactly(2) == b"\r\n"
             else:
                 body = await self.reader.read()
