@@ -18,6 +18,13 @@ ENOUGH = 21
 TAIL = 0.05
 """Share of the requests that each end leaves out."""
 
+COLD_SECONDS = 10.0
+"""Seconds of one worker that a request is believed to need at most, while little was seen. It is
+the default of `target_queue_time`: so one request asks for no second worker."""
+
+COLD_LOAD = 1000.0
+"""Load units, where perf is not known either."""
+
 MEMORY = 1000.0
 """Weight at which all weights are halved."""
 
@@ -40,9 +47,15 @@ class Sizes:
             end. 0 before the first.
     """
 
-    __slots__ = ("_high", "_low", "_stale", "_total", "_weights", "count", "typical")
+    __slots__ = ("_high", "_low", "_stale", "_tail", "_total", "_weights", "count", "typical")
 
-    def __init__(self) -> None:
+    def __init__(self, tail: float = TAIL) -> None:
+        """Begin with none.
+
+        Args:
+            tail: share of the requests that each end leaves out.
+        """
+        self._tail = tail
         self.count = 0
         self.typical = 0.0
         self._weights: dict[int, float] = {}
@@ -72,15 +85,25 @@ class Sizes:
 
     @property
     def low(self) -> float:
-        """All but `TAIL` of the requests were at least so large; good once `known`."""
+        """All but the tail of the requests were at least so large; good once `known`."""
         self._refresh()
         return self._low
 
     @property
     def high(self) -> float:
-        """All but `TAIL` of the requests were at most so large; good once `known`."""
+        """All but the tail of the requests were at most so large; good once `known`."""
         self._refresh()
         return self._high
+
+    def most(self, perf: float) -> float:
+        """The load that a request is believed to need at most, whatever is said of it.
+
+        Args:
+            perf: of a worker, load units per second; 0: not known.
+        """
+        if self.known:
+            return FAR * self.high
+        return COLD_SECONDS * perf if perf > 0 else COLD_LOAD
 
     def _refresh(self) -> None:
         if self._stale > 0:
@@ -91,8 +114,8 @@ class Sizes:
         self._high = 2.0 ** ((self._end(buckets[::-1]) + 1) / _STEPS)
 
     def _end(self, buckets: list[int]) -> int:
-        """The bucket up to which more than `TAIL` of the weight lies, in the order given."""
-        left = TAIL * self._total
+        """The bucket up to which more than the tail of the weight lies, in the order given."""
+        left = self._tail * self._total
         for bucket in buckets:
             left -= self._weights[bucket]
             if left < 0:

@@ -3,14 +3,12 @@ from __future__ import annotations
 import pytest
 
 from stoker.autoscaler.claims import (
-    COLD_LOAD,
-    COLD_SECONDS,
     MAX_KEYS,
     MAX_ROUTES,
     SPEEDUP,
     Beliefs,
 )
-from stoker.sizes import ENOUGH
+from stoker.sizes import COLD_LOAD, COLD_SECONDS, ENOUGH
 from stoker.wire import DEFAULT_LOAD, MAX_COST
 
 

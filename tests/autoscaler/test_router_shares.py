@@ -12,11 +12,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from stoker.autoscaler.claims import COLD_SECONDS
 from stoker.autoscaler.router import Assigned, Held, Router
 from stoker.autoscaler.shares import GRACE
 from stoker.errors import TicketError
-from stoker.sizes import FAR
+from stoker.sizes import COLD_SECONDS, FAR
 from stoker.tickets import LIFETIME, Claims, TicketVerifier, mint
 from stoker.wire import AuthData, FinishedRequest, WorkerStatus
 

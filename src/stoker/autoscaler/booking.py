@@ -229,6 +229,11 @@ class WorkerBook:
         request.phase = Phase.WORKING
         self.working_cost += request.cost
 
+    def grow(self, request: Request, load: float) -> None:
+        """The worker has seen that one it works on needs `load` units in all, and not less."""
+        self.working_cost += load - request.cost
+        request.cost = load
+
     def let_go(self, request: Request, now: float) -> None:
         """It is finished, released or lost: its load goes, and it is OVER."""
         if self.has.pop(request.idx, None) is not None:

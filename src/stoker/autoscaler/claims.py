@@ -9,8 +9,8 @@ The cost that a client gives is a claim. Rules:
 * A claim is believed from 1/`FAR` of the smallest to `FAR` times the largest that was seen (both
   without the outermost 5%): of this key's own requests where `ENOUGH` of them were seen, else of
   the endpoint's. So what one key does moves what is believed of others only while they are new.
-* Before that, no request is believed to keep a worker busy for more than `COLD_SECONDS`; where
-  perf is not known either, nor to be larger than `COLD_LOAD`.
+* Before that, no request is believed to keep a worker busy for more than 10 s; where perf is not
+  known either, nor to be larger than 1000 load units (see `Sizes.most`).
 * Who gives no cost gets the mean of what the requests of the same route were seen to need, else of
   the endpoint's; `stoker.wire.DEFAULT_LOAD` while nothing is known.
 
@@ -23,13 +23,6 @@ from collections import OrderedDict
 
 from stoker.sizes import FAR, Sizes
 from stoker.wire import DEFAULT_LOAD, MAX_COST
-
-COLD_SECONDS = 10.0
-"""Seconds of one worker that a request is believed to need at most, while little was seen. It is
-the default of `target_queue_time`: so one request asks for no second worker."""
-
-COLD_LOAD = 1000.0
-"""Load units, where perf is not known either."""
 
 SPEEDUP = 8.0
 """A request is served at most so many times faster than a worker's perf (from a cache, say)."""
@@ -87,8 +80,8 @@ class Beliefs:
             same = self._routes.get(route) or self._all
             claim = same.typical if same.count else DEFAULT_LOAD
         if seen.known:
-            return min(max(claim, seen.low / FAR), seen.high * FAR)
-        return min(claim, COLD_SECONDS * perf if perf > 0 else COLD_LOAD)
+            claim = max(claim, seen.low / FAR)
+        return min(claim, seen.most(perf))
 
 
 def _of(kept: OrderedDict[str, Sizes], name: str, limit: int) -> Sizes:

@@ -8,7 +8,8 @@ What makes the books right all the same:
   ticket expires unseen. So each is taken off once, and none stays longer than its ticket's lifetime
   and one report.
 * What a worker shows counts as arrived, once, with the worker's own estimate; what waited for a
-  worker was counted then, and is put right (`...arrivals`).
+  worker was counted then, and is put right (`...arrivals`). So is what turns out to be larger than
+  the worker's estimate, or `FAR` times smaller.
 * A finish is believed at once, and so is a report that does not name a request any more. If another
   report names it after that, one of the two was overtaken: it is at work again, until the next
   report. So a message that is late may make a worker look busier than it is for as long as that,
@@ -241,9 +242,12 @@ class Ledger:
             # One that was assigned elsewhere meanwhile, or is held, is no longer this worker's.
             if known is None or known.worker_id != worker.worker_id:
                 continue
+            estimate = load if load is not None and 0 <= load <= MAX_COST else None
             if known.phase is not Phase.WORKING:
-                estimate = load if load is not None and 0 <= load <= MAX_COST else None
                 worker.see(known, estimate)
+                self._arrived(endpoint, known, now)
+            elif estimate is not None and estimate > known.cost:
+                worker.grow(known, estimate)
                 self._arrived(endpoint, known, now)
         worker.reported = max(0.0, status.cur_load)
         worker.reported_requests = max(0, status.num_requests_working)
@@ -262,7 +266,7 @@ class Ledger:
         request.counted = load
         if request.charged:
             endpoint.held.correct(request.key, load - request.charged)
-            request.charged = 0.0
+            request.charged = load
 
     def unused(self, request: Request, now: float) -> None:
         """It had a worker and was never seen there: if it waited before, that was no load.
@@ -323,8 +327,8 @@ class Ledger:
             if load is not None:
                 request.cost = load
             self._arrived(endpoint, request, now)
-        elif load is not None and request.counted and request.counted > FAR * load:
-            # What it said of itself was as wrong as a claim.
+        elif load is not None and request.counted and not load <= request.counted <= FAR * load:
+            # More than it was believed to need, or what it said of itself was as wrong as a claim.
             endpoint.arrivals.revise(load - request.counted, request.arrived, now)
             request.counted = load
         if told.status != "Success" or load is None:

@@ -177,6 +177,11 @@ class Admission(Generic[P]):
         self.load = max(0.0, self.load - served)
         return served
 
+    def grow(self, place: P, load: float) -> None:
+        """A request that is here turns out to need `load` units more."""
+        place.load += load
+        self.load += load
+
     def take_slack(self, lanes: Sequence[Lane[P]]) -> bool:
         """Whether there was a moment without saturation since the last call, or is one now."""
         slack, self._slack = self._slack, False

@@ -37,6 +37,7 @@ from stoker.worker.multipart import PayloadError
 from stoker.worker.preparing import Preparer
 from stoker.worker.session_calls import SessionCalls
 from stoker.worker.sessions import Session
+from stoker.worker.workload import outgrown
 
 NOT_READY_RETRY = b"5"
 """``Retry-After`` of a worker that is not ready or is draining, seconds."""
@@ -345,6 +346,7 @@ class WorkerApp:
     def admit(self, job: Job) -> None:
         """Let a job wait, work, or be refused."""
         route = job.route
+        job.load = job.estimate = route.workload.believed(job.claim, self._admission.perf)
         verdict = self._admission.enter(job, route.max_queue_time)
         if verdict is Verdict.REFUSE:
             if job.session is None:
@@ -381,6 +383,10 @@ class WorkerApp:
         served = job.route.workload.of_usage(0, tokens)
         if not served:
             return
+        had = job.served + served
+        if (more := outgrown(had, job.claim) - job.estimate) > 0.0:
+            self._admission.grow(job, more)
+            self.meter.grow(job, more)
         off = self._admission.progress(job, served)
         self.meter.progress(job, served, off)
 
@@ -400,7 +406,7 @@ class WorkerApp:
                 self.request_seconds += (took - self.request_seconds) * 0.1
         actual: float | None = None
         if status == "Success":
-            actual = job.actual()
+            actual = self._turned_out(job)
             figures.served += job.estimate if actual is None else actual
             if job.tells:
                 self.on_answer(True, "")
@@ -419,6 +425,18 @@ class WorkerApp:
             self._start(following, now)
         if self.draining and not self.meter.live:
             self.on_idle()
+
+    def _turned_out(self, job: Job) -> float | None:
+        """The load of a job that was answered well; None: as it was believed."""
+        perf = self._admission.perf
+        done = perf * (monotonic() - job.started) if perf > 0.0 else job.estimate
+        actual = job.counted(done)
+        shown = min(job.claim, done) if actual is None else actual
+        if job.tells and job.brief:
+            job.route.workload.learn(shown)
+        if actual is None and shown > job.estimate:
+            return shown
+        return actual
 
     # --- the worker's own routes, and refusals
 

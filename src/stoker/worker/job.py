@@ -128,7 +128,8 @@ class Job(Place, RelayObserver):
     Attributes:
         request_idx: the router's number for it.
         session: that it belongs to, if any.
-        estimate: load units that were expected when it came; `load` is what is left of them.
+        claim: load units that its payload or its ticket says.
+        estimate: load units that it is believed to need in all; `load` is what is left of them.
         served: load units that are known to be served.
         entered_queue_at: seconds of the worker's monotonic clock.
         work_started_at: Unix time; None: it has not started.
@@ -141,6 +142,7 @@ class Job(Place, RelayObserver):
         "app",
         "arrived",
         "body",
+        "claim",
         "content_type",
         "entered_queue_at",
         "estimate",
@@ -162,7 +164,7 @@ class Job(Place, RelayObserver):
         self, app: WorkerApp, route: Route, exchange: Exchange, index: int, load: float, now: float
     ) -> None:
         self.lane = route.lane
-        self.load = self.estimate = load
+        self.load = self.estimate = self.claim = load
         self.served = 0.0
         self.working = self.gone = False
         self.app = app
@@ -214,8 +216,12 @@ class Job(Place, RelayObserver):
         if not self.gone:
             self.running = running
 
-    def actual(self) -> float | None:
-        """Its load as it turned out; None: as estimated."""
+    def counted(self, done: float) -> float | None:
+        """Its load by the model server's own count; None: nobody counted.
+
+        Args:
+            done: load units that the worker can have done while it worked on it.
+        """
         return None
 
     def flush(self) -> None:
@@ -366,7 +372,7 @@ class TokenJob(Job):
         if passed:
             self.app.progress(self, passed)
 
-    def actual(self) -> float | None:
+    def counted(self, done: float) -> float | None:
         """Load by the model server's own count, or else by the tokens that passed."""
         reader = self.reader
         if reader is None:
@@ -381,9 +387,9 @@ class TokenJob(Job):
             completion = reader.tokens
         if reader.prompt_tokens is not None:
             return of_usage(reader.prompt_tokens, completion)
-        # The estimate of the prompt's part is all that is known of it.
+        # The estimate of the prompt's part is all that is known of it, and a claim.
         load = of_usage(0, completion)
-        return None if load is None else self.prompt_load + load
+        return None if load is None else load + min(self.prompt_load, max(self.estimate, done))
 
 
 def readable_type(headers: Headers) -> tuple[bytes, Unpacker | None] | None:

@@ -10,6 +10,8 @@ Rules (all figures that are reported live in this file):
   new_load + rej_load is the load that was asked for.
 * `cur_perf` is the load of requests that were answered well; what is known to be served of a
   running one (tokens that have passed) counts at once.
+* What counts of a request is what is believed of it (`stoker.worker.workload`), not what it claims.
+  When it goes beyond that, `new_load` gets what it grows by, at once.
 * Where a request's load is known in the end (the model server's own count of tokens), it takes the
   place of the estimate in all figures: `new_load` gets the difference.
 * A session counts as a request without a load of its own; the requests in it are not told of one by
@@ -57,7 +59,7 @@ class Metered(Protocol):
     Attributes:
         request_idx: the router's number for it.
         load: load units that are not served yet, as far as known.
-        estimate: load units that were expected when it came.
+        estimate: load units that it is believed to need in all.
         served: load units that are known to be served.
         silent: the router is not told of it (a request within a session).
         path: the route that it took; "": none of its own (a session), and no load either.
@@ -143,6 +145,13 @@ class Meter:
         self.served += served
         self.changes += 1
 
+    def grow(self, request: Metered, load: float) -> None:
+        """An accepted request turns out to need `load` units more; its own `load` has them."""
+        request.estimate += load
+        self.cur_load += load
+        self._new_load += load
+        self.changes += 1
+
     def ended(
         self, request: Metered, status: str, now: float, *, actual: float | None = None
     ) -> None:
@@ -207,7 +216,7 @@ class Meter:
         """The requests queued or working, the oldest first.
 
         Returns:
-            The router's numbers of them, and what each was expected to need when it came, load
+            The router's numbers of them, and what each is believed to need in all, load
             units; None: it has no load of its own.
         """
         found: list[int] = []
