@@ -546,6 +546,36 @@ def test_the_workers_estimate_replaces_the_claim_when_it_is_told() -> None:
     assert router.demand(ENDPOINT, 1.0).arrived_load == 8.0
 
 
+def tell(router: Router, now: float, idx: int, load: float) -> None:
+    """Worker 1 reports that it works on a request, and what it takes it for."""
+    status = WorkerStatus(
+        id=1,
+        mtoken="",
+        cur_load=load,
+        max_perf=10.0,
+        num_requests_working=1,
+        working_request_idxs=[idx],
+        working_loads=[load],
+    )
+    router.report(1, status, now)
+
+
+def test_what_grows_at_its_worker_is_counted_as_arrived_when_it_came() -> None:
+    router = a_router(1)
+    idx = assigned(router, 10.0).request_idx
+    tell(router, 1.0, idx, 10.0)
+    tell(router, 2.0, idx, 40.0)
+    tell(router, 2.5, idx, 20.0)  # overtaken
+    demand = router.demand(ENDPOINT, 2.5)
+    assert demand.arrived_load + sum(demand.revised.values()) == 40.0
+    assert demand.arrived_count == 1
+    assert router.finished(1, [FinishedRequest(idx, load=90.0)], 3.0) == []
+    demand = router.demand(ENDPOINT, 3.0)
+    assert demand.arrived_load + sum(demand.revised.values()) == 90.0
+    assert demand.revised == {1: 80.0}
+    assert demand.booked_load == 0.0
+
+
 def test_a_booking_that_is_never_used_never_arrives() -> None:
     router = a_router(1, max_queue_time=1000.0)
     for now in range(100):

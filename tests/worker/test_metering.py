@@ -34,6 +34,7 @@ STEPS = st.lists(
         st.tuples(st.just("Success"), st.integers(0, 20)),
         st.tuples(st.just("Error"), st.integers(0, 20)),
         st.tuples(st.just("Cancelled"), st.integers(0, 20)),
+        st.tuples(st.just("grow"), st.integers(0, 20)),
         st.tuples(st.just("take"), st.just(0)),
         st.tuples(st.just("report accepted"), st.just(0)),
         st.tuples(st.just("report failed"), st.just(0)),
@@ -68,6 +69,12 @@ def test_accepted_reports_add_up_to_the_truth_whatever_failed_between(
             meter.refused(number, float(value), float(number))
             truth["rej"] += value
             truth["received"] += 1
+        elif step == "grow":
+            if live:
+                request = live[value % len(live)]
+                request.load += value
+                meter.grow(request, float(value))
+                truth["new"] += value
         elif step in ("Success", "Error", "Cancelled"):
             if live:
                 request = live.pop(value % len(live))
