@@ -69,7 +69,7 @@ class LineSplitter:
         self._overlap = overlap
         self._partial = b""  # since the last line end, carriage return or cut
         self._continued = False  # it is not the beginning of its part
-        self._whole = b""  # the parts before it, of the same line
+        self._whole = bytearray()  # the parts before it, of the same line; their end at least
         self._parts = 0
 
     def feed(self, data: bytes) -> list[str]:
@@ -80,8 +80,10 @@ class LineSplitter:
             self._parts_of(line, found)
             self._end_part(found)
             if self._parts > 1:
-                found.append(self._text(self._whole, continued=len(self._whole) >= self._max_line))
-            self._whole, self._parts = b"", 0
+                whole = self._end_of_whole()
+                found.append(self._text(whole, continued=len(whole) >= self._max_line))
+            self._whole.clear()
+            self._parts = 0
         self._parts_of(rest, found)
         return found
 
@@ -91,7 +93,7 @@ class LineSplitter:
             return []
         found = [self._text(self._partial, continued=self._continued)]
         if self._parts:
-            found.append(self._text(self._whole + self._partial, continued=False))
+            found.append(self._text(self._end_of_whole() + self._partial, continued=False))
         return found
 
     def flush(self) -> list[str]:
@@ -121,8 +123,22 @@ class LineSplitter:
         if not part:
             return
         found.append(self._text(part, continued=continued))
-        self._whole = (self._whole + part)[-self._max_line :]
+        self._whole += part
         self._parts += 1
+        self._trim()
+
+    def pass_over(self, parts: bytes) -> None:
+        """Take parts of a line, each with its carriage return, that are not to be given out."""
+        self._whole += parts.replace(b"\r", b"")
+        self._parts += parts.count(b"\r")
+        self._trim()
+
+    def _trim(self) -> None:
+        if len(self._whole) > 8 * self._max_line:  # not each time: progress bars have many parts
+            del self._whole[: -self._max_line]
+
+    def _end_of_whole(self) -> bytes:
+        return bytes(self._whole[-self._max_line :])
 
     def _text(self, line: bytes, *, continued: bool) -> str:
         text = line.decode("utf-8", "replace")
@@ -226,8 +242,17 @@ class LogTail:
     def _lines_of(self, data: bytes) -> list[str]:
         first, last = data.find(b"\n") + 1, data.rfind(b"\n") + 1
         if first >= last or self._wanted(data[first:last]):
+            return self._parts_of(data) if not last else self._splitter.feed(data)
+        return self._splitter.feed(data[:first]) + self._parts_of(data[last:])
+
+    def _parts_of(self, data: bytes) -> list[str]:
+        """The same for what has no line end: a progress bar may write megabytes without one."""
+        first, last = data.find(b"\r") + 1, data.rfind(b"\r") + 1
+        if first >= last or self._wanted(data[first:last]):
             return self._splitter.feed(data)
-        return self._splitter.feed(data[:first]) + self._splitter.feed(data[last:])
+        lines = self._splitter.feed(data[:first])
+        self._splitter.pass_over(data[first:last])
+        return lines + self._splitter.feed(data[last:])
 
     def _truncated(self, file: int) -> bool:
         if os.fstat(file).st_size < self._offset:
