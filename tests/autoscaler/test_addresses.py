@@ -127,13 +127,29 @@ async def test_one_that_is_not_proven_is_refused_told_once_and_asked_again_ever_
     assert await claims.claim(one, FOREIGN) == [False, True]
 
 
-async def test_a_url_of_another_worker_is_not_given_away_though_the_host_is_the_same():
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:4001",
+        "http://localhost:4001",
+        "http://LOCALHOST.:4001",
+        "http://127.1:4001",
+        "http://[::ffff:127.0.0.1]:4001",
+        "https://127.0.0.1:4001",
+    ],
+)
+async def test_a_url_of_another_worker_is_not_given_away_however_it_is_spelt(url):
     mine, thief = worker(1, url="http://127.0.0.1:4001"), worker(2)
     claims = Claims(mine, thief)
-    answers = await claims.claim(thief, "http://127.0.0.1:4001", "127.0.0.1")
+    answers = await claims.claim(thief, url, "127.0.0.1")
     assert answers[0] is False
     assert "worker 1 is known by" in answers[1]
     assert mine.url == "http://127.0.0.1:4001"
+
+
+async def test_workers_may_share_a_host_and_port_under_paths_of_their_own():
+    one, two = worker(1, url="http://127.0.0.1:80/one"), worker(2)
+    assert await Claims(one, two).claim(two, "http://127.0.0.1/two", "127.0.0.1") == [True, True]
 
 
 async def test_a_url_goes_to_the_one_that_proves_it():
@@ -154,7 +170,16 @@ async def test_a_port_of_a_worker_that_is_out_of_the_rotation_may_be_used_again(
 
 @pytest.mark.parametrize(
     "url",
-    ["http://0.0.0.0:1", "http://[::]:1", "http://169.254.169.254", "http://[fe80::1]:1"],
+    [
+        "http://0.0.0.0:1",
+        "http://[::]:1",
+        "http://0:1",
+        "http://169.254.169.254",
+        "http://169.254.43518",
+        "http://2852039166",
+        "http://0xa9fea9fe",
+        "http://[fe80::1]:1",
+    ],
 )
 async def test_nobody_is_called_where_no_worker_can_be(url):
     one = worker(1)

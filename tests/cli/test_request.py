@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import io
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -224,6 +225,30 @@ def test_a_wrong_address_says_what_to_do(
     got, _, err = screen.run("endpoint", "list", "--url", url)
     assert got == code
     assert said in err
+
+
+def test_an_answer_of_another_form_is_one_line(
+    peer: Peer, screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, err = screen.run("key", "list")  # the peer answers with a list of endpoints
+    assert (code, out) == (Exit.FAILED, "")
+    assert err.startswith("error: unforeseen: ")
+    assert "Traceback" not in err
+    monkeypatch.setenv("STOKER_TRACEBACK", "1")
+    with pytest.raises(KeyError):
+        screen.run("key", "list")
+
+
+def test_a_full_disk_and_a_name_that_is_no_text_are_one_line(
+    peer: Peer, screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, _, err = screen.run("endpoint", "create", "caf\udce9")
+    assert (code, "cannot be sent as JSON" in err) == (Exit.USAGE, True)
+    full = io.TextIOWrapper(io.FileIO("/dev/full", "w"))  # every write fails
+    monkeypatch.setattr(sys, "stdout", full)
+    code, _, err = screen.run("endpoint", "list", "--json")
+    monkeypatch.undo()
+    assert (code, err) == (Exit.FAILED, "error: No space left on device\n")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 import secrets
+import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -44,6 +46,9 @@ RETRY = 5.0
 """Seconds after a refusal until the same URL is tried again; doubles."""
 
 RETRY_MAX = 300.0
+
+_OLD_SPELLING = re.compile(r"(?:0x[0-9a-f]+|[0-9]+)(?:\.(?:0x[0-9a-f]+|[0-9]+)){0,3}")
+"""An IPv4 address as `inet_aton` reads it: fewer parts, hexadecimal or octal ones."""
 
 PROOF_TIMEOUT = 5.0
 MAX_ANSWER = 1 << 16
@@ -142,8 +147,11 @@ class UrlClaims:
 
     def _holder(self, worker: Worker, url: str) -> Worker | None:
         """Another worker in the rotation that is known by a URL."""
+        place = _place(url)
         for other in self._fleet.workers.values():
-            if other.url == url and other is not worker and other.state in ACTIVE:
+            if other is worker or other.state not in ACTIVE or not other.url:
+                continue
+            if other.url == url or _place(other.url) == place:
                 return other
         return None
 
@@ -214,13 +222,27 @@ def host_of(url: str) -> str:
         return ""
 
 
+@lru_cache(maxsize=1024)
+def _place(url: str) -> tuple[str, int, str]:
+    """Where a URL leads: host, port and path. All spellings of this machine are one."""
+    parts = urlsplit(url)
+    host = host_of(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return ("localhost" if _is_loopback(host) else host), port, parts.path.rstrip("/")
+
+
 def normal(host: str) -> str:
     """One spelling for each address: no brackets, no IPv4 inside IPv6, lower case."""
     text = host.strip().strip("[]").lower().rstrip(".")
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
-        return text
+        if not _OLD_SPELLING.fullmatch(text):
+            return text
+        try:  # 127.1 and 0x7f000001 are 127.0.0.1 for whoever connects
+            return socket.inet_ntoa(socket.inet_aton(text))
+        except OSError:
+            return text
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return str(mapped or address)
 
@@ -258,15 +280,19 @@ def _callable(host: str) -> bool:
     return not (address.is_unspecified or address.is_multicast or address.is_link_local)
 
 
-def _is_here(host: str) -> bool:
-    """Whether a host is this machine."""
+def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:
-        if ipaddress.ip_address(host).is_loopback:
-            return True
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _is_here(host: str) -> bool:
+    """Whether a host is this machine."""
+    if _is_loopback(host):
+        return True
     return host in _own_addresses(int(time.monotonic() / 60.0))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import sys
 from contextlib import suppress
 from enum import StrEnum
@@ -39,6 +41,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+TRACEBACKS = "STOKER_TRACEBACK"
+"""Environment variable: not empty, and an error that nobody foresaw shows where it happened."""
 
 
 class LogLevel(StrEnum):
@@ -292,15 +298,39 @@ def run(arguments: list[str]) -> int:
     """Run a command; returns its exit code (see `stoker.cli.exits`)."""
     try:
         code = command_line()(arguments, prog_name="stoker", standalone_mode=False)
+        if sys.stdout is not None and not sys.stdout.closed:
+            sys.stdout.flush()  # what cannot be written must not be noticed after the exit code
     except StokerError as error:
         return output.print_failure(error)
     except (KeyboardInterrupt, typer.Abort):
         return Exit.INTERRUPTED
     except Exception as error:
-        if not hasattr(error, "format_message"):  # of click, which newer typers bring along
+        if hasattr(error, "format_message"):  # of click, which newer typers bring along
+            return _usage(error)
+        if os.environ.get(TRACEBACKS):
             raise
-        return _usage(error)
+        return _unforeseen(error)
     return int(code) if isinstance(code, int) else Exit.OK
+
+
+def _unforeseen(error: Exception) -> int:
+    """Say in one line what went wrong that no part of ours expected."""
+    if isinstance(error, OSError):
+        # Most are a full disk behind `> FILE`, or a reader that has gone. What could not be written
+        # is thrown away, or Python tries it again at its end.
+        if error.errno in (errno.ENOSPC, errno.EPIPE, errno.EIO) and not error.filename:
+            sys.stdout = io.StringIO()
+        if error.errno == errno.EPIPE:
+            return Exit.FAILED  # `| head` has what it wanted
+        where = f"{error.filename}: " if error.filename else ""
+        output.print_error(f"{where}{error.strerror or error}")
+        return Exit.FAILED
+    output.print_error(
+        f"unforeseen: {type(error).__name__}: {error}",
+        "a control plane of another version may have answered (`stoker status` names its version); "
+        f"else it is our mistake, and {TRACEBACKS}=1 shows where",
+    )
+    return Exit.FAILED
 
 
 def _usage(error: Any) -> int:

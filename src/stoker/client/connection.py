@@ -132,7 +132,10 @@ class Connection:
         headers = dict(self._authorization)
         content = None
         if body is not None:
-            content = msgspec.json.encode(body)
+            try:
+                content = msgspec.json.encode(body)
+            except (TypeError, ValueError) as error:  # bytes of a terminal that are no UTF-8, too
+                raise ConfigError("", f"cannot be sent as JSON: {error}") from None
             headers["content-type"] = "application/json"
         query = {name: value for name, value in (params or {}).items() if value is not None}
         client = self._client("control", self._verify, self.url)
