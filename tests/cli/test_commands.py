@@ -16,14 +16,7 @@ pytestmark = pytest.mark.real
 
 def stoker_up(*arguments, cwd=None):
     """A control plane that does not come up."""
-    return subprocess.run(
-        [sys.executable, "-m", "stoker.cli", "up", *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        stdin=subprocess.DEVNULL,
-    )
+    return command.run("up", *arguments, cwd=cwd)
 
 
 def assert_mistake(done, *texts, code=Exit.USAGE):
@@ -96,6 +89,19 @@ def test_an_unknown_log_level_is_refused_with_those_there_are():
     done = stoker_up("--log-level", "loud")
     assert done.returncode == 2
     assert "'warning'" in done.stderr
+
+
+def test_an_input_whose_end_cannot_be_awaited_is_refused(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "stoker.cli", "up", "--port", "0", "--stop-on-stdin-eof"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+    )
+    assert_mistake(done, "--stop-on-stdin-eof: standard input must be a pipe")
+    assert not (tmp_path / "stoker-state").exists()
 
 
 def test_a_second_server_on_the_same_state_is_refused(stoker):

@@ -15,7 +15,7 @@ from stoker.http import HttpServer, Limits, Origin, Outcome, RelayObserver, Upst
 from stoker.http.exchange import Exchange
 from stoker.http.messages import Headers
 
-PATIENCE = 5.0  # seconds for anything that is sure to happen
+PATIENCE = 30.0  # seconds for anything that is sure to happen
 
 
 def pytest_asyncio_loop_factories(

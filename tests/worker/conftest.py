@@ -32,7 +32,7 @@ PACE = Pace(interval=0.02, quiet=0.2, retry_pause=0.01, timeout=2.0)
 RHYTHM = Rhythm(
     log=0.01, calm=0.05, eager=0.02, check_timeout=2.0, hold=0.1, warm_up=0.1, retry=0.02
 )
-PATIENCE = 10.0
+PATIENCE = 30.0
 SIGNER = SignatureSigner(rsa.generate_private_key(public_exponent=65537, key_size=2048))
 
 

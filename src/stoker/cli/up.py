@@ -220,6 +220,9 @@ def _watch_stdin(stopping: asyncio.Event, hurry: asyncio.Event) -> None:
     """Stop when whoever started us is gone, however it ended: its end of the pipe closes.
 
     Its requests went with it, so no drain waits for those that have not come to their worker.
+
+    Raises:
+        ConfigError: standard input is a file, which nobody closes.
     """
     loop = asyncio.get_running_loop()
 
@@ -229,5 +232,9 @@ def _watch_stdin(stopping: asyncio.Event, hurry: asyncio.Event) -> None:
             hurry.set()
             stopping.set()
 
-    os.set_blocking(0, False)
-    loop.add_reader(0, readable)
+    try:
+        os.set_blocking(0, False)
+        loop.add_reader(0, readable)
+    except OSError:
+        problem = "standard input must be a pipe or a terminal, not a file or /dev/null"
+        raise ConfigError("--stop-on-stdin-eof", problem) from None
