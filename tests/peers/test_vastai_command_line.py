@@ -30,16 +30,21 @@ def vastai(stoker, tmp_path):
 
 
 @pytest.fixture
-def endpoint(vastai, stoker):
+def endpoint(stoker):
+    figures = {"endpoint_name": "by-hand", "min_load": 0, "cold_workers": 0}
+    number = stoker.call("POST", "/api/v0/endptjobs/", figures)["result"]
+    yield stoker.endpoint("by-hand")
+    stoker.call("DELETE", f"/api/v0/endptjobs/{number}/")
+
+
+def test_it_creates_an_endpoint_with_its_figures_and_deletes_it(vastai, stoker):
     figures = ("--min_load", "0", "--cold_workers", "0")
-    vastai("create", "endpoint", "--endpoint_name", "by-hand", *figures)
-    record = stoker.endpoint("by-hand")
-    yield record
-    vastai("delete", "endpoint", str(record["id"]))
-
-
-def test_it_creates_an_endpoint_with_its_figures(endpoint):
+    vastai("create", "endpoint", "--endpoint_name", "of-vastai", *figures)
+    endpoint = stoker.endpoint("of-vastai")
     assert (endpoint["min_load"], endpoint["cold_workers"], endpoint["cold_mult"]) == (0, 0, 2.5)
+    vastai("delete", "endpoint", str(endpoint["id"]))
+    listed = stoker.call("GET", "/api/v0/endptjobs/")["results"]
+    assert "of-vastai" not in [one["endpoint_name"] for one in listed]
 
 
 def test_it_shows_endpoints(vastai, endpoint):
