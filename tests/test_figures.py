@@ -71,7 +71,7 @@ SCALING = [
     f"for at most {WORDS[PLANNER.exploration_share]} of what the endpoint spends",
     f"kept for {WORDS[PLANNER.cold_retention_limit]}, which is the most",
     f"as much as that; {PLANNER.cold_retention:g} s at least",
-    f"| absent | after {PLANNER.idle_wait:g} s",
+    f"Not before {PLANNER.idle_wait:g} s without a request",
     *(
         f"| `{name}` | {getattr(wire.EndpointParameters(), name):g} |"
         for name in ("min_load", "target_util", "max_workers", "cold_workers", "cold_mult")
