@@ -144,10 +144,12 @@ async def test_a_worker_that_cannot_be_reached_is_left_for_another(
 async def test_refusals_end_at_the_timeout_with_the_last_of_them(
     client: Client, system: Any, refuse: Callable[..., Any]
 ) -> None:
-    system.answers = [refuse(503, "draining")]
+    # It ends when the next pause would pass the timeout: a wait of an hour shortens nothing.
+    system.answers = [refuse(503, "busy"), refuse(503, "draining", **{"retry-after": "3600"})]
     with pytest.raises(RequestFailedError, match="draining") as caught:
-        await client.request("llm", "/x", {}, timeout=0.5)
+        await client.request("llm", "/x", {}, timeout=30)
     assert caught.value.status == 503
+    assert len(system.calls("/x")) == 2
 
 
 async def test_a_long_retry_after_beyond_the_timeout_ends_it_at_once(
