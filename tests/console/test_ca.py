@@ -52,6 +52,20 @@ def test_the_authority_is_made_once_and_readable_by_its_owner_alone(tmp_path: Pa
     assert stat.S_IMODE((tmp_path / "state" / "ca.pem").stat().st_mode) == 0o600
 
 
+def test_an_authority_that_was_made_while_the_clock_was_ahead_serves_when_it_is_right(
+    tmp_path: Path,
+) -> None:
+    late, right = NOW + 8 * 365 * 86_400.0, NOW
+    CertificateAuthority.open(tmp_path, late)
+    authority = CertificateAuthority.open(tmp_path, right)
+    certificate = x509.load_pem_x509_certificate(authority.certificate_pem)
+    moment = datetime.datetime.fromtimestamp(right, datetime.UTC)
+    assert certificate.not_valid_before_utc <= moment < certificate.not_valid_after_utc
+    again = CertificateAuthority.open(tmp_path, 60.0)  # nor does a clock that is behind spoil it
+    certificate = x509.load_pem_x509_certificate(again.certificate_pem)
+    assert certificate.not_valid_before_utc <= moment < certificate.not_valid_after_utc
+
+
 def test_an_authority_that_was_made_before_its_machine_had_the_time_is_good_later(
     tmp_path: Path,
 ) -> None:

@@ -30,6 +30,10 @@ MAX_NAMES = 16
 CA_LIFETIME = datetime.timedelta(days=3650)
 WORKER_LIFETIME = datetime.timedelta(days=365)
 
+_FIRST = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+"""The authority's certificate is valid from here on: the machine that makes it may not have the
+time yet, or a wrong one."""
+
 # Clocks of rented machines are off by minutes: a certificate is valid from an hour ago.
 _SKEW = datetime.timedelta(hours=1)
 
@@ -95,13 +99,17 @@ class CertificateAuthority:
     def renew(self, now: float) -> None:
         """Make the authority's certificate anew, for the same key, where it ends within a year.
 
+        Likewise where it has not begun: it was made while the clock was ahead.
+
         So an authority that was made before its machine had the time serves as well. What it signed
         before stays good, because key and name stay.
 
         Args:
             now: Unix seconds.
         """
-        if _utc(now) + WORKER_LIFETIME <= self._certificate.not_valid_after_utc:
+        today, known = _utc(now), self._certificate
+        begun = known.not_valid_before_utc <= max(today, _FIRST)
+        if begun and today + WORKER_LIFETIME <= known.not_valid_after_utc:
             return
         self._certificate = _own_certificate(self._key, now)
         # One that cannot be written is made again at the next start.
@@ -249,14 +257,14 @@ def _new_authority(now: float) -> bytes:
 
 
 def _own_certificate(key: ec.EllipticCurvePrivateKey, now: float) -> x509.Certificate:
-    name, today = _name("Stoker worker authority"), _utc(now)
+    name, today = _name("Stoker worker authority"), max(_utc(now), _FIRST)
     return (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(today - _SKEW)
+        .not_valid_before(_FIRST)
         .not_valid_after(today + CA_LIFETIME)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(
