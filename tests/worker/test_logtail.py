@@ -246,6 +246,19 @@ def test_a_large_log_is_read_within_a_few_seconds_to_the_line_at_its_end(
     tail.close()
 
 
+def test_many_lines_that_count_are_read_in_small_steps(tmp_path: Path) -> None:
+    path, line = tmp_path / "log", b"CUDA error\n"
+    count = 4 * logtail.MAX_READ // len(line)
+    path.write_bytes(line * count)
+    tail = LogTail(path, wanted=LineMatcher([], ["CUDA error"], []).wanted)
+    steps = [len(tail.poll())]
+    while tail.behind:
+        steps.append(len(tail.poll()))
+    assert sum(steps) == count
+    assert max(steps) < 10 * logtail.MAX_LINES  # each keeps the worker from its requests
+    tail.close()
+
+
 def test_texts_are_found_anywhere_in_a_line_and_errors_come_first() -> None:
     matcher = LineMatcher(["loaded"], ["failed"], ["loading"])
     assert matcher.meaning("[info] model loaded.") is Meaning.LOADED

@@ -16,8 +16,9 @@ Rules (everything that knows about log files lives in this file):
   finished, it is looked at again.
 * Escape sequences (colours) are taken out. Bytes that are not UTF-8 are replaced.
 
-`poll` does blocking reads of a local file, at most `MAX_READ` bytes a call; `behind` says that
-there is more. A large log is searched for the texts that count before it is cut into lines.
+`poll` does blocking reads of a local file, at most `MAX_READ` bytes a call, and fewer where many
+lines may count: a client can make a server write those. `behind` says that there is more. A large
+log is searched for the texts that count before it is cut into lines.
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ MAX_READ = 1_048_576
 SETTLED = 1.0
 """Seconds without news after which an unfinished line is looked at."""
 
-_CHUNK = 262_144
+MAX_LINES = 1_000
+"""Lines after which `LogTail.poll` reads no more, though it gives out all that it has read."""
+
+_CHUNK = 65_536
 _MARK = 64  # bytes at the beginning by which a file is known again
 # Of ECMA-48: control sequences (colours), commands to the terminal, and two-byte escapes.
 _ESCAPES = re.compile(
@@ -228,7 +232,7 @@ class LogTail:
 
     def _read(self, file: int, lines: list[str]) -> bool:
         left = MAX_READ
-        while left > 0:
+        while left > 0 and len(lines) < MAX_LINES:
             data = os.pread(file, min(_CHUNK, left), self._offset)
             if not data:
                 return True

@@ -310,14 +310,13 @@ class ModelWatch:
         meaning = self._matcher.meaning(line)
         if meaning is None:
             return
-        shown = logs.redact(line[:_MAX_SHOWN])
         if meaning is Meaning.INFO:
             if not old:
-                self._tell("the model server says", shown)
+                self._tell("the model server says", line)
             return
         if meaning is Meaning.ERROR:
-            self._hint = (self._now(), shown)
-            self._tell("a line of the model server's log looks like an error", shown)
+            self._hint = (self._now(), line[:_MAX_SHOWN])
+            self._tell("a line of the model server's log looks like an error", line)
         else:
             self._apply(Event.LOADED)
         self.look_now()
@@ -329,7 +328,7 @@ class ModelWatch:
             self._told = (second, 0)
         self._told = (second, self._told[1] + 1)
         if self._told[1] <= MAX_TOLD:
-            _log.info(what, line=line)
+            _log.info(what, line=logs.redact(line[:_MAX_SHOWN]))
 
     # --- the health check
 
@@ -369,7 +368,7 @@ class ModelWatch:
 
     def _explained(self, problem: str, now: float) -> str:
         when, line = self._hint
-        said = f"; its log said: {line}" if now - when < HINT_SECONDS else ""
+        said = f"; its log said: {logs.redact(line)}" if now - when < HINT_SECONDS else ""
         return f"health check: {problem}{said}"
 
     async def _look_once(self) -> tuple[str, bool]:
