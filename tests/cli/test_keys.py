@@ -83,7 +83,8 @@ def test_a_key_is_made_printed_used_rotated_and_revoked(tmp_path, start, stoker_
     # The last key of the account is revoked only on purpose; the state directory lets one in again.
     mine = json.loads(stoker_as("key", "list", "--json").stdout)[0]["id"]
     assert "--state" in stoker_as("key", "revoke", mine, code=Exit.REFUSED).stderr
-    stoker_as("key", "revoke", mine, "--force")
+    revoked = stoker_as("key", "revoke", mine, "--force")
+    assert "it is the key that this command used" in revoked.stderr
     assert status_of(url, new) == 401
     again = stoker_as("key", "create", "--state", "state").stdout.strip()
     stoker_as("login", url, stdin=again)

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
@@ -144,8 +144,23 @@ def revoke(key: Key, force: Force = False, state: State = None, url: Url = None)
 
         stoker key revoke e3    (the own key of endpoint 3)
     """
-    revoked = _run(url, state, lambda book: book.revoke_key(key, force=force))
+
+    async def work(book: Book) -> tuple[Record, bool]:
+        mine: Record | None = None
+        if state is None:
+            with suppress(StokerError):  # it is for a warning alone
+                mine = await _find(book, None)
+        revoked = await book.revoke_key(key, force=force)
+        return revoked, mine is not None and mine["id"] == revoked["id"]
+
+    revoked, own = _run(url, state, work)
     output.err.print(f"key {_called(revoked)} is revoked", soft_wrap=True)
+    if own:
+        output.err.print(
+            "[yellow]warning:[/] it is the key that this command used: log in with another one "
+            "(`stoker login`; `stoker key rotate` would have replaced it)",
+            soft_wrap=True,
+        )
     _tell_own(revoked)
 
 
