@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import io
 import os
+import signal
 import sys
+import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -58,6 +60,7 @@ def _run(
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
     given = io.TextIOWrapper(io.BytesIO(stdin.encode()), "utf-8")
     former = structlog.get_config()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     code: object = 0
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.dict(os.environ, {"COLUMNS": "80", **env}))
@@ -72,6 +75,11 @@ def _run(
         except SystemExit as end:
             code = end.code or 0
     structlog.configure(**former)
+    if threading.current_thread() is threading.main_thread():
+        # A program that has served ignores signals as it ends; what a process ignores, those that
+        # it starts ignore too.
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     said, problems = (one.buffer.getvalue().decode() for one in (out, err))
     if isinstance(code, str):
         problems, code = problems + code + "\n", 1
