@@ -99,10 +99,16 @@ def pytest_collection_modifyitems(config, items):
         if config.option.examples:
             examine(item, config.option.examples)
         fixtures = item._fixtureinfo.name2fixturedefs
+        group = ""
         if shared := sorted(SERVERS & fixtures.keys()):
-            item.add_marker(pytest.mark.xdist_group("+".join(shared)))
+            group = "+".join(shared)
         elif any(f[-1].scope == "module" and f[-1].baseid for f in fixtures.values()):
-            item.add_marker(pytest.mark.xdist_group(item.location[0]))
+            group = item.location[0]
+        if group:
+            item.add_marker(pytest.mark.xdist_group(group))
+            if getattr(config.option, "loadgroup", False) and hasattr(item, "_id"):
+                # xdist 3.8 tells the group by an attribute that pytest 9.2 reads no more.
+                item._id = type(item._id).parse(f"{item.nodeid}@{group}")
 
 
 # -- nothing is left running ---------------------------------------------------------------------
