@@ -37,7 +37,7 @@ def test_a_step_is_run_once_for_all_starts(instance: Launched) -> None:
         launcher = instance.up()
         launcher.send_signal(signal.SIGTERM)
         assert launcher.wait(20) == 0
-    assert instance.lines("runs") == ["once"]
+    assert instance.lines("runs") == ["once"], instance.log()
     assert instance.log().count("setting up") == 1
     assert "== step 1 of 1 (count)" in instance.lines("setup.log")
 

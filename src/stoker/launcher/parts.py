@@ -54,6 +54,7 @@ class Parts:
             "worker": RotatingLog(directory / environment.WORKER_LOG, max_bytes=size),
         }
         self._children: dict[Role, Child] = {}
+        self._starting = 0
         self.model_port = 0
         self.worker_port = 0
         self._http_port = 0
@@ -67,6 +68,11 @@ class Parts:
     def pids(self) -> set[int]:
         """All processes for whose end the event loop waits."""
         return {child.pid for child in self._children.values()} | self._guard.pids()
+
+    @property
+    def starting(self) -> bool:
+        """Whether a process was just made that `pids` does not name yet; it may have ended."""
+        return self._starting > 0
 
     def has(self, role: Role) -> bool:
         """Whether the part was started and not cleared since."""
@@ -203,15 +209,19 @@ class Parts:
     async def _launch(
         self, role: Role, name: str, argv: list[str], env: dict[str, str], directory: Path
     ) -> None:
-        child = await Child.start(
-            name,
-            argv,
-            env,
-            directory=directory,
-            log=self._logs[role],
-            on_exit=self._on_exit,
-        )
-        self._children[role] = child
+        self._starting += 1
+        try:
+            child = await Child.start(
+                name,
+                argv,
+                env,
+                directory=directory,
+                log=self._logs[role],
+                on_exit=self._on_exit,
+            )
+            self._children[role] = child
+        finally:
+            self._starting -= 1
         self._guard.watch(child.root)
 
     def booted(self) -> None:

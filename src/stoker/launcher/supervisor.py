@@ -198,7 +198,8 @@ class Supervisor:
             if now >= next_reap:
                 next_reap = now + REAP_INTERVAL
                 await self._parts.look()
-                reap_orphans(self._parts.pids() | self._sampler.pids())
+                if not self._parts.starting:  # else its exit code could be lost here
+                    reap_orphans(self._parts.pids() | self._sampler.pids())
             self._tell_dropped()
             self._save()
             if self._without_hope(now):
