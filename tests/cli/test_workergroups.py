@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import sys
 
 import pytest
 
@@ -9,7 +11,6 @@ from stoker.cli.settings import LocalSettings
 from stoker.cli.workergroups import find_group
 from stoker.console.serve import Server
 from stoker.errors import NotFoundError
-from support.command import run as in_process
 
 KEY = "an-account-key-of-the-tests"
 
@@ -25,12 +26,17 @@ async def run(tmp_path):
     )
 
     async def command(*arguments, code=0):
-        done = await asyncio.to_thread(
-            in_process, *arguments, env={"STOKER_URL": server.url, "STOKER_API_KEY": KEY}
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "stoker.cli", *arguments),
+            env=os.environ | {"STOKER_URL": server.url, "STOKER_API_KEY": KEY},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
         )
-        assert done.returncode == code, done.stderr
-        assert "Traceback" not in done.stderr
-        return done.stdout if code == 0 else done.stderr
+        out, err = await process.communicate()
+        assert process.returncode == code, err.decode()
+        assert b"Traceback" not in err
+        return out.decode() if code == 0 else err.decode()
 
     yield command
     await server.stop(keep_instances=True, hurry=asyncio.Event())
