@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stoker.sizes import COLD_SECONDS
+from stoker.sizes import COLD_SECONDS, ENOUGH
 from stoker.worker.calculators import LlmTokens
 
 Worker = Any  # the fixtures of conftest.py, which cannot be imported
@@ -79,3 +79,13 @@ async def test_a_request_that_has_more_than_it_asked_for_goes_on_being_load(
     await control.until(lambda: [r.load for r in control.finished] == [160.0])
     await control.until(lambda: control.last.cur_load == 0.0)
     assert control.total("new_load") == control.total("cur_perf") == 160.0
+
+
+async def test_lies_that_nobody_counts_teach_no_more_than_the_worker_can_have_done(
+    start_worker: StartWorker,
+) -> None:
+    worker = await begin(start_worker, CALCULATORS[1])
+    for _ in range(ENOUGH):
+        assert (await worker.post("/echo", worker.envelope(HUGE))).status == 200
+    workload = worker.running._app._routes["/echo"].workload
+    assert workload.believed(1e9, PERF) < 1e6
