@@ -33,8 +33,10 @@ def test_a_child_starts_with_defaults_where_the_parent_was_started_to_ignore_and
     done = subprocess.run([sys.executable, "-c", STARTED_BADLY], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     status = dict(line.split(":\t") for line in done.stdout.splitlines() if line.startswith("Sig"))
-    assert int(status["SigIgn"], 16) == 0
-    assert int(status["SigBlk"], 16) == 0
+    # The C library keeps some numbers for itself (32 and 33), which no program can set.
+    ours = sum(1 << number - 1 for number in signal.valid_signals())
+    assert int(status["SigIgn"], 16) & ours == 0
+    assert int(status["SigBlk"], 16) & ours == 0
 
 
 def test_what_this_process_handles_is_left_alone():

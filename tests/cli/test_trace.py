@@ -1,6 +1,7 @@
 """From a live endpoint to a simulation: requests, `stoker trace`, `stoker simulate`."""
 
 import json
+import math
 import time
 
 import pytest
@@ -18,8 +19,8 @@ def test_what_came_to_a_live_endpoint_is_recorded_and_can_be_simulated(stroller,
         done = stoker.cli("request", "chat", "/v1/chat/completions", payload, "--cost", str(cost))
         assert done.returncode == 0, done.stderr
     path = tmp_path / "trace.csv"
-    since = time.monotonic() - started + 1
-    done = stoker.cli("trace", "chat", "-o", str(path), "--seconds", f"{since:.0f}")
+    since = math.ceil(time.monotonic() - started + 1)
+    done = stoker.cli("trace", "chat", "-o", str(path), "--seconds", str(since))
     assert done.returncode == 0, done.stderr
     assert "requests of" in done.stderr
     trace = read_trace(path)
