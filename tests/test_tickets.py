@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from stoker.errors import TicketError
 from stoker.tickets import (
     LIFETIME,
+    MAX_USED,
     Claims,
     ReplayWindow,
     SignatureSigner,
@@ -120,6 +121,15 @@ def test_requests_are_remembered_for_as_long_as_another_ticket_of_them_may_come(
         auth = shown(mint(KEY, made), reqnum=number, request_idx=number)
         worker.verify(auth, NOW + number)
     assert len(worker._used) <= 2 + LIFETIME
+
+
+def test_no_more_requests_are_remembered_than_memory_is_set_aside_for(monkeypatch):
+    monkeypatch.setattr("stoker.tickets.MAX_USED", 10)
+    worker = verifier()
+    for number in range(50):
+        worker.verify(a_ticket(number, request_idx=number), NOW)
+    assert len(worker._used) <= 10
+    assert 10_000 <= MAX_USED <= 1_000_000  # some 100 bytes each, beside the replay window
 
 
 def test_a_late_client_is_told_how_late_it_is_and_what_to_do():
