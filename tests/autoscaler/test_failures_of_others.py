@@ -213,7 +213,7 @@ def test_a_cancelled_update_drops_no_request(server):
     assert len(client.statuses) > 10
 
 
-@pytest.mark.xfail(strict=False, reason="fails once in some runs on a busy machine; cause not found")
+@pytest.mark.xfail(strict=False, reason="fails once in some runs; cause not found")
 async def test_a_model_that_cannot_start_is_not_created_for_ever_and_resumes_when_it_is_changed(
     house, tmp_path
 ):
