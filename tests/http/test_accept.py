@@ -10,7 +10,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -137,6 +137,27 @@ async def test_a_connection_with_a_request_makes_no_room(
     await net.until(lambda: desk.seen == 1)
     assert (await (await net.dial(port)).answer()).status == 503
     assert server.connections == 1
+
+
+async def test_a_connection_makes_no_room_while_the_task_that_opened_it_winds_up(
+    net: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stoker.http.accept.IDLE_ENOUGH", 0.0)
+    done = asyncio.Event()
+    hand_over = Door._hand_over
+
+    async def slowly(*arguments: Any) -> None:
+        await hand_over(*arguments)
+        await done.wait()
+
+    monkeypatch.setattr(Door, "_hand_over", slowly)
+    desk, server, port = await net.desk(Limits(max_connections=1))
+    busy = await net.dial(port)
+    busy.send(GET)
+    await net.until(lambda: desk.seen == 1)
+    assert (await (await net.dial(port)).answer()).status == 503
+    assert server.connections == 1
+    done.set()
 
 
 @pytest.mark.parametrize(

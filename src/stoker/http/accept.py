@@ -147,6 +147,7 @@ class Door:
             nonlocal coming
             self._coming -= coming
             coming = False
+            self._since.pop(task, None)  # open from now on: its own idleness counts
 
         self._coming += coming
         self._refusing += crowded
@@ -159,7 +160,6 @@ class Door:
 
         def settled(done: asyncio.Task[None]) -> None:
             self._handshakes.discard(done)
-            self._since.pop(done, None)
             self._refusing -= crowded
             arrived()
             if done.cancelled() or done.exception() is not None:
