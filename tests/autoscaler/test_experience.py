@@ -51,6 +51,22 @@ async def test_failures_to_come_up_are_counted_until_one_succeeds(worker):
     assert learnt.of(group).failures == 0
 
 
+async def test_whether_a_worker_with_former_settings_comes_up_says_nothing_of_the_present_ones(
+    worker,
+):
+    group = worker.record.workergroup_id
+    learnt = Experience(lambda group: 1)
+    worker.revision, worker.state = 0, WorkerState.ERROR
+    learnt.note(worker, WorkerState.LOADING, 1.0)
+    assert learnt.of(group).failures == 0
+    worker.revision = 1
+    learnt.note(worker, WorkerState.LOADING, 2.0)
+    assert learnt.of(group).failures == 1
+    worker.revision, worker.state = 0, WorkerState.READY
+    learnt.note(worker, WorkerState.MODEL_LOADING, 3.0)
+    assert learnt.of(group).failures == 1
+
+
 async def test_an_error_of_a_worker_that_had_been_ready_is_no_failure_to_come_up(worker):
     learnt = Experience()
     worker.state = WorkerState.ERROR

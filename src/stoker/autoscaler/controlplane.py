@@ -74,7 +74,7 @@ class ControlPlane(Asked):
         self.ticket_lifetime = TICKET_LIFETIME
         self.fleet = Fleet()
         self.forecasters: dict[int, Forecaster] = {}
-        self.experience = Experience()
+        self.experience = Experience(self.fleet.revision)
         self.recordings = Recordings()
         self._clock = clock
         self._wall_clock = wall_clock

@@ -8,7 +8,8 @@ Rules:
 * An order that the provider refuses (the offer is gone, the account is empty) is no fault of the
   model: it delays the next try, but is never what uses up the budget of failures.
 * A change of what the workers run makes all of it void; any other change of the workergroup clears
-  its failures, since its owner has looked at it.
+  its failures, since its owner has looked at it. Whether workers that still run former settings
+  come up says nothing of the present ones: it neither halts a rolling update nor lets it go on.
 
 Times here are on the control plane's own clock; what is kept in the store has Unix seconds.
 """
@@ -63,7 +64,13 @@ class Failure:
 class Experience:
     """Learns from the changes of workers' states, per workergroup."""
 
-    def __init__(self) -> None:
+    def __init__(self, revision: Callable[[int], int | None] = lambda _: None) -> None:
+        """Know nothing yet.
+
+        Args:
+            revision: tells that of a workergroup's present settings, by its id; None: not known.
+        """
+        self._revision = revision
         self._groups: dict[int, Learnt] = {}
         self._last_failures: dict[int, Failure] = {}
         self.dirty: set[int] = set()
@@ -138,14 +145,21 @@ class Experience:
 
     def _came_up(self, learnt: Learnt, worker: Worker, before: WorkerState, now: float) -> None:
         learnt.took(worker.perf, worker.record.hardware)
-        if before in LOADING_STATES:
+        if before in LOADING_STATES and not self._former(worker):
             learnt.came_up(_offer(worker))
         if worker.coming_since is not None:
             learnt.came_in(now - worker.coming_since, again=worker.was_ready)
         worker.coming_since, worker.was_ready = None, True
 
+    def _former(self, worker: Worker) -> bool:
+        """Whether it runs settings that its workergroup had before."""
+        present = self._revision(worker.record.workergroup_id or 0)
+        return present is not None and worker.revision != present
+
     def _failed(self, group: int, worker: Worker, before: WorkerState, now: float) -> None:
         refused = before is WorkerState.CREATING and worker.instance_id is None
+        if not refused and self._former(worker):
+            return
         offer = _offer(worker) if worker.record.offer_id else None
         self.of(group).did_not_come(offer, now, refused=refused)
         self.dirty.add(group)

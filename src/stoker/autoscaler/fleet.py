@@ -165,6 +165,11 @@ class Fleet:
         for group in groups:
             self._groups_of.setdefault(group.endpoint_id, []).append(group)
 
+    def revision(self, group_id: int) -> int | None:
+        """Of a workergroup's present settings; None: there is no such workergroup."""
+        group = self.groups.get(group_id)
+        return group.revision if group is not None else None
+
     def add(self, worker: Worker) -> None:
         """Take a worker in."""
         self.workers[worker.id] = worker
