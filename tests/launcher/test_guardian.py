@@ -75,6 +75,13 @@ def test_a_root_brings_its_descendants_though_they_carry_no_tag(spawn: Spawn) ->
     assert same_process(child.pid, began) is None
 
 
+def test_what_a_tagged_process_started_belongs_to_the_instance(spawn: Spawn) -> None:
+    tagged = spawn(UNTAGGED_CHILD, **{TAG: THIS})
+    (child,) = psutil.Process(tagged.pid).children()
+    assert set(find(THIS)) == {tagged.pid, child.pid}
+    child.kill()
+
+
 def test_a_process_stays_the_same_when_the_machines_clock_is_set(
     spawn: Spawn, monkeypatch: pytest.MonkeyPatch
 ) -> None:

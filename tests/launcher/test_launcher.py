@@ -332,13 +332,23 @@ def test_a_second_launcher_refuses(instance: Launched) -> None:
 
 
 def test_a_new_launcher_kills_what_an_earlier_one_left(instance: Launched) -> None:
+    instance.change(env={"ESCAPES": "1"})
     launcher = instance.up()
+    process = escaped(instance)
+
+    def seen() -> list[int]:
+        descendants = instance.state.descendants
+        return [pid for pid, _ in descendants.processes] if descendants else []
+
+    instance.until(lambda: process.pid in seen(), "the launcher has written it down")
     before = instance.state
     os.kill(before.guardian_pid, signal.SIGSTOP)  # so that it cannot do its work
     kill(launcher.pid)
     launcher.wait()
     assert psutil.pid_exists(before.model_pid)
+    assert not gone(process)
     instance.up()
+    assert gone(process)
     assert instance.state.model_pid != before.model_pid
     assert before.model_pid not in instance.processes()
     assert before.guardian_pid not in instance.processes()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ import psutil
 import pytest
 
 from stoker.errors import ProviderError
-from stoker.launcher import read_manifest, read_state
+from stoker.launcher import InstanceState, Phase, read_manifest, read_state
+from stoker.launcher.state import Descendants, created_at, place_of, write_state
 from stoker.providers import LocalProvider
 from stoker.providers.desire import Desire
 from stoker.providers.folder import Folder
@@ -432,3 +435,31 @@ async def test_an_instance_of_the_same_state_by_another_path_is_no_copy(
     by_link = LocalProvider(tmp_path / "link" / "instances", owner_lock=tmp_path / "link" / "lock")
     (instance,) = await by_link.list()
     assert instance.status == "stopped"
+
+
+def test_the_removal_of_an_instance_ends_what_only_its_launcher_knew(local: Local) -> None:
+    desire = Desire(wanted="destroyed", since=1.0, created_at=1.0)
+    manifest = local.provider()._manifest("local-1", local.spec())
+    folder = Folder.make(local.root / "local-1", manifest, desire)
+    script = "env -i setsid sleep 600 >/dev/null 2>&1 & echo $!"
+    pid = int(subprocess.check_output(["/bin/sh", "-c", script], cwd=folder.path))
+    orphan = psutil.Process(pid)
+    while os.getsid(pid) != pid:
+        pass  # `setsid` is still on its way
+    place = place_of(folder.path)
+    assert place is not None
+    write_state(
+        folder.path,
+        InstanceState(
+            phase=Phase.RUNNING,
+            launcher_pid=0,
+            launcher_created=1.0,
+            descendants=Descendants(place=place, processes=[(pid, created_at(pid))]),
+        ),
+    )
+    try:
+        assert folder.remove()
+        assert not psutil.pid_exists(pid) or orphan.status() == psutil.STATUS_ZOMBIE
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            orphan.kill()

@@ -25,6 +25,7 @@ from stoker.launcher.manifest import (
     tag,
     write_manifest,
 )
+from stoker.launcher.orphans import end_orphans
 from stoker.launcher.reading import (
     install_manifest,
     manifest_from_environ,
@@ -48,6 +49,7 @@ __all__ = [
     "Supervision",
     "check_private",
     "created_at",
+    "end_orphans",
     "install_manifest",
     "is_locked",
     "launch",

@@ -92,9 +92,9 @@ def find(
     """Living processes of an instance, by pid.
 
     Args:
-        tag: value of `TAG` in their environment.
+        tag: value of `TAG` in their environment; what they started belongs to the instance too.
         roots: (pid, creation time); their descendants and sessions belong to the instance as well.
-        role: only those with this value of `ROLE`, and the roots with all below them.
+        role: only those with this value of `ROLE`, and the roots, with all below them.
     """
     own = psutil.Process()
     spared = {own.pid, *(p.pid for p in own.parents())}
@@ -103,6 +103,10 @@ def find(
         environment = _environment(process) if process.pid not in spared else {}
         if environment.get(TAG) == tag and role in ("", environment.get(ROLE)):
             found[process.pid] = process
+    for pid in list(found):  # what they started may have another environment
+        for below in _parents(pid):
+            with contextlib.suppress(psutil.Error):
+                found.setdefault(below, psutil.Process(below))
     sessions = set()
     for pid, created in roots:
         root = same_process(pid, created)
@@ -125,7 +129,7 @@ def find(
             with contextlib.suppress(OSError):
                 if os.getsid(process.pid) in sessions:
                     found[process.pid] = process
-    return {pid: process for pid, process in found.items() if pid not in spared and _lives(process)}
+    return {pid: process for pid, process in found.items() if pid not in spared and lives(process)}
 
 
 def _is_when(process: psutil.Process, created: float) -> bool:
@@ -220,7 +224,7 @@ class Kin:
             self._look(roots, spare)
 
     def _look(self, roots: Mapping[int, str], spare: Container[int]) -> None:
-        known = {pid: seen for pid, seen in self._known.items() if _lives(seen[0])}
+        known = {pid: seen for pid, seen in self._known.items() if lives(seen[0])}
         self._sessions |= roots
         # A process is in `parts` if it is the instance's; what descends from another is not.
         parts: dict[int, str] = {}
@@ -242,7 +246,7 @@ class Kin:
                 parts[pid] = part
             with contextlib.suppress(psutil.Error):
                 process = known[pid][0] if pid in known else psutil.Process(pid)
-                if _lives(process):
+                if lives(process):
                     known[pid] = process, parts[pid]
         self._known = known
         live = set(roots)
@@ -272,11 +276,20 @@ class Kin:
         return {
             pid: process
             for pid, (process, of) in self._known.items()
-            if (not part or of == part or (alone and not of)) and _lives(process)
+            if (not part or of == part or (alone and not of)) and lives(process)
         }
 
+    def seen(self) -> list[tuple[int, float]]:
+        """Who was there at the last look: (pid, `created_at`), the oldest first."""
+        found = []
+        for pid in list(self._known):
+            with contextlib.suppress(psutil.Error):
+                found.append((pid, created_at(pid)))
+        return sorted(found, key=lambda one: (one[1], one[0]))
 
-def _lives(process: psutil.Process) -> bool:
+
+def lives(process: psutil.Process) -> bool:
+    """Whether a process runs: it is the one that it was, and not a zombie."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
@@ -317,7 +330,7 @@ def sweep(
     # Not psutil.wait_procs: it would collect the exit status of our own children, for which the
     # event loop waits.
     deadline = time.monotonic() + 2.0
-    while any(_lives(p) for p in known.values()) and time.monotonic() < deadline:
+    while any(lives(p) for p in known.values()) and time.monotonic() < deadline:
         time.sleep(0.005)
     return len(known)
 
@@ -350,7 +363,7 @@ def main() -> int:
     seen = kin.of("", alone=True) if kin is not None else {}
 
     def family() -> dict[int, psutil.Process]:
-        found = {pid: process for pid, process in seen.items() if _lives(process)}
+        found = {pid: process for pid, process in seen.items() if lives(process)}
         for process in list(found.values()):
             with contextlib.suppress(psutil.Error):
                 found |= {child.pid: child for child in process.children(recursive=True)}

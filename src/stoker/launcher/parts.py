@@ -285,6 +285,10 @@ class Parts:
         """See which processes there are, so that each is known when it loses its parent."""
         await asyncio.to_thread(self._kin.look, self._roots(), self._guard.pids())
 
+    def seen(self) -> list[tuple[int, float]]:
+        """Pids and creation times of what lived below this process at the last look."""
+        return self._kin.seen()
+
     def _roots(self) -> dict[int, str]:
         return {child.pid: role for role, child in self._children.items()}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import psutil
@@ -18,11 +19,37 @@ STATE = "state.json"
 LOCK = "lock"
 
 
+MAX_DESCENDANTS = 256
+"""Processes that are written down: the oldest, as those that hold a GPU live as long as a model."""
+
+Pid = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a state was written: a copy of the file is somewhere else, or of another time."""
+
+    boot: str
+    """Of the machine: the kernel makes a new id at each."""
+    pids: str
+    """The PID namespace, in which the process numbers are meant."""
+    device: int
+    inode: int
+    """Of the instance's directory, on that device."""
+
+
+class Descendants(msgspec.Struct, frozen=True, kw_only=True):
+    """The processes seen below a launcher; see `stoker.launcher.orphans`."""
+
+    place: Place
+    processes: Annotated[list[tuple[Pid, float]], msgspec.Meta(max_length=MAX_DESCENDANTS)]
+    """Pid and creation time, as `launcher_created`; at most `MAX_DESCENDANTS`."""
+
+
 class InstanceState(msgspec.Struct, frozen=True, kw_only=True):
     """One look at an instance. Times are Unix seconds; a pid is 0 where there is no process."""
 
     phase: Phase
-    launcher_pid: int
+    launcher_pid: Pid
     launcher_created: float
     """Creation time of that process, in seconds since the machine booted: tells it from a later one
     with the same pid."""
@@ -45,6 +72,8 @@ class InstanceState(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of log that could not be written."""
     since: float = 0.0
     """When this phase began."""
+    descendants: Descendants | None = None
+    """What lived below the launcher at its last look; None where that cannot be told."""
     machine: Reading | None = None
     """The machine at the last look, which is at most some ten seconds ago while it runs."""
 
@@ -76,6 +105,23 @@ def write_state(directory: Path, state: InstanceState) -> None:
 def myself() -> LauncherIdentity:
     """The identity of this process."""
     return LauncherIdentity(os.getpid(), created_at(os.getpid()))
+
+
+def place_of(directory: Path) -> Place | None:
+    """Where a state of `directory` is written; None where the machine does not tell.
+
+    Sources: random(4) for the boot id, namespaces(7) for what identifies a PID namespace.
+    """
+    try:
+        status = directory.stat()
+        return Place(
+            boot=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+            pids=str(Path("/proc/self/ns/pid").readlink()),
+            device=status.st_dev,
+            inode=status.st_ino,
+        )
+    except OSError:
+        return None
 
 
 def launcher_of(directory: Path) -> psutil.Process | None:

@@ -32,10 +32,19 @@ from stoker.launcher.guard import Guard
 from stoker.launcher.lifecycle import Lifecycle, Phase
 from stoker.launcher.machine import Sampler
 from stoker.launcher.manifest import InstanceManifest, tag
+from stoker.launcher.orphans import end_orphans
 from stoker.launcher.parts import Parts
 from stoker.launcher.preparing import Preparation, SetupError, make_directories
 from stoker.launcher.reap import adopt_orphans, children, reap_orphans
-from stoker.launcher.state import InstanceState, myself, read_state, write_state
+from stoker.launcher.state import (
+    MAX_DESCENDANTS,
+    Descendants,
+    InstanceState,
+    myself,
+    place_of,
+    read_state,
+    write_state,
+)
 from stoker.launcher.watch import HealthJudge, OwnerWatch
 from stoker.logs import get_logger
 
@@ -130,6 +139,7 @@ class Supervisor:
         self._renewed = False
         self._renewal_ends: float | None = None
         self._identity = myself()
+        self._place = place_of(directory)
         self._since = wall()
         self._worker_doing = ""
         self._written: InstanceState | None = None
@@ -155,12 +165,13 @@ class Supervisor:
             if number is signal.SIGTERM or not signals.ignored(number):
                 loop.add_signal_handler(number, self._told_to_stop, number.name)
         adopt_orphans()
-        if former := read_state(self._directory):
+        former = read_state(self._directory)
+        if former is not None:
             # The same ports again, if they are free: then URLs that people know stay good.
             self._parts.model_port = former.model_port
             self._parts.worker_port = former.worker_port
         mark = tag(self._manifest.instance_id, self._directory)
-        if left := await asyncio.to_thread(guardian.sweep, mark):
+        if left := await asyncio.to_thread(end_orphans, self._directory, mark, former):
             _log.warning("killed what an earlier launcher left behind", processes=left)
         try:
             await self._guard.start()
@@ -498,6 +509,12 @@ class Supervisor:
             _log.error("a log cannot be written, its lines are dropped", bytes=dropped)
         self._told_dropped = dropped
 
+    def _descendants(self) -> Descendants | None:
+        """What another launcher looks for if this process and the guardian end at once."""
+        if self._place is None:
+            return None
+        return Descendants(place=self._place, processes=self._parts.seen()[:MAX_DESCENDANTS])
+
     def _save(self) -> None:
         former = self._written
         if former is None or former.phase is not self._life.phase:
@@ -518,6 +535,7 @@ class Supervisor:
             unheard=self._unheard,
             log_dropped=self._told_dropped,
             since=self._since,
+            descendants=self._descendants(),
             machine=self._sampler.last,
         )
         if state == former:

@@ -24,12 +24,12 @@ from stoker.launcher import (
     InstanceManifest,
     InstanceState,
     created_at,
+    end_orphans,
     launcher_of,
     open_own,
     read_manifest,
     read_state,
     same_process,
-    sweep,
     tag,
     write_atomic,
     write_manifest,
@@ -98,7 +98,7 @@ class Folder:
             if not lock.acquire():
                 return False
         try:
-            sweep(self.tag)
+            self.end_orphans()
             # First out of sight in one step: a removal cut short leaves nothing that looks alive.
             old = Path(tempfile.mkdtemp(prefix=".old-", dir=self.path.parent))
             self.path.rename(old / self.id)
@@ -203,6 +203,10 @@ class Folder:
             secrets = self.manifest().secrets
         last = text.splitlines()[-lines:] if lines > 0 else []
         return [without(line, secrets) for line in last]
+
+    def end_orphans(self) -> None:
+        """Kill what is left of the instance; its launcher is gone, or is just being killed."""
+        end_orphans(self.path, self.tag, self.state())
 
     # -- the launcher --------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ import psutil
 
 from stoker.backends import get
 from stoker.errors import ConfigError, ProviderError
-from stoker.launcher import LOGS, InstanceManifest, InstanceState, Phase, sweep
+from stoker.launcher import LOGS, InstanceManifest, InstanceState, Phase
 from stoker.logs import get_logger, redact
 from stoker.providers.base import (
     LOG_NAMES,
@@ -332,7 +332,7 @@ class LocalProvider:
         elif step == "kill" and launcher is not None:
             _log.warning("a launcher did not end in time: killing it", instance=folder.id)
             _signal(launcher, signal.SIGKILL)
-            await asyncio.to_thread(sweep, folder.tag)
+            await asyncio.to_thread(folder.end_orphans)
         elif step == "remove":
             await asyncio.to_thread(folder.remove)
 
