@@ -62,6 +62,7 @@ format: develop ## Let ruff mend style and imports
 bench: develop ## Measure the data path beside its peers, and the planner
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.planning
+	$(BIN)/python -m benchmarks.reading
 
 clean: ## Remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

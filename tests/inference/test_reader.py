@@ -5,10 +5,12 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from benchmarks.reading import measure
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stoker.inference import AnswerReader, is_readable
+from stoker.inference.dialects import ANSWER_COUNTS, PROMPT_COUNTS
 from stoker.inference.framing import LONG_TAIL
 from stoker.inference.reader import LIMIT
 
@@ -329,7 +331,35 @@ def test_it_does_not_matter_how_an_answer_is_cut(data: st.DataObject) -> None:
         assert told(read(*cuts, kind=kind, **options)) == told(read(body, kind=kind, **options))
 
 
-WORDS = st.sampled_from(["", "a", "error", "failed"])
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                piece("Hi").strip(),
+                b"data: x",
+                b"event: error",
+                b": note",
+                b"\n",
+                b"\r",
+                b"\r\n",
+                b"\n\n",
+            ]
+        ),
+        max_size=30,
+    ),
+    st.lists(st.integers(0, 500), max_size=12),
+)
+def test_events_end_where_the_specification_says_however_they_are_cut(
+    parts: list[bytes], places: list[int]
+) -> None:
+    body = piece("Hi") + b"".join(parts)
+    places = sorted(min(place, len(body)) for place in places)
+    whole = told(read(body, keep_pieces=True))
+    cut = [body[a:b] for a, b in pairwise([0, *places, len(body)])]
+    assert told(read(*cut, keep_pieces=True)) == whole
+    assert told(read(piece("Hi"), *parts, keep_pieces=True)) == whole
+
+
 NAMES = [
     *("choices", "delta", "content", "message", "text", "error", "usage", "type", "object"),
     *("status", "response", "token", "reasoning", "finish_reason", "completion_tokens"),
@@ -384,6 +414,17 @@ def test_what_else_an_answer_holds_is_not_taken_for_figures() -> None:
     for kind, body in ((SSE, event(**answer)), (JSON, line(**answer))):
         reader = read(body, kind=kind)
         assert (reader.prompt_tokens, reader.completion_tokens) == (3, 2)
+
+
+@pytest.mark.parametrize("name", [*PROMPT_COUNTS, *ANSWER_COUNTS])
+def test_a_figure_at_the_end_of_a_long_answer_is_found_by_each_of_its_names(name: str) -> None:
+    reader = read(line(text="x" * 2 * LIMIT, inner={name: 9}), kind=JSON)
+    expected = (9, None) if name in PROMPT_COUNTS else (None, 9)
+    assert (reader.prompt_tokens, reader.completion_tokens) == expected
+
+
+def test_reading_is_measured_in_each_dialect() -> None:
+    assert all(min(figures) > 0 for figures in measure(1).values())
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,16 @@ _Figures = tuple[int | None, int | None]
 """Prompt tokens, completion tokens; None: not told."""
 
 
+PROMPT_COUNTS = ("prompt_tokens", "input_tokens", "prompt_eval_count", "tokens_evaluated")
+ANSWER_COUNTS = (
+    *("completion_tokens", "output_tokens", "eval_count", "tokens_predicted"),
+    *("predicted_n", "generated_tokens"),
+)
+"""Names under which servers tell what they have counted; the first that is there counts."""
+
+_COUNTS = frozenset(PROMPT_COUNTS + ANSWER_COUNTS)
+
+
 class Piece(msgspec.Struct, frozen=True, gc=False):
     """A piece of what a model says."""
 
@@ -220,30 +230,31 @@ def figures(event: Any) -> _Figures:
         event = event[0] if len(event) == 1 else None
     if not isinstance(event, dict):
         return None, None
-    usage = event.get("usage")
-    if usage is None:
-        for name in ("response", "message"):  # OpenAI's responses; Anthropic's first event
-            if isinstance(inner := event.get(name), dict) and isinstance(inner.get("usage"), dict):
-                usage = inner["usage"]
-    if isinstance(usage, dict):
-        prompt = _count(usage.get("prompt_tokens"))
-        if prompt is None and (prompt := _count(usage.get("input_tokens"))) is not None:
-            # Anthropic's input_tokens are those that no cache had.
-            for name in ("cache_read_input_tokens", "cache_creation_input_tokens"):
-                prompt += _count(usage.get(name)) or 0
-        answer = _count(usage.get("completion_tokens"))
-        return prompt, answer if answer is not None else _count(usage.get("output_tokens"))
-    if "eval_count" in event:
-        return _count(event.get("prompt_eval_count")), _count(event["eval_count"])
-    if "tokens_predicted" in event:
-        return _count(event.get("tokens_evaluated")), _count(event["tokens_predicted"])
-    if isinstance(timings := event.get("timings"), dict):
-        return None, _count(timings.get("predicted_n"))
-    if isinstance(meta := event.get("meta_info"), dict):
-        return _count(meta.get("prompt_tokens")), _count(meta.get("completion_tokens"))
-    if isinstance(details := event.get("details"), dict):
-        return None, _count(details.get("generated_tokens"))
+    if (found := _counted(event.get("usage"))) is not None:
+        return found
+    for name in ("response", "message"):  # OpenAI's responses; Anthropic's first event
+        if isinstance(inner := event.get(name), dict) and "usage" in inner:
+            return _counted(inner["usage"]) or (None, None)
+    for holder in (event, event.get("timings"), event.get("meta_info"), event.get("details")):
+        if holder is not None and (found := _counted(holder)) is not None:
+            return found
     return None, None
+
+
+def _counted(holder: Any) -> _Figures | None:
+    if not isinstance(holder, dict) or _COUNTS.isdisjoint(holder):
+        return None
+    return _first_count(holder, PROMPT_COUNTS), _first_count(holder, ANSWER_COUNTS)
+
+
+def _first_count(holder: dict[str, Any], names: tuple[str, ...]) -> int | None:
+    for name in names:
+        if (count := _count(holder.get(name))) is not None:
+            if name == "input_tokens":  # Anthropic's are those that no cache had
+                for more in ("cache_read_input_tokens", "cache_creation_input_tokens"):
+                    count += _count(holder.get(more)) or 0
+            return count
+    return None
 
 
 def _count(value: Any) -> int | None:
