@@ -1,9 +1,9 @@
 import io
 import json
 import re
+import sys
 
 import pytest
-import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,12 +12,17 @@ from stoker.errors import ConfigError
 from stoker.logs import plain
 
 
+@pytest.fixture(autouse=True)
+def undone(monkeypatch):
+    """What a test configures ends with it."""
+    monkeypatch.setattr(logs, "_output", logs._output)
+
+
 @pytest.fixture
 def lines():
     stream = io.StringIO()
     logs.configure(json=True, stream=stream)
-    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
-    structlog.reset_defaults()
+    return lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
 @pytest.mark.parametrize("name", ["api_key", "mtoken", "Authorization", "ticket", "hf_token"])
@@ -54,8 +59,7 @@ def test_text_from_outside_cannot_steer_a_terminal():
 def shown():
     stream = io.StringIO()
     logs.configure(json=False, stream=stream)
-    yield stream.getvalue
-    structlog.reset_defaults()
+    return stream.getvalue
 
 
 def test_a_line_for_people_is_a_time_a_room_a_text_and_its_fields(shown):
@@ -87,7 +91,6 @@ def test_a_terminal_gets_colour(monkeypatch):
     stream.isatty = lambda: True
     logs.configure(stream=stream)
     logs.get_logger("store").error("the disk is full")
-    structlog.reset_defaults()
     assert "\x1b[1;31merror: the disk is full" in stream.getvalue()
 
 
@@ -123,7 +126,6 @@ def test_secrets_of_the_environment_are_hidden_in_both_formats(monkeypatch, know
     logs.get_logger("test").info(
         "it is hf_swordfish, and required", fields={"password": "x", "n": "hf_swordfish"}
     )
-    structlog.reset_defaults()
     assert "swordfish" not in stream.getvalue()
     assert "it is ***, and required" in stream.getvalue()
 
@@ -142,8 +144,51 @@ def test_the_environment_chooses_the_format(monkeypatch, wanted, terminal):
     stream.isatty = lambda: terminal
     logs.configure(stream=stream)
     logs.get_logger("store").info("hello")
-    structlog.reset_defaults()
     assert stream.getvalue().startswith("{") is (wanted == "json")
+
+
+def test_a_line_below_the_level_is_not_written():
+    stream = io.StringIO()
+    logs.configure(json=False, level="warning", stream=stream)
+    log = logs.get_logger("store")
+    log.debug("a")
+    log.info("b")
+    log.warning("c")
+    log.error("d")
+    assert re.findall(r"(\w): (\w)\n", stream.getvalue()) == [("g", "c"), ("r", "d")]
+
+
+def test_before_it_is_configured_a_log_goes_to_standard_error(capsys):
+    logs.get_logger("client").warning("hello", api_key="s3cret")
+    out, err = capsys.readouterr()
+    assert not out
+    assert "warning: hello  api_key=***" in err
+
+
+class Full(io.StringIO):
+    def flush(self):
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("stream", [Full(), None])
+def test_a_log_that_cannot_be_written_stops_nobody(monkeypatch, stream):
+    monkeypatch.setattr(sys, "stderr", stream)  # None: it was closed before the start
+    logs.configure()
+    logs.get_logger("store").error("the disk is full")
+
+
+class Unknown:
+    def __repr__(self):
+        return "<api_key=s3cret>"
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_secret_in_what_an_object_says_of_itself_is_hidden(as_json):
+    stream = io.StringIO()
+    logs.configure(json=as_json, stream=stream)
+    logs.get_logger("test").info("hello", thing=Unknown())
+    assert "<api_key=***" in stream.getvalue()
+    assert "s3cret" not in stream.getvalue()
 
 
 def test_an_unknown_format_is_named(monkeypatch):

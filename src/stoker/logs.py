@@ -7,15 +7,15 @@ terminal gets text and everything else gets JSON.
 
 from __future__ import annotations
 
-import logging
+import contextlib
+import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, MutableMapping
-from datetime import datetime
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any, Literal, TextIO, get_args
-
-import structlog
 
 from stoker.errors import ConfigError
 
@@ -128,27 +128,29 @@ def _clean_field(key: str, value: Any) -> Any:
     return _clean(value)
 
 
-def _hide_secrets(
-    _logger: Any, _method: str, event: MutableMapping[str, Any]
-) -> MutableMapping[str, Any]:
-    for key, value in event.items():
-        event[key] = _clean(value) if key == "event" else _clean_field(key, value)
-    return event
+def _clean_line(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _clean(value) if key == "event" else _clean_field(key, value)
+        for key, value in fields.items()
+    }
+
+
+def _in_json(fields: Mapping[str, Any]) -> str:
+    return json.dumps(fields, default=lambda value: _clean(repr(value)))
 
 
 def _on_one_line(value: Any) -> str:
-    return displayable(str(value)).replace("\n", " ")
+    return displayable(_clean(str(value))).replace("\n", " ")
 
 
-class PeopleRenderer:
+class _ForPeople:
     """One short line for a terminal: local time, room, text, then what else is known of it."""
 
     def __init__(self, *, colors: bool) -> None:
         self._colors = colors
 
-    def __call__(self, _logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
-        """Called by structlog as the last of its processors."""
-        fields = dict(event)
+    def __call__(self, line: Mapping[str, Any]) -> str:
+        fields = dict(line)
         trace = displayable(fields.pop("exception", ""))
         fields = {name: _on_one_line(value) for name, value in fields.items()}
         at = datetime.fromisoformat(fields.pop("timestamp")).astimezone()
@@ -156,16 +158,85 @@ class PeopleRenderer:
         text = fields.pop("event")
         if level not in ("info", "debug"):
             text = f"{level}: {text}"
-        line = " ".join(
+        shown = " ".join(
             [self._paint("2", f"{at:%H:%M:%S} {room:<10}"), self._paint(_STYLES.get(level), text)]
         )
         if fields:
             rest = " ".join(f"{key}={value}" for key, value in fields.items())
-            line += "  " + self._paint("2", rest)
-        return f"{line}\n{trace}" if trace else line
+            shown += "  " + self._paint("2", rest)
+        return f"{shown}\n{trace}" if trace else shown
 
     def _paint(self, code: str | None, text: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if self._colors and code else text
+
+
+class _Output:
+    """Where the lines of this process go, from which level on, and in which form."""
+
+    def __init__(
+        self, level: Level, render: Callable[[Mapping[str, Any]], str], stream: TextIO | None
+    ) -> None:
+        self._rank = LEVELS.index(level)
+        self._render = render
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def write(self, level: Level, room: str, event: str, fields: dict[str, Any]) -> None:
+        if LEVELS.index(level) < self._rank:
+            return
+        error = fields.pop("exc_info", None)
+        line = {"room": room, **fields, "event": event, "level": level}
+        line["timestamp"] = datetime.now(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+        if error is not None:
+            line["exception"] = _trace(error)
+        text = self._render(_clean_line(line)) + "\n"
+        stream = self._stream or sys.stderr
+        # A full disk or a reader that has gone must not end what was about to be told.
+        with self._lock, contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.write(text)
+            stream.flush()
+
+
+def _trace(error: BaseException) -> str:
+    import traceback
+
+    return "".join(traceback.format_exception(error)).rstrip("\n")
+
+
+_output = _Output("info", _ForPeople(colors=False), None)
+"""Until `configure` is called: text to standard error."""
+
+
+class Logger:
+    """Writes lines that say which room of the house they come from; see `get_logger`.
+
+    Every call takes the event, in words, and whatever else is known of it as named fields.
+    """
+
+    __slots__ = ("_room",)
+
+    def __init__(self, room: str) -> None:
+        self._room = room
+
+    def debug(self, event: str, /, **fields: Any) -> None:
+        """Write what only a developer wants to know."""
+        _output.write("debug", self._room, event, fields)
+
+    def info(self, event: str, /, **fields: Any) -> None:
+        """Write what happened."""
+        _output.write("info", self._room, event, fields)
+
+    def warning(self, event: str, /, **fields: Any) -> None:
+        """Write what may need attention."""
+        _output.write("warning", self._room, event, fields)
+
+    def error(self, event: str, /, **fields: Any) -> None:
+        """Write what failed; ``exc_info`` is an exception whose traceback follows."""
+        _output.write("error", self._room, event, fields)
+
+    def exception(self, event: str, /, **fields: Any) -> None:
+        """Write what failed, with the traceback of the exception that is handled now."""
+        self.error(event, exc_info=sys.exception(), **fields)
 
 
 def configure(
@@ -182,30 +253,14 @@ def configure(
     Raises:
         ConfigError: ``STOKER_LOG_FORMAT`` is neither ``json`` nor ``text``.
     """
+    global _output  # noqa: PLW0603  (of the process, as standard error is)
     hide(*(value for name, value in os.environ.items() if _SECRET_VARIABLE.search(name)))
     out = stream or sys.stderr
-    terminal = out.isatty()
+    terminal = out is not None and out.isatty()  # None: it was closed before the start
     as_json = _wants_json(default=not terminal) if json is None else json
-    renderer: Any = (
-        structlog.processors.JSONRenderer()
-        if as_json
-        else PeopleRenderer(colors=terminal and not os.environ.get("NO_COLOR"))
-    )
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            _hide_secrets,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.getLevelNamesMapping()[level.upper()]
-        ),
-        logger_factory=structlog.WriteLoggerFactory(file=out),
-        cache_logger_on_first_use=False,
-    )
+    colors = terminal and not os.environ.get("NO_COLOR")
+    chosen = LEVELS[LEVELS.index(level.lower())]
+    _output = _Output(chosen, _in_json if as_json else _ForPeople(colors=colors), out)
 
 
 def _wants_json(*, default: bool) -> bool:
@@ -215,6 +270,6 @@ def _wants_json(*, default: bool) -> bool:
     return wanted == "json" if wanted else default
 
 
-def get_logger(room: str) -> Any:
+def get_logger(room: str) -> Logger:
     """A logger whose lines say which room of the house they come from."""
-    return structlog.get_logger(room=room)
+    return Logger(room)

@@ -2,9 +2,8 @@ import json
 import os
 
 import pytest
-import structlog
 
-from stoker import backends
+from stoker import backends, logs
 from stoker.cli import instance
 from stoker.errors import ConfigError
 
@@ -13,8 +12,7 @@ from stoker.errors import ConfigError
 def environment(monkeypatch):
     """What a command changes in the environment, and of the logs, is undone."""
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    yield
-    structlog.reset_defaults()
+    monkeypatch.setattr(logs, "_output", logs._output)
 
 
 def test_a_worker_file_runs_as_the_main_program(tmp_path):

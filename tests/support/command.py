@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-import structlog
-
+from stoker import logs
 from stoker.cli.app import main
 
 
@@ -59,7 +58,6 @@ def _run(
 ) -> Done:
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
     given = io.TextIOWrapper(io.BytesIO(stdin.encode()), "utf-8")
-    former = structlog.get_config()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     code: object = 0
     with contextlib.ExitStack() as stack:
@@ -68,13 +66,14 @@ def _run(
         stack.enter_context(mock.patch.object(sys, "stdin", given))
         stack.enter_context(contextlib.redirect_stdout(out))
         stack.enter_context(contextlib.redirect_stderr(err))
+        # What a command configures is its own: it writes to what it takes for standard error.
+        stack.enter_context(mock.patch.object(logs, "_output", logs._output))
         if cwd is not None:
             stack.enter_context(contextlib.chdir(cwd))
         try:
             main()
         except SystemExit as end:
             code = end.code or 0
-    structlog.configure(**former)
     if threading.current_thread() is threading.main_thread():
         # A program that has served ignores signals as it ends; what a process ignores, those that
         # it starts ignore too.
