@@ -1,18 +1,30 @@
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stoker.launcher import machine
-from stoker.launcher.machine import Gpu, GpuError, container_memory, parse_gpus, read, read_gpus
+from stoker.launcher.machine import (
+    Gpu,
+    GpuError,
+    Sampler,
+    container_memory,
+    parse_gpus,
+    read,
+    read_gpus,
+)
+from stoker.launcher.reap import Reaper, children
 
 Launched = Any  # the class in conftest.py, which cannot be imported
 
@@ -144,6 +156,28 @@ async def test_a_program_that_cannot_be_started_is_told(tmp_path: Path, smi: Smi
     (tmp_path / "bin" / "nvidia-smi").write_text("#!/nowhere/sh\n")
     with pytest.raises(GpuError, match="cannot be started: No such file"):
         await read_gpus(environ)
+
+
+async def test_who_collects_orphans_takes_no_exit_code_of_nvidia_smi(
+    tmp_path: Path, smi: Smi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reaper, others, codes = Reaper(), children(), []
+
+    def run(*_arguments: Any) -> tuple[int, bytes]:
+        program = subprocess.Popen(["/bin/sh", "-c", "exit 3"])
+        while psutil.Process(program.pid).status() != psutil.STATUS_ZOMBIE:
+            pass
+        reaper.collect(others)
+        codes.append(program.wait())
+        return 0, b""
+
+    monkeypatch.setattr(machine, "_run", run)
+    sampler = Sampler(tmp_path, smi(""), dict, reaper)
+    sampled = asyncio.Event()
+    sampling = asyncio.create_task(sampler.run(sampled.set))
+    await sampled.wait()
+    sampling.cancel()
+    assert codes == [3]
 
 
 async def test_a_reading_has_the_figures_of_the_machine(smi: Smi, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from stoker.launcher.reap import Reaper
 from stoker.logs import get_logger
 
 _log = get_logger("launcher")
@@ -134,14 +135,12 @@ async def read_gpus(
     environ: Mapping[str, str] | None = None,
     *,
     timeout: float = SMI_TIMEOUT,
-    started: Callable[[int], None] = lambda _pid: None,
 ) -> list[Gpu]:
     """The GPUs of this machine; none where ``nvidia-smi`` is not installed.
 
     Args:
         environ: for ``nvidia-smi``, and where it is looked for; default: ours.
         timeout: seconds; a driver that hangs makes it hang too.
-        started: called with its pid.
 
     Raises:
         GpuError: it tells nothing; the text says why.
@@ -150,7 +149,7 @@ async def read_gpus(
     program = shutil.which("nvidia-smi", path=environ.get("PATH"))
     if program is None:
         return []
-    code, said = await asyncio.to_thread(_run, program, environ, timeout, started)
+    code, said = await asyncio.to_thread(_run, program, environ, timeout)
     text = said.decode(errors="replace")
     if code:
         last = " ".join(text.split())[:300] or f"exit code {code}"
@@ -158,9 +157,7 @@ async def read_gpus(
     return parse_gpus(text)
 
 
-def _run(
-    program: str, environ: Mapping[str, str], timeout: float, started: Callable[[int], None]
-) -> tuple[int, bytes]:
+def _run(program: str, environ: Mapping[str, str], timeout: float) -> tuple[int, bytes]:
     """Exit code and output. It takes a second longer than `timeout`, at the very most."""
     try:
         process = subprocess.Popen(
@@ -172,7 +169,6 @@ def _run(
         )
     except OSError as error:
         raise GpuError(f"{program} cannot be started: {error.strerror}") from None
-    started(process.pid)
     assert process.stdout is not None
     deadline, said = time.monotonic() + timeout, b""
     try:
@@ -275,7 +271,6 @@ async def read(
     *,
     environ: Mapping[str, str] | None = None,
     wall: Callable[[], float] = time.time,
-    started: Callable[[int], None] = lambda _pid: None,
 ) -> Reading:
     """One look at everything; what cannot be told is left out, nothing is raised.
 
@@ -284,11 +279,10 @@ async def read(
         roots: processes by name, for `Reading.rss`.
         environ: for ``nvidia-smi``.
         wall: clock, Unix seconds.
-        started: called with the pid of ``nvidia-smi``.
     """
     seen = await asyncio.to_thread(look, directory, roots or {}, wall())
     try:
-        gpus = await read_gpus(environ, started=started)
+        gpus = await read_gpus(environ)
     except GpuError as error:
         return msgspec.structs.replace(seen, gpu_error=str(error))
     return msgspec.structs.replace(seen, gpus=gpus)
@@ -319,6 +313,7 @@ class Sampler:
         directory: Path,
         environ: Mapping[str, str],
         roots: Callable[[], Mapping[str, int]],
+        reaper: Reaper,
         *,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -328,30 +323,23 @@ class Sampler:
             directory: its disk is meant.
             environ: for ``nvidia-smi``.
             roots: processes by name, asked each time.
+            reaper: held while ``nvidia-smi`` runs, whose exit code counts.
             wall: clock, Unix seconds.
         """
         self._directory = directory
         self._environ = environ
         self._roots = roots
         self._wall = wall
-        self._pids: set[int] = set()
+        self._reaper = reaper
         self.last: Reading | None = None
-
-    def pids(self) -> set[int]:
-        """Processes for whose end the event loop waits."""
-        self._pids = {pid for pid in self._pids if psutil.pid_exists(pid)}
-        return self._pids
 
     async def run(self, on_reading: Callable[[], None]) -> None:
         """Sample for ever; `on_reading` is called after each. The first is logged."""
         while True:
-            seen = await read(
-                self._directory,
-                self._roots(),
-                environ=self._environ,
-                wall=self._wall,
-                started=self._pids.add,
-            )
+            with self._reaper.held():
+                seen = await read(
+                    self._directory, self._roots(), environ=self._environ, wall=self._wall
+                )
             if self.last is None:
                 _log.info(
                     "machine",

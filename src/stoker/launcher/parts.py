@@ -16,6 +16,7 @@ from stoker.launcher.guard import Guard
 from stoker.launcher.logfiles import RotatingLog
 from stoker.launcher.manifest import InstanceManifest, tag
 from stoker.launcher.process import Child
+from stoker.launcher.reap import Reaper
 from stoker.logs import get_logger, without
 
 _log = get_logger("launcher")
@@ -39,12 +40,14 @@ class Parts:
         manifest: InstanceManifest,
         guard: Guard,
         kin: guardian.Kin,
+        reaper: Reaper,
         on_exit: Callable[[], None],
     ) -> None:
         self._directory = directory
         self._manifest = manifest
         self._guard = guard
         self._kin = kin
+        self._reaper = reaper
         self._on_exit = on_exit
         self._tag = tag(manifest.instance_id, directory)
         size = manifest.supervision.log_bytes
@@ -54,7 +57,6 @@ class Parts:
             "worker": RotatingLog(directory / environment.WORKER_LOG, max_bytes=size),
         }
         self._children: dict[Role, Child] = {}
-        self._starting = 0
         self.model_port = 0
         self.worker_port = 0
         self._http_port = 0
@@ -68,11 +70,6 @@ class Parts:
     def pids(self) -> set[int]:
         """All processes for whose end the event loop waits."""
         return {child.pid for child in self._children.values()} | self._guard.pids()
-
-    @property
-    def starting(self) -> bool:
-        """Whether a process was just made that `pids` does not name yet; it may have ended."""
-        return self._starting > 0
 
     def has(self, role: Role) -> bool:
         """Whether the part was started and not cleared since."""
@@ -209,8 +206,7 @@ class Parts:
     async def _launch(
         self, role: Role, name: str, argv: list[str], env: dict[str, str], directory: Path
     ) -> None:
-        self._starting += 1
-        try:
+        with self._reaper.held():
             child = await Child.start(
                 name,
                 argv,
@@ -220,8 +216,6 @@ class Parts:
                 on_exit=self._on_exit,
             )
             self._children[role] = child
-        finally:
-            self._starting -= 1
         self._guard.watch(child.root)
 
     def booted(self) -> None:
@@ -264,8 +258,9 @@ class Parts:
         child = self._children.pop(role, None)
         if child is None:
             return
-        await self._sweep(role, [child.root], alone=not self._children)
-        await child.wait(2.0)
+        with self._reaper.held():
+            await self._sweep(role, [child.root], alone=not self._children)
+            await child.wait(2.0)
         child.close()
         self._guard.forget(child.pid)
 

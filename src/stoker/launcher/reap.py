@@ -10,7 +10,7 @@ import contextlib
 import ctypes
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 
 import psutil
 
@@ -76,11 +76,30 @@ def _end_with_parent(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def reap_orphans(own: set[int]) -> int:
-    """Collect ended children other than `own`, for which the event loop waits; returns how many."""
-    count = 0
-    for child in psutil.Process().children():
-        with contextlib.suppress(psutil.Error, ChildProcessError):
-            if child.pid not in own and child.status() == psutil.STATUS_ZOMBIE:
-                count += os.waitpid(child.pid, os.WNOHANG)[0] == child.pid
-    return count
+class Reaper:
+    """Collects orphans that ended, and no child whose exit code somebody else waits for.
+
+    Whoever waits for a child that was collected here learns nothing of how it ended: it counts as
+    failed, or as done.
+    """
+
+    def __init__(self) -> None:
+        self._held = 0
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Collect nothing while a child may end that `collect` is not told of."""
+        self._held += 1
+        try:
+            yield
+        finally:
+            self._held -= 1
+
+    def collect(self, awaited: Collection[int] = ()) -> int:
+        """Collect ended children other than `awaited`; returns how many."""
+        count = 0
+        for child in psutil.Process().children() if not self._held else ():
+            with contextlib.suppress(psutil.Error, ChildProcessError):
+                if child.pid not in awaited and child.status() == psutil.STATUS_ZOMBIE:
+                    count += os.waitpid(child.pid, os.WNOHANG)[0] == child.pid
+        return count

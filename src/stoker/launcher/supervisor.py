@@ -35,7 +35,7 @@ from stoker.launcher.manifest import InstanceManifest, tag
 from stoker.launcher.orphans import end_orphans
 from stoker.launcher.parts import Parts
 from stoker.launcher.preparing import Preparation, SetupError, make_directories
-from stoker.launcher.reap import adopt_orphans, children, reap_orphans
+from stoker.launcher.reap import Reaper, adopt_orphans, children
 from stoker.launcher.state import (
     MAX_DESCENDANTS,
     Descendants,
@@ -117,7 +117,8 @@ class Supervisor:
         mark = tag(manifest.instance_id, directory)
         kin = guardian.Kin(os.getpid(), mark, foreign=foreign, exclusive=exclusive)
         self._guard = Guard(manifest, directory, self._wake.set, exclusive=exclusive)
-        self._parts = Parts(directory, manifest, self._guard, kin, self._wake.set)
+        self._reaper = Reaper()
+        self._parts = Parts(directory, manifest, self._guard, kin, self._reaper, self._wake.set)
         self._certificates = CertificateKeeper(directory, manifest, wall=wall)
         self._preparation = Preparation(
             directory, manifest, self._parts, self._certificates, wall=wall
@@ -126,6 +127,7 @@ class Supervisor:
             directory,
             guardian_environment(manifest, directory, role="probe"),
             lambda: {"model": self._parts.pid("model"), "worker": self._parts.pid("worker")},
+            self._reaper,
             wall=wall,
         )
         self._judge = HealthJudge()
@@ -209,8 +211,7 @@ class Supervisor:
             if now >= next_reap:
                 next_reap = now + REAP_INTERVAL
                 await self._parts.look()
-                if not self._parts.starting:  # else its exit code could be lost here
-                    reap_orphans(self._parts.pids() | self._sampler.pids())
+                self._reaper.collect(self._parts.pids())
             self._tell_dropped()
             self._save()
             if self._without_hope(now):
@@ -495,7 +496,7 @@ class Supervisor:
             task.cancel()
         await self._parts.clear_all()
         await self._guard.stop()
-        reap_orphans(set())
+        self._reaper.collect()
         self._parts.close()
         self._life.ended()
         self._save()
