@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import time
 from itertools import pairwise
@@ -89,7 +90,85 @@ def test_what_is_no_file_does_not_block_or_fail(tmp_path: Path, kind: str) -> No
         path.mkdir()
     else:
         os.mkfifo(path)
-    assert LogTail(path).poll() == []
+    tail = LogTail(path)
+    assert tail.poll() == []
+    assert tail.problem == "it is not a regular file"
+
+
+def test_who_writes_into_a_fifo_is_not_ended_by_a_look_at_it(tmp_path: Path) -> None:
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    tail = LogTail(path)
+    opened = 0
+
+    def count(*args: object, **more: object) -> int:
+        nonlocal opened
+        opened += 1
+        raise OSError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "open", count)
+        assert tail.poll() == []
+    assert not opened
+
+
+def test_a_log_that_fails_to_be_read_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "log"
+    append(path, b"first\nsecond")
+    tail = LogTail(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", broken)
+        assert tail.poll() == []
+        assert tail.problem == "Stale file handle"
+        assert tail.poll() == []
+    assert tail.poll() == ["first"]
+    assert tail.problem == ""
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", broken)
+        assert tail.poll() == ["second"]
+    tail.close()
+
+
+def broken(*_: object) -> bytes:
+    raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+
+def test_a_gap_before_a_line_does_not_hide_it(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    append(path, b"x" * 100_000 + b"\n")
+    tail = LogTail(path)
+    tail.poll()
+    os.truncate(path, 0)
+    with path.open("r+b") as file:  # not for appending: it goes on where it was
+        file.seek(100_001)
+        file.write(b"loaded\n")
+    assert tail.poll() == ["loaded"]
+    assert tail.poll() == []
+    append(path, b"\0\0more\n")
+    assert tail.poll() == ["more"]
+    tail.close()
+
+
+def test_a_gap_of_gigabytes_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with path.open("wb") as file:
+        file.seek(2**40)
+        file.write(b"loaded\n")
+    tail = LogTail(path)
+    assert tail.poll() == ["loaded"]
+    assert not tail.behind
+    tail.close()
+
+
+@pytest.mark.parametrize("coding", ["utf-16-le", "utf-16-be"])
+def test_letters_of_two_bytes_are_read(tmp_path: Path, coding: str) -> None:
+    path = tmp_path / "log"
+    append(path, "first\nmodel loaded\n".encode(coding))
+    tail = LogTail(path, wanted=LineMatcher(["model loaded"], [], []).wanted)
+    assert tail.poll() == ["first", "model loaded"]
+    tail.close()
 
 
 def test_a_file_cut_and_grown_again_between_two_looks_is_read_from_its_beginning(

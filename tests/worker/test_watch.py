@@ -128,6 +128,17 @@ async def test_health_that_holds_stands_in_for_a_ready_line_that_never_comes(
     assert (await worker.post()).status == 200
 
 
+async def test_a_log_that_cannot_be_read_is_told_once(
+    start_worker: StartWorker, config_for: Any, model: Model, control: Control, log: Path
+) -> None:
+    log.mkdir()
+    with structlog.testing.capture_logs() as said:
+        await start_worker(config=config_for(model, log), ready=False)
+        await control.until(lambda: control.reports and control.last.loadtime)
+    told = [line["why"] for line in said if "log cannot be read" in line["event"]]
+    assert told == ["it is not a regular file"]
+
+
 async def test_a_ready_line_without_its_newline_is_seen(
     start_worker: StartWorker, config_for: Any, model: Model, control: Control, log: Path
 ) -> None:

@@ -3,7 +3,8 @@
 Rules (everything that knows about log files lives in this file):
 
 * The log is read from its beginning: the model server may have loaded before the worker started.
-* A file that is not there yet is waited for.
+* A file that is not there yet is waited for. What is not a regular file is never opened: to open a
+  FIFO and close it again would end the model server that writes into it.
 * Rotation by renaming: when the path names another file, what is left of the old one is read first.
 * Rotation by truncation: when the file is shorter than what was read, or begins with other bytes,
   it is read from its beginning.
@@ -14,7 +15,9 @@ Rules (everything that knows about log files lives in this file):
   stands.
 * An unfinished line is looked at when nothing was added to it for `SETTLED` seconds; once it is
   finished, it is looked at again.
-* Escape sequences (colours) are taken out. Bytes that are not UTF-8 are replaced.
+* Escape sequences (colours) are taken out. Bytes that are not UTF-8 are replaced. Zero bytes are
+  dropped: a program that writes on after its log was emptied leaves a gap of them, and UTF-16 has
+  one beside every letter of ASCII.
 
 `poll` does blocking reads of a local file, at most `MAX_READ` bytes a call, and fewer where many
 lines may count: a client can make a server write those. `behind` says that there is more. A large
@@ -156,6 +159,7 @@ class LogTail:
 
     Attributes:
         behind: the last `poll` did not come to the end of the file.
+        problem: why the log cannot be read; empty: it can, or is not there yet.
     """
 
     def __init__(
@@ -169,6 +173,7 @@ class LogTail:
                 apart and not given out.
         """
         self.behind = False
+        self.problem = ""
         self._path = Path(path)
         self._wanted = wanted
         self._file: int | None = None
@@ -181,7 +186,7 @@ class LogTail:
     def poll(self, now: float = 0.0) -> list[str]:
         """The lines written since the last call.
 
-        A file that cannot be read counts as not there.
+        A file that cannot be read counts as not there; `problem` says why.
 
         Args:
             now: seconds, on a clock that does not go backwards.
@@ -190,6 +195,15 @@ class LogTail:
         self.behind = False
         if self._file is None and not self._open():
             return lines
+        try:
+            self._poll(lines, now)
+        except OSError as error:  # of a failing disk, or a network file system that went away
+            self.problem = error.strerror or str(error)
+            lines += self._splitter.flush()
+            self.close()
+        return lines
+
+    def _poll(self, lines: list[str], now: float) -> None:
         assert self._file is not None
         if self._truncated(self._file):
             lines += self._splitter.flush()
@@ -209,7 +223,6 @@ class LogTail:
         elif not self._peeked and now - self._since >= SETTLED:
             self._peeked = True
             lines += self._splitter.peek()
-        return lines
 
     def close(self) -> None:
         """Let go of the file; a later `poll` starts at the beginning of what is there then."""
@@ -220,28 +233,44 @@ class LogTail:
 
     def _open(self) -> bool:
         try:
-            # Not blocking: somebody may have put a FIFO there.
+            if not stat.S_ISREG(self._path.stat().st_mode):
+                self.problem = "it is not a regular file"
+                return False
+            # Not blocking: somebody may have put a FIFO there in this moment.
             file = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
+        except FileNotFoundError:
+            self.problem = ""
             return False
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            os.close(file)
+        except OSError as error:
+            self.problem = error.strerror or str(error)
             return False
         self._file = file
         return True
 
     def _read(self, file: int, lines: list[str]) -> bool:
         left = MAX_READ
+        if not self._offset:
+            self._pass_gap(file)
         while left > 0 and len(lines) < MAX_LINES:
             data = os.pread(file, min(_CHUNK, left), self._offset)
+            self.problem = ""
             if not data:
                 return True
             if len(self._mark) < _MARK:
                 self._mark += data[: _MARK - len(self._mark)]
             self._offset += len(data)
             left -= len(data)
-            lines += self._lines_of(data)
+            lines += self._lines_of(data.replace(b"\0", b""))
         return False
+
+    def _pass_gap(self, file: int) -> None:
+        """Pass over a gap at the beginning, which may be as large as the log once was."""
+        try:
+            begins = os.lseek(file, 0, os.SEEK_DATA)
+        except OSError:  # it is empty, or its file system does not tell
+            return
+        if begins:
+            self._offset, self._mark = begins, os.pread(file, _MARK, 0)
 
     def _lines_of(self, data: bytes) -> list[str]:
         first, last = data.find(b"\n") + 1, data.rfind(b"\n") + 1

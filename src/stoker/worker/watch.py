@@ -300,9 +300,14 @@ class ModelWatch:
     # --- the log
 
     async def _follow_log(self, tail: LogTail) -> None:
+        told = ""
         while True:
             for line in tail.poll(self._now()):
                 self._read_line(line, old=tail.behind)
+            if tail.problem != told:
+                told = tail.problem
+                if told:
+                    _log.warning("the model server's log cannot be read", why=told)
             # The rest of a large log at once, but with room for others.
             await asyncio.sleep(0.0 if tail.behind else self._rhythm.log)
 
