@@ -34,6 +34,10 @@ def rotate(log: Path) -> None:
     log.rename(log.with_suffix(".1"))
 
 
+def make_directory(log: Path) -> None:
+    log.mkdir()
+
+
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
     return tmp_path / "model.log"
@@ -131,7 +135,7 @@ async def test_health_that_holds_stands_in_for_a_ready_line_that_never_comes(
 async def test_a_log_that_cannot_be_read_is_told_once(
     start_worker: StartWorker, config_for: Any, model: Model, control: Control, log: Path
 ) -> None:
-    log.mkdir()
+    make_directory(log)
     with structlog.testing.capture_logs() as said:
         await start_worker(config=config_for(model, log), ready=False)
         await control.until(lambda: control.reports and control.last.loadtime)
@@ -280,7 +284,7 @@ async def test_a_server_that_streams_is_alive_though_it_answers_no_health_check(
     assert local.json()["busy"] is True
     assert local.json()["perf"].endswith(" load/s")
     model.waiting[0].finish()
-    await reader.read()
+    await reader.readuntil(b"\r\n0\r\n\r\n")  # its end: the connection itself stays open
     for exchange in model.unanswered:
         exchange.respond(200)
     writer.close()
@@ -314,6 +318,25 @@ async def test_a_client_that_leaves_a_server_at_work_does_not_make_it_look_dead(
         exchange.respond(200)
     await model.until(lambda: len(model.unanswered) > 1)
     assert not worker.running._app.allowed
+
+
+async def test_a_check_that_is_answered_late_each_time_is_good(
+    start_worker: StartWorker, model: Model
+) -> None:
+    """It takes longer than one check may, and less than the three that must fail."""
+    model.deaf = True
+    worker = await start_worker(rhythm={"check_timeout": 0.05}, ready=False)
+    watch = worker.running._watch
+    count = watch._health.failed
+
+    def answered_late(*args: Any, **more: Any) -> Any:
+        for exchange in model.unanswered:
+            if not exchange.started:
+                exchange.respond(200)
+        return count(*args, **more)
+
+    watch._health.failed = answered_late
+    await model.until(lambda: watch.readiness.ready and len(model.unanswered) > 5)
 
 
 async def test_a_server_with_nothing_to_do_that_answers_no_check_is_out(

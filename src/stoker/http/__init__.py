@@ -6,6 +6,7 @@ from stoker.http.body import BodySource
 from stoker.http.cors import Cors
 from stoker.http.exchange import Exchange, bearer, coded
 from stoker.http.fetch import Response, fetch
+from stoker.http.health import Health, check_health
 from stoker.http.limits import Limits
 from stoker.http.pool import Origin, UpstreamPool
 from stoker.http.relay import Outcome, Relay, RelayObserver, relay, relay_prefix
@@ -19,6 +20,7 @@ __all__ = [
     "Cors",
     "Exchange",
     "Handler",
+    "Health",
     "HttpServer",
     "Limits",
     "Origin",
@@ -34,6 +36,7 @@ __all__ = [
     "UpstreamPool",
     "UpstreamRequest",
     "bearer",
+    "check_health",
     "coded",
     "fetch",
     "open_stream",

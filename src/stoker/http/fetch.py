@@ -45,9 +45,10 @@ class Response:
 class _Collector:
     """A `ResponseSink` that gathers the answer, up to a size."""
 
-    def __init__(self, max_body: int) -> None:
+    def __init__(self, max_body: int, *, cut: bool) -> None:
         self.result: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self._max_body = max_body
+        self._cut = cut
         self._status = 0
         self._headers: Headers = []
         self._body = bytearray()
@@ -64,6 +65,10 @@ class _Collector:
             return
         self._body += data
         if len(self._body) > self._max_body:
+            if self._cut:
+                del self._body[self._max_body :]
+                self.on_complete()
+                return
             self._body.clear()
             self.on_error(UpstreamError("malformed", "the answer is too large"))
 
@@ -84,6 +89,7 @@ async def fetch(
     body: bytes = b"",
     timeout: float = 10.0,
     max_body: int = 16 * 2**20,
+    cut: bool = False,
     ssl: ssl_module.SSLContext | None = None,
     pool: UpstreamPool | None = None,
 ) -> Response:
@@ -95,7 +101,8 @@ async def fetch(
         headers: names in lower case, without framing.
         body: sent with its Content-Length.
         timeout: seconds for everything.
-        max_body: bytes of the answer; more is an error.
+        max_body: bytes of the answer; more is an error, unless `cut`.
+        cut: of an answer that is too large its beginning is enough, and no more of it is read.
         ssl: context for https; default: the system's certificate authorities.
         pool: of the URL's origin, to use its connections; default: a connection of its own.
 
@@ -113,7 +120,7 @@ async def fetch(
         if pool is None
         else pool
     )
-    sink = _Collector(max_body)
+    sink = _Collector(max_body, cut=cut)
     request = used.request(method, target.encode(), headers, body, sink)
     request.patience = math.inf  # `timeout` alone counts
     try:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from stoker import http
 from stoker.errors import InvalidMessageError
 from stoker.http import UpstreamError, fetch
 from stoker.launcher.watch import Observation
@@ -14,12 +15,11 @@ from stoker.wire import WorkerStatus, encode
 
 
 async def check_health(url: str, timeout: float) -> Observation:
-    """Ask a model server for its health; only a status below 400 is "ok"."""
-    try:
-        answer = await fetch(url, timeout=timeout, max_body=1 << 16)
-    except UpstreamError as error:
-        return "timeout" if error.kind == "timeout" else "refused"
-    return "ok" if answer.status < 400 else "refused"
+    """Ask a model server for its health; a redirect to elsewhere is "ok" as well."""
+    health = await http.check_health(url, timeout)
+    if health.timed_out:
+        return "timeout"
+    return "ok" if not health.problem or 300 <= health.status < 400 else "refused"
 
 
 async def worker_tells(url: str, timeout: float = 2.0) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from stoker import logs
-from stoker.http import UpstreamError, fetch
+from stoker.http import UpstreamError, check_health, fetch
 from stoker.inference import AnswerReader
 from stoker.worker import readiness as rules
 from stoker.worker.benchmark import BenchmarkError, Post, ResultFile, ask_once, measure
@@ -379,9 +379,10 @@ class ModelWatch:
     async def _look_once(self) -> tuple[str, bool]:
         """What is wrong (empty: nothing), and whether that is definite.
 
-        While the model server is busy a check that it does not answer stays open: it ends when the
-        server has time for it, or with the process. New ones would fill its queue of connections.
-        One that may have been lost is replaced, after `KEEP_CHECK` seconds, then twice as many.
+        A check that is not answered in time has failed, and stays open all the same: some servers
+        need seconds for each, and new ones would fill the queue of connections of a busy one. One
+        that may have been lost is replaced: after as many failures as end READY, or of a busy
+        server after `KEEP_CHECK` seconds, then twice as many.
         """
         task, self._check = self._check, None
         if task is None:
@@ -395,13 +396,13 @@ class ModelWatch:
         if task.done():
             self._keep_check = KEEP_CHECK
             return task.result()
-        if not self.busy:
-            task.cancel()
-        elif self._now() - self._check_began < self._keep_check:
+        busy = self.busy
+        keep = self._keep_check if busy else rules.PATIENCE * self._rhythm.check_timeout
+        if self._now() - self._check_began < keep:
             self._check = task
         else:
             task.cancel()
-            self._keep_check *= 2.0
+            self._keep_check *= 2.0 if busy else 1.0
         return f"no answer within {self._rhythm.check_timeout:g} s", False
 
     async def _check_once(self) -> tuple[str, bool]:
@@ -411,12 +412,10 @@ class ModelWatch:
                 if self._config.lifecycle is None and self._config.needs_model_server:
                     await self._connect()
                 return "", False
-            response = await fetch(self._url, timeout=_LONG, max_body=_MAX_ANSWER)
+            health = await check_health(self._url, _LONG)
         except UpstreamError as error:
             return str(error), error.kind == "refused"
-        if response.status // 100 == 2:
-            return "", False
-        return f"answered {response.status}", False
+        return health.problem, health.refused
 
     async def _connect(self) -> None:
         parts = urlsplit(self._origin)
