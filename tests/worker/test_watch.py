@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from stoker import logs
 from stoker.http import fetch
@@ -134,14 +133,18 @@ async def test_health_that_holds_stands_in_for_a_ready_line_that_never_comes(
 
 
 async def test_a_log_that_cannot_be_read_is_told_once(
-    start_worker: StartWorker, config_for: Any, model: Model, control: Control, log: Path
+    start_worker: StartWorker,
+    config_for: Any,
+    model: Model,
+    control: Control,
+    log: Path,
+    told: Told,
 ) -> None:
     make_directory(log)
-    with structlog.testing.capture_logs() as said:
-        await start_worker(config=config_for(model, log), ready=False)
-        await control.until(lambda: control.reports and control.last.loadtime)
-    told = [line["why"] for line in said if "log cannot be read" in line["event"]]
-    assert told == ["it is not a regular file"]
+    await start_worker(config=config_for(model, log), ready=False)
+    await control.until(lambda: control.reports and control.last.loadtime)
+    said = [line["why"] for line in told() if "log cannot be read" in line["event"]]
+    assert said == ["it is not a regular file"]
 
 
 async def test_a_ready_line_without_its_newline_is_seen(
