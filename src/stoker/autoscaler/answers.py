@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from stoker.errors import StokerError
 
@@ -11,8 +11,7 @@ class RouterFullError(StokerError):
     """So many requests are held for the endpoint already that this one is refused."""
 
 
-@dataclass(frozen=True, slots=True)
-class Assigned:
+class Assigned(msgspec.Struct, frozen=True):
     """A request has a worker."""
 
     worker_id: int
@@ -26,8 +25,7 @@ class Assigned:
     """It counts as a request that has just come: it is no poll, and no retry that adds nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(msgspec.Struct, frozen=True):
     """A request waits for a worker; its client is to ask again with `request_idx`."""
 
     request_idx: int

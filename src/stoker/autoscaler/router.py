@@ -39,7 +39,6 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 
 from stoker.autoscaler.affinity import PATIENCE, CacheTable
 from stoker.autoscaler.answers import Assigned, Held, RouterFullError
@@ -294,10 +293,10 @@ class Router:
             request.cost, request.affinity = believed, names
             request.deadline, request.poll_by = now + replay_timeout, poll_by
             request.retries += 1
-        answer = self._place(endpoint, request, now)
+        self._place(endpoint, request, now)
         if earlier is not None and earlier.phase is Phase.BOOKED:
             fresh = True  # There are two tickets that can be used, at two workers.
-        return replace(answer, fresh=True) if fresh else answer
+        return self._answer(request, fresh=fresh)
 
     def _find(self, endpoint_id: int, key: str, request_idx: int) -> Request | None:
         """The request that a client means by a number; None where it has none of that number."""
@@ -462,7 +461,7 @@ class Router:
         self._next_idx += 1
         return self._next_idx - 1
 
-    def _place(self, endpoint: EndpointBook, request: Request, now: float) -> Assigned | Held:
+    def _place(self, endpoint: EndpointBook, request: Request, now: float) -> None:
         if endpoint.held:
             self._hand_out(endpoint, now)
         worker = None
@@ -471,7 +470,7 @@ class Router:
         if worker is not None:
             request.answered = True
             self._ledger.book(request, worker, now)
-            return self._answer(request)
+            return
         if endpoint.held.room(request.key, self._max_held) <= 0:
             waiting = endpoint.held.held_by(request.key) or len(endpoint.held)
             self._ledger.forget(request, now)
@@ -487,8 +486,7 @@ class Router:
             # It may be entitled to a worker that those who wait before it are not.
             self._hand_out(endpoint, now, asking=request)
             if request.phase is Phase.BOOKED:
-                return self._tell(request, now)
-        return Held(request.idx, request.deadline, endpoint.endpoint_id, request.cost)
+                self._tell(request, now)
 
     def _poll(
         self, endpoint: EndpointBook, request: Request, poll_by: float, now: float
@@ -496,21 +494,30 @@ class Router:
         request.poll_by = poll_by
         if request.phase is Phase.HELD:
             self._hand_out(endpoint, now, asking=request)
-        if request.phase is Phase.HELD or request.worker_id is None:
-            return Held(request.idx, request.deadline, endpoint.endpoint_id, request.cost)
-        return self._tell(request, now)
+        if request.phase is not Phase.HELD:
+            self._tell(request, now)
+        return self._answer(request)
 
-    def _tell(self, request: Request, now: float) -> Assigned:
+    def _tell(self, request: Request, now: float) -> None:
         """The client of a promised request has come to ask."""
         request.answered = True
         self._ledger.lend(request, now)
-        return self._answer(request)
 
-    def _answer(self, request: Request) -> Assigned:
-        assert request.worker_id is not None
-        url = self._ledger.workers[request.worker_id].url
-        at = request.expires - self._ticket_lifetime
-        return Assigned(request.worker_id, url, request.cost, request.reqnum, request.idx, at)
+    def _answer(self, request: Request, *, fresh: bool = False) -> Assigned | Held:
+        if request.worker_id is None:
+            return Held(request.idx, request.deadline, request.endpoint_id, request.cost, fresh)
+        return self._assigned(request, self._ledger.workers[request.worker_id], fresh=fresh)
+
+    def _assigned(self, request: Request, worker: WorkerBook, *, fresh: bool = False) -> Assigned:
+        return Assigned(
+            worker.worker_id,
+            worker.url,
+            request.cost,
+            request.reqnum,
+            request.idx,
+            request.expires - self._ticket_lifetime,
+            fresh,
+        )
 
     def _hold(self, request: Request) -> None:
         request.phase, request.worker_id, request.answered = Phase.HELD, None, False
@@ -543,7 +550,7 @@ class Router:
                 break
             held.take(request)
             self._ledger.book(request, worker, now)
-            given.append(self._answer(request))
+            given.append(self._assigned(request, worker))
         if self.on_assigned is not None:
             for assigned in given:
                 request = self._ledger.requests[assigned.request_idx]
