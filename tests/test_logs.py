@@ -1,7 +1,10 @@
 import io
 import json
+import logging
 import re
 import sys
+import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -16,6 +19,9 @@ from stoker.logs import plain
 def undone(monkeypatch):
     """What a test configures ends with it."""
     monkeypatch.setattr(logs, "_output", logs._output)
+    monkeypatch.setattr(logging, "lastResort", logging.lastResort)
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
 
 
 @pytest.fixture
@@ -232,3 +238,68 @@ def test_no_text_leaves_a_control_character(text):
 )
 def test_keys_and_users_of_urls_are_hidden_by_their_shape(text: str, left: str) -> None:
     assert logs.redact(text) == left
+
+
+HOSTILE = "\x1b]0;gone\x07 \u202e api_key=s3cret-of-mine"
+"""What a model server or a provider may say: it steers the terminal, and holds a secret."""
+
+
+def is_harmless(text):
+    return "gone" in text and not re.search("[\x1b\x07\u202e]|s3cret", text)
+
+
+def test_why_a_program_cannot_go_on_passes_the_filter(capsys):
+    logs.complain("launcher", ConfigError("field", f"{HOSTILE}\nlauncher: all is well"))
+    said = capsys.readouterr().err
+    assert said.startswith("launcher: error: field: ")
+    assert is_harmless(said)
+    assert "\nlauncher:" not in said
+
+
+def test_an_exception_that_nobody_catches_passes_the_filter(capsys):
+    logs.configure(stream=io.StringIO())
+    error = ValueError(HOSTILE)
+    sys.excepthook(ValueError, error, None)
+    said = capsys.readouterr().err
+    assert "ValueError" in said
+    assert is_harmless(said)
+
+
+def test_an_exception_in_a_thread_passes_the_filter(capsys):
+    logs.configure(stream=io.StringIO())
+
+    def fail(error):
+        raise error
+
+    for error in (SystemExit(), ValueError(HOSTILE)):
+        thread = threading.Thread(target=fail, args=(error,))
+        thread.start()
+        thread.join()
+    said = capsys.readouterr().err
+    assert said.count("Traceback") == 1
+    assert is_harmless(said)
+
+
+def test_what_other_libraries_log_passes_the_filter(lines):
+    try:
+        raise ValueError(HOSTILE)
+    except ValueError:
+        record = logging.makeLogRecord(
+            {
+                "name": "asyncio",
+                "levelno": logging.ERROR,
+                "msg": HOSTILE,
+                "exc_info": sys.exc_info(),
+            }
+        )
+    logging.lastResort.handle(record)
+    (line,) = lines()
+    assert (line["room"], line["level"]) == ("asyncio", "error")
+    assert "s3cret" not in line["event"] + line["exception"]
+
+
+def test_errors_are_written_to_the_terminal_in_one_place():
+    """A program that does it by itself forgets the filter: it is to call `logs.complain`."""
+    sources = Path(logs.__file__).parent
+    found = [p.name for p in sources.rglob("*.py") if "file=sys.stderr" in p.read_text()]
+    assert found == ["logs.py"]

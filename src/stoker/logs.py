@@ -111,6 +111,18 @@ def without(text: str, secrets: Iterable[str]) -> str:
     return redact(text)
 
 
+def complain(program: str, problem: object) -> None:
+    """Say on standard error why a program of ours that is no command cannot go on.
+
+    Args:
+        program: its name.
+        problem: an error, or words; it may hold what a server, a file or a person said.
+    """
+    text = displayable(_clean(str(problem)).strip()).replace("\n", "\n  ")
+    with contextlib.suppress(OSError, ValueError):  # nobody can be told
+        print(f"{program}: error: {text}", file=sys.stderr, flush=True)
+
+
 def _clean(value: Any) -> Any:
     """A field's value without secrets, however deep they are."""
     if isinstance(value, str):
@@ -203,6 +215,11 @@ def _trace(error: BaseException) -> str:
     return "".join(traceback.format_exception(error)).rstrip("\n")
 
 
+def trace(error: BaseException) -> str:
+    """The traceback of an exception for a terminal or a log: its words may be somebody else's."""
+    return displayable(_clean(_trace(error)))
+
+
 _output = _Output("info", _ForPeople(colors=False), None)
 """Until `configure` is called: text to standard error."""
 
@@ -244,6 +261,9 @@ def configure(
 ) -> None:
     """Set up logging for a process; call it once, at its start.
 
+    What Python itself and other libraries write (an exception that nobody catches, the event loop's
+    complaints) passes the same filter from then on, unless the program has set up its own way.
+
     Args:
         json: one JSON object a line; default: what ``STOKER_LOG_FORMAT`` says, and where it is
             not set, only when `stream` is not a terminal.
@@ -261,6 +281,29 @@ def configure(
     colors = terminal and not os.environ.get("NO_COLOR")
     chosen = LEVELS[LEVELS.index(level.lower())]
     _output = _Output(chosen, _in_json if as_json else _ForPeople(colors=colors), out)
+    _filter_what_others_write()
+
+
+def _filter_what_others_write() -> None:
+    import logging
+
+    class OfLibraries(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            error = record.exc_info[1] if record.exc_info else None
+            level: Level = "error" if record.levelno >= logging.ERROR else "warning"
+            _output.write(level, record.name, record.getMessage(), {"exc_info": error})
+
+    logging.lastResort = OfLibraries(logging.WARNING)
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _tell_uncaught
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = lambda args: _tell_uncaught(None, args.exc_value, None)
+
+
+def _tell_uncaught(_kind: object, error: BaseException | None, _traceback: object) -> None:
+    if error is not None and not isinstance(error, SystemExit):  # one that ends a thread
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            sys.stderr.write(f"{trace(error)}\n")
 
 
 def _wants_json(*, default: bool) -> bool:

@@ -235,8 +235,10 @@ def test_an_answer_of_another_form_is_one_line(
     assert err.startswith("error: unforeseen: ")
     assert "Traceback" not in err
     monkeypatch.setenv("STOKER_TRACEBACK", "1")
-    with pytest.raises(KeyError):
-        screen.run("key", "list")
+    code, _, err = screen.run("key", "list")
+    assert code == Exit.FAILED
+    assert "Traceback" in err
+    assert "KeyError" in err
 
 
 def test_a_full_disk_and_a_name_that_is_no_text_are_one_line(

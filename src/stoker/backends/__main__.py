@@ -16,6 +16,7 @@ import msgspec
 
 from stoker.backends.registry import get, names
 from stoker.errors import ConfigError, StokerError
+from stoker.logs import complain
 
 if TYPE_CHECKING:
     from stoker.worker import WorkerConfig
@@ -53,7 +54,7 @@ def main(argv: list[str]) -> int:
 
         Worker(config).run()
     except StokerError as error:
-        print(f"stoker.backends: error: {error}", file=sys.stderr)
+        complain("stoker.backends", error)
         return 2
     return 0
 

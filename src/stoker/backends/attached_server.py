@@ -18,6 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
+from stoker.logs import complain
+
 CHECK_TIMEOUT = 4.0
 """Seconds for the other server to answer: less than what a launcher waits for us."""
 
@@ -68,8 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         server = ThreadingHTTPServer((args.host, args.port), Watcher)
     except OSError as error:
-        problem = f"cannot listen on {args.host}:{args.port}: {error.strerror}"
-        print(f"attached_server: error: {problem}", file=sys.stderr, flush=True)
+        complain("attached_server", f"cannot listen on {args.host}:{args.port}: {error.strerror}")
         return 1
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=server.serve_forever, daemon=True).start()

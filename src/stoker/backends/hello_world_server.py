@@ -18,6 +18,8 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from stoker.logs import complain
+
 MAX_BODY = 65_536
 MAX_NAME = 1_000
 
@@ -104,11 +106,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         server = GreetingServer((args.host, args.port), Greeter)
     except OSError as error:
-        print(
-            f"hello_world_server: error: cannot listen on {args.host}:{args.port}: "
-            f"{error.strerror}",
-            file=sys.stderr,
-        )
+        problem = f"cannot listen on {args.host}:{args.port}: {error.strerror}"
+        complain("hello_world_server", problem)
         return 1
     print(f"hello_world_server: ready on http://{args.host}:{server.server_port}", flush=True)
     server.serve_forever()

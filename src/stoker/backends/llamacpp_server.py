@@ -19,6 +19,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from stoker.logs import complain
+
 OPENMP = "libgomp.so.1"
 """The library that the wheel of xllamacpp needs from the system, and a minimal Debian lacks."""
 
@@ -158,7 +160,7 @@ def _remedy(error: ImportError) -> str:
 
 
 def _fail(problem: str) -> int:
-    print(f"llamacpp_server: error: {problem}", file=sys.stderr)
+    complain("llamacpp_server", problem)
     return 1
 
 

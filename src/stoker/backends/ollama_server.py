@@ -17,6 +17,8 @@ import sys
 import time
 from typing import Any
 
+from stoker.logs import complain, displayable
+
 START_TIMEOUT = 86_400.0
 """Seconds for Ollama to listen: whoever started us gives up sooner, by its own `start_timeout`."""
 
@@ -29,7 +31,7 @@ REPORT_EVERY = 10.0
 
 
 def _say(text: str) -> None:
-    print(f"ollama_server: {text}", flush=True)
+    print(f"ollama_server: {displayable(text)}", flush=True)  # words of Ollama and its registry
 
 
 def _wait(child: subprocess.Popen[bytes], host: str, port: int) -> None:
@@ -122,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
         _wait(child, args.host, args.port)
         prepare(args.host, args.port, args.model)
     except (RuntimeError, OSError, ValueError, http.client.HTTPException) as error:
-        print(f"ollama_server: error: {error}", file=sys.stderr, flush=True)
+        complain("ollama_server", error)
         if child.poll() is None:
             child.terminate()
         child.wait()

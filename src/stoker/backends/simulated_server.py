@@ -36,6 +36,7 @@ from stoker.backends.simulated_answers import (
 from stoker.backends.simulated_pace import Job, Pace
 from stoker.errors import InvalidMessageError
 from stoker.http import Exchange, HttpServer
+from stoker.logs import complain
 
 MARK = ((b"x-simulated", b"true"),)
 TICK = 0.02
@@ -237,7 +238,7 @@ class SimulatedServer:
 
 def crash(why: str) -> None:
     """End at once, as a crash does."""
-    print(f"simulated_server: error: crash on purpose, {why}", file=sys.stderr, flush=True)
+    complain("simulated_server", f"crash on purpose, {why}")
     os._exit(CRASHED)
 
 
@@ -272,7 +273,7 @@ async def serve(behaviour: Behaviour, host: str, port: int) -> int:
 
 
 def _fail(problem: str) -> int:
-    print(f"simulated_server: error: {problem}", file=sys.stderr, flush=True)
+    complain("simulated_server", problem)
     return 1
 
 

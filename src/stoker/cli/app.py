@@ -308,7 +308,8 @@ def run(arguments: list[str]) -> int:
         if hasattr(error, "format_message"):  # of click, which newer typers bring along
             return _usage(error)
         if os.environ.get(TRACEBACKS):
-            raise
+            output.print_trace(error)
+            return Exit.FAILED
         return _unforeseen(error)
     return int(code) if isinstance(code, int) else Exit.OK
 

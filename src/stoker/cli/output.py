@@ -24,7 +24,7 @@ from rich.segment import Segment
 
 from stoker.cli.exits import Exit, exit_of
 from stoker.errors import StokerError
-from stoker.logs import displayable, without_shapes
+from stoker.logs import displayable, trace, without_shapes
 
 __all__ = [
     "SafeConsole",
@@ -39,6 +39,7 @@ __all__ = [
     "print_failure",
     "print_json",
     "print_table",
+    "print_trace",
     "progress",
     "write",
     "write_bytes",
@@ -135,6 +136,11 @@ def print_failure(error: StokerError) -> Exit:
     """Say what went wrong, and what to do about it; returns the exit code for it."""
     print_error(str(error), getattr(error, "hint", ""))
     return exit_of(error)
+
+
+def print_trace(error: Exception) -> None:
+    """Show where an error that nobody foresaw happened."""
+    sys.stderr.write(f"{trace(error)}\n")
 
 
 def fail(message: str, *, hint: str = "", code: int = Exit.FAILED) -> NoReturn:

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 from stoker.errors import ConfigError
 from stoker.launcher.steps import DOWNLOAD
+from stoker.logs import complain
 from stoker.network import is_this_machine, proxy_of
 
 SOCKET_TIMEOUT = 60.0
@@ -152,7 +153,7 @@ def main() -> int:
     """The command."""
     order = json.loads(os.environ.pop(DOWNLOAD, "null"))
     if not isinstance(order, dict):
-        print(f"download: error: {DOWNLOAD} is not set", file=sys.stderr)
+        complain("download", f"{DOWNLOAD} is not set")
         return 1
     token = os.environ.get(order["token_env"], "") if order["token_env"] else ""
     try:
@@ -164,9 +165,9 @@ def main() -> int:
             proxy=proxy_of(os.environ),
         )
     except (DownloadError, ConfigError) as error:
-        print(f"download: error: {error}", file=sys.stderr)
+        complain("download", error)
     except OSError as error:
-        print(f"download: error: cannot write: {error}", file=sys.stderr)
+        complain("download", f"cannot write: {error}")
     else:
         return 0
     return 1

@@ -61,7 +61,7 @@ def launch(directory: Path) -> int:
         else:
             other = launcher_of(directory)
             who = f" (pid {other.pid})" if other else ""
-            print(f"launcher: {directory} is run by another launcher{who}", file=sys.stderr)
+            logs.complain("launcher", f"{directory} is run by another launcher{who}")
             return EXIT_TAKEN
     except OSError as error:
         raise ConfigError(str(directory), error.strerror or str(error)) from None
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     signals.start_children_with_defaults()
     arguments = sys.argv[1:] if argv is None else argv
     if len(arguments) != 1 or arguments[0].startswith("-"):
-        print("usage: python -m stoker.launcher DIR", file=sys.stderr)
+        logs.complain("launcher", "usage: python -m stoker.launcher DIR")
         return EXIT_MISTAKE
     log = Path(arguments[0]).resolve() / LAUNCHER_LOG
     descriptors.inherit_limit()
@@ -89,5 +89,5 @@ def main(argv: list[str] | None = None) -> int:
         logs.configure(stream=stream, level=level if level in logs.LEVELS else "info")
         return run_apart(lambda: launch(Path(arguments[0])))
     except ConfigError as error:
-        print(f"launcher: error: {error}", file=sys.stderr)
+        logs.complain("launcher", error)
         return EXIT_MISTAKE

@@ -7,7 +7,6 @@ import contextlib
 import gc
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
@@ -82,10 +81,10 @@ class Worker:
             with asyncio.Runner(loop_factory=factory) as runner:
                 runner.run(self._run_with_logs(socket))
         except ConfigError as error:
-            print(f"stoker worker: error: {error}", file=sys.stderr)
+            logs.complain("stoker worker", error)
             raise SystemExit(2) from None
         except StokerError as error:
-            print(f"stoker worker: error: {error}", file=sys.stderr)
+            logs.complain("stoker worker", error)
             raise SystemExit(1) from None
 
     async def _run_with_logs(self, socket: dict[str, Any]) -> None:
