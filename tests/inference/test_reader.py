@@ -273,6 +273,41 @@ FAILURES = {
         line(object="response", status="failed", error={"message": "dead"}),
         502,
     ),
+    "sglang": (
+        SSE,
+        event(
+            text="",
+            meta_info={"finish_reason": {"type": "abort", "message": "dead", "status_code": 500}},
+        ),
+        500,
+    ),
+    "gemini": (SSE, event(error={"code": 503, "message": "dead", "status": "UNAVAILABLE"}), 503),
+    "gemini, in an array": (
+        JSON,
+        b'[{"candidates":[]}\r\n,\r\n{"error":{"code":503,"message":"dead"}}]',
+        503,
+    ),
+    "cohere": (SSE, event(event_type="stream-end", finish_reason="ERROR"), 502),
+    "status": (JSON, line(status="error", message="dead"), 502),
+    "success": (JSON, line(success=False, msg="dead", code=503), 503),
+    "named by hand": (SSE, b"event: Error\ndata: dead\n\n", 502),
+    "exception": (SSE, event("exception", message="dead"), 502),
+    "text/json": ("text/json", line(error="dead"), 502),
+    "type twice": (f"{SSE}, {SSE}", event(error="dead"), 502),
+    "records": ("application/json-seq", b"\x1e" + line(x=1) + b"\x1e" + line(error="dead"), 502),
+    "no type": ("", b"\n" + event(text="x") + event(error="dead"), 502),
+    "no type, whole": ("", line(error="dead"), 502),
+    "no type, lines": ("", line(text="x") + line(error="dead"), 502),
+    "event stream called text": (
+        "text/plain; charset=utf-8",
+        b": hi\n\n" + event(error="dead"),
+        502,
+    ),
+    "event stream called bytes": (
+        "application/octet-stream",
+        event("x") + event(error="dead"),
+        502,
+    ),
     "event stream called JSON": (JSON, event(error="dead"), 502),
     "longer than is held": (JSON, line(error="dead", prompt="x" * 2 * LIMIT), 502),
     "event longer than is held": (SSE, event(error={"message": "dead", "p": "x" * 2 * LIMIT}), 502),
@@ -305,6 +340,10 @@ def test_a_failure_inside_a_good_status_is_seen(name: str, failures_only: bool) 
         {"choices": [{"delta": {"content": '{"error": "x"}'}, "error": None}]},
         {"message": {"content": "error: none", "error": "of a tool"}},
         {"status": "failed", "object": "batch"},
+        {"status": "error"},
+        {"success": False, "found": 0},
+        {"text": "", "meta_info": {"finish_reason": {"type": "stop", "matched": 2}}},
+        {"choices": [{"finish_reason": "abort"}]},
         {"node_errors": {"5": "x"}},
     ],
     ids=str,
@@ -455,6 +494,15 @@ def test_of_a_long_answer_or_event_the_end_is_looked_at() -> None:
                     assert len(reader._held) <= max(LIMIT, 2 * LONG_TAIL)
             reader.finish()
             assert reader.completion_tokens == 9
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/octet-stream"])
+def test_text_that_a_model_wrote_is_no_event(kind: str) -> None:
+    assert read(line(error="dead"), kind=kind).failure is None
+    assert read(b"so: " + event(error="dead"), kind=kind).failure is None
+    for first in (b"\x89PNG\r\n\x1a\n", b"", b"da", b" " * 1000):
+        reader = read(first, event(error="dead") * (len(first) > 7), kind=kind)
+        assert (reader.failure, reader.events) == (None, 0)
 
 
 def test_types_are_known_without_regard_to_case_and_parameters() -> None:

@@ -21,6 +21,7 @@ FAILURES = {
     "named event": (SSE, "data: {}\n\nevent: error\ndata: dead\n\n", 502),
     "last line": ("application/x-ndjson", '{"response": "a"}\n{"error": "dead"}', 502),
     "body": ("application/json", '{"error": "dead"}', 502),
+    "no type": ("", 'data: {"text": "a"}\n\ndata: {"error": "dead"}\n\n', 502),
     "caller": ("application/json", '{"error": {"message": "too long", "code": 400}}', 400),
 }
 TOKENS = "/tokens"

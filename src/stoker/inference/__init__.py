@@ -9,7 +9,7 @@ from __future__ import annotations
 from stoker.inference.coding import Unpacker
 from stoker.inference.dialects import Failure, Kind, Piece
 from stoker.inference.framing import ServerSentEvent, SseParser
-from stoker.inference.reader import AnswerReader, is_readable
+from stoker.inference.reader import AnswerReader, is_readable, is_unlabelled
 
 __all__ = [
     "AnswerReader",
@@ -20,4 +20,5 @@ __all__ = [
     "SseParser",
     "Unpacker",
     "is_readable",
+    "is_unlabelled",
 ]

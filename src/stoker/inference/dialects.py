@@ -9,8 +9,11 @@
 | Ollama | `message`, `response`, `thinking` | `eval_count` | `error` |
 | TGI | `token`, `generated_text` | `details` | `error`, `error_type` |
 | llama.cpp | `content` | `tokens_predicted`, `timings` | `error` |
-| SGLang | `text` | `meta_info` | `error` |
+| SGLang | `text` | `meta_info` | `error`, `meta_info.finish_reason` of type `abort` |
 | Triton | `text_output` | | `error` |
+| Gemini | | | `error`, in an array the last element |
+| Cohere | | | `finish_reason` `ERROR` |
+| servers of one's own | | | `status: error` or `success: false`, with a text that says what |
 
 Sources: the API references of OpenAI and Anthropic, and the servers' own code and documentation.
 Every value is a claim of a program that may be wrong: a value of another type is passed over.
@@ -270,8 +273,8 @@ def failure(event: Any, *, named_error: bool = False) -> Failure | None:
         event: decoded.
         named_error: the event's own name is ``error``.
     """
-    if isinstance(event, list) and len(event) == 1:
-        event = event[0]
+    if isinstance(event, list) and event:
+        event = event[-1]  # a stream in the form of an array breaks off with its error
     if not isinstance(event, dict):
         return _told(event if isinstance(event, str) else None) if named_error else None
     error = event.get("error")
@@ -282,17 +285,21 @@ def failure(event: Any, *, named_error: bool = False) -> Failure | None:
         return _told(event)
     if isinstance(inner := event.get("response"), dict) and _is_failed(inner):
         return _told(inner.get("error"), inner)
-    if _is_failed(event):
+    if _is_failed(event) or _is_failed_plainly(event):
         return _told(error, event)
     code = event.get("error_code")  # FastChat's
     if isinstance(code, int) and code != 0:
         return _told(event.get("text"))
+    if isinstance(meta := event.get("meta_info"), dict):
+        reason = meta.get("finish_reason")
+        if isinstance(reason, dict) and reason.get("type") == "abort":
+            return _told(reason)
     choices = event.get("choices")
-    for choice in choices if isinstance(choices, list) else ():
+    for choice in choices if isinstance(choices, list) else (event,):
         if isinstance(choice, dict):
             if _is_error(error := choice.get("error")):
                 return _told(error)
-            if choice.get("finish_reason") == "error":
+            if choice.get("finish_reason") in ("error", "ERROR"):
                 return _told("the model server ended the answer with finish_reason error")
     return None
 
@@ -307,12 +314,23 @@ def _is_failed(response: dict[str, Any]) -> bool:
     return response.get("status") == "failed" and response.get("object", "response") == "response"
 
 
+def _is_failed_plainly(event: dict[str, Any]) -> bool:
+    """An object that says of itself that it is an error, and has a text that tells which."""
+    if event.get("success") is not False and event.get("status") != "error":
+        return False
+    return any(isinstance(event.get(name), str) for name in _TEXTS)
+
+
+_TEXTS = ("message", "msg", "detail", "error")
+"""Where an error's text stands."""
+
+
 def _told(error: Any, around: dict[str, Any] | None = None) -> Failure:
     holders = [holder for holder in (error, around) if isinstance(holder, dict)]
     message = error if isinstance(error, str) else ""
     status = 0
     for holder in holders:
-        message = message or _first_text(holder, ("message", "msg", "detail", "error"))
+        message = message or _first_text(holder, _TEXTS)
         status = status or _status(holder)
     if not message and isinstance(error, dict | list) and error:
         message = msgspec.json.encode(error).decode()

@@ -42,8 +42,13 @@ _LINES = (
     "application/ndjson",
     "application/jsonlines",
     "application/json-lines",
+    "application/json-seq",
 )
+_UNLABELLED = ("", "text/plain", "application/octet-stream", "binary/octet-stream")
 _DONE = b"[DONE]"
+_BEGINNINGS = (b"data:", b"event:", b"id:", b"retry:", b":")
+_MAX_FIRST = 256
+_ERROR_EVENTS = (b"error", b"exception")
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -95,7 +100,7 @@ _LONG_ERROR = re.compile(
 def media_type(content_type: str | bytes) -> str:
     """The type in a header ``Content-Type``, without its parameters."""
     text = content_type.decode("latin-1") if isinstance(content_type, bytes) else content_type
-    return text.partition(";")[0].strip().lower()
+    return text.partition(";")[0].partition(",")[0].strip().lower()  # some send it twice, joined
 
 
 def is_readable(content_type: str | bytes) -> bool:
@@ -103,8 +108,15 @@ def is_readable(content_type: str | bytes) -> bool:
     return _is_json(kind := media_type(content_type)) or kind in _EVENTS or kind in _LINES
 
 
+def is_unlabelled(content_type: str | bytes) -> bool:
+    """Whether a type says so little that the first bytes have to tell what an answer is."""
+    return media_type(content_type) in _UNLABELLED
+
+
 def _is_json(kind: str) -> bool:
-    return kind == "application/json" or (kind.startswith("application/") and kind[-5:] == "+json")
+    return kind in ("application/json", "text/json") or (
+        kind.startswith("application/") and kind[-5:] == "+json"
+    )
 
 
 class AnswerReader:
@@ -121,12 +133,14 @@ class AnswerReader:
 
     __slots__ = (
         "_between",
+        "_first",
         "_frames",
         "_held",
         "_keep",
         "_limit",
         "_lines",
         "_pieces",
+        "_plain",
         "_read",
         "completion_tokens",
         "events",
@@ -147,7 +161,8 @@ class AnswerReader:
         """Begin an answer.
 
         Args:
-            content_type: of its head; one that is not `is_readable` is read as nothing.
+            content_type: of its head; one that is not `is_readable` is read as nothing, but of one
+                that `is_unlabelled` an event stream is known by its first bytes.
             keep_pieces: the pieces of text wait for `take_pieces`.
             failures_only: count no tokens and read no figures, which costs less.
             limit: bytes that are held at most; see the rules above.
@@ -160,6 +175,8 @@ class AnswerReader:
         self._frames: SseFrames | None = SseFrames(limit) if kind in _EVENTS else None
         self._lines: Lines | None = Lines(limit) if kind in _LINES else None
         self._held: Held | None = Held(limit) if _is_json(kind) else None
+        self._first: bytes | None = b"" if kind in _UNLABELLED else None
+        self._plain = bool(kind)
         self._pieces: list[Piece] = []
         self.streamed = self._held is None
         self.events = 0
@@ -186,9 +203,25 @@ class AnswerReader:
         else:
             if self._held is not None:
                 self._held.add(data)
+            elif self._first is not None and self._recognise(data):
+                data, self._first = self._first, None
+                return self.feed(data)
             return 0
         self.tokens += found
         return found
+
+    def _recognise(self, data: bytes) -> bool:
+        """Whether the first bytes say what an answer without a telling type is."""
+        first = self._first = (self._first or b"") + data
+        begins = first.removeprefix(b"\xef\xbb\xbf").lstrip()[:8]
+        if begins.startswith(_BEGINNINGS):
+            self._frames = SseFrames(self._limit)
+        elif begins.startswith(b"{") and not self._plain:  # else a model may have written that
+            self._held, self.streamed = Held(self._limit), False
+        elif len(begins) >= 8 or len(first) >= _MAX_FIRST:
+            self._first = None  # none of these; it is not read
+            return False
+        return self._frames is not None or self._held is not None
 
     def _whole_events(self, data: bytes, frames: SseFrames) -> int:
         """As a rule a read is one whole event, or some: they need no framing line by line."""
@@ -235,7 +268,7 @@ class AnswerReader:
                 self.events += 1
                 self._long(frame.data)
             else:
-                found += self._read(frame.data, frame.event == b"error")
+                found += self._read(frame.data, frame.event.lower() in _ERROR_EVENTS)
         return found
 
     def _line(self, line: bytes, shortened: bool) -> int:
@@ -243,7 +276,7 @@ class AnswerReader:
             self.events += 1
             self._long(line)
             return 0
-        line = line.strip()
+        line = line.strip(b"\x1e \t")  # RFC 7464 begins each with a record separator
         return self._read(line.removeprefix(b"data:")) if line else 0
 
     def _event(self, data: bytes, named_error: bool = False) -> int:
@@ -337,7 +370,14 @@ class AnswerReader:
 
 def _may_fail(data: bytes, named_error: bool) -> bool:
     """Whether an event is worth a look for a failure: none comes without one of these words."""
-    return named_error or data.find(b"error") >= 0 or data.find(b'"failed"') >= 0
+    return (
+        named_error
+        or data.find(b"error") >= 0
+        or data.find(b'"failed"') >= 0
+        or data.find(b'"abort"') >= 0
+        or data.find(b"ERROR") >= 0
+        or data.find(b'"success"') >= 0
+    )
 
 
 def _decode(data: bytes) -> Any:

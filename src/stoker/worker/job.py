@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from stoker import logs
 from stoker.http import Exchange, Outcome, Relay, RelayObserver, relay, relay_prefix
 from stoker.http.messages import Headers
-from stoker.inference import AnswerReader, Unpacker, is_readable
+from stoker.inference import AnswerReader, Unpacker, is_readable, is_unlabelled
 from stoker.worker.admission import Lane, Place
 from stoker.worker.config import HandlerConfig
 from stoker.worker.metrics import WorkerMetrics
@@ -394,13 +394,13 @@ class TokenJob(Job):
 
 def readable_type(headers: Headers) -> tuple[bytes, Unpacker | None] | None:
     """The type of an answer that can be read as it passes, and what unpacks it; None: it cannot."""
-    content_type, codings = None, []
+    content_type, codings = b"", []
     for name, value in headers:
         if name == b"content-type":
             content_type = value
         elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
             codings.append(value)
-    if content_type is None or not is_readable(content_type) or len(codings) > 1:
+    if not (is_readable(content_type) or is_unlabelled(content_type)) or len(codings) > 1:
         return None
     unpacker = Unpacker.of(codings[0]) if codings else None
     return None if codings and unpacker is None else (content_type, unpacker)
