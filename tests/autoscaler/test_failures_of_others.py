@@ -213,20 +213,18 @@ def test_a_cancelled_update_drops_no_request(server):
     assert len(client.statuses) > 10
 
 
-@pytest.mark.xfail(strict=False, reason="fails once in some runs; cause not found")
 async def test_a_model_that_cannot_start_is_not_created_for_ever_and_resumes_when_it_is_changed(
     house, tmp_path
 ):
     """RunPod worker-vllm 29: created again and again, at the owner's cost."""
     await house.close()
-    offset = [0.0]
-    house.clock = _Moving(offset)
+    house.clock = clock = _Moving()
     house.shelf = LocalProvider(
         tmp_path / "instances", max_instances=2, manifest={"max_restarts": 0, "supervision": FAST}
     )
     await house.open()
     house.plane.report_addr = house.url
-    budget = PlannerSettings(failure_budget=3, error_grace=0.5)
+    budget = PlannerSettings(failure_budget=2, error_grace=0.5)
     house.planner = lambda snapshot, now: plan(snapshot, now, budget)
     parameters = EndpointParameters(
         min_load=1.0, cold_workers=1, max_workers=1, inactivity_timeout=-1.0, cold_mult=1.0
@@ -244,13 +242,14 @@ async def test_a_model_that_cannot_start_is_not_created_for_ever_and_resumes_whe
             await house.plane.step()
             if await condition():
                 return
-            offset[0] += 0.5
+            if not house.plane.fleet.workers:
+                clock.ahead += 0.5  # of nothing but the back-off
             await asyncio.sleep(0.1)
         raise AssertionError(f"{what}:\n{(await house.log(record.id))['trace']}")
 
     async def given_up():
         log = (await house.log(record.id))["info0"]
-        return "3 workers failed in a row; none is created any more" in log
+        return "workers failed in a row; none is created any more" in log
 
     async def gone():
         return not house.plane.fleet.workers
@@ -262,10 +261,10 @@ async def test_a_model_that_cannot_start_is_not_created_for_ever_and_resumes_whe
         await rounds(given_up, "it did not give up")
         # One that is started again fails twice.
         created = (await house.log(record.id))["info0"].count("create worker")
-        assert created <= 3
+        assert created <= 2
         await rounds(gone, "what failed is still paid for")
         for _ in range(20):
-            offset[0] += 600.0
+            clock.ahead += 600.0
             await house.plane.step()
         log = (await house.log(record.id))["info0"]
         assert log.count("create worker") == created
@@ -283,13 +282,13 @@ FAST = {"restart_delay": 0.05, "health_interval": 0.1, "report_interval": 0.2, "
 
 
 class _Moving:
-    """The real clock, and what a test adds to it."""
+    """The real clock, and what a test adds to it while no process has to keep up with it."""
 
-    def __init__(self, offset):
-        self._offset = offset
+    def __init__(self):
+        self.ahead = 0.0
 
     def __call__(self):
-        return time.monotonic() + self._offset[0]
+        return time.monotonic() + self.ahead
 
     def wall(self):
         return time.time()
