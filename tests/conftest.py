@@ -1,5 +1,6 @@
 """A real control plane, a real model server and a real language model, for foreign peers."""
 
+import asyncio
 import contextlib
 import datetime
 import ipaddress
@@ -22,6 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from stoker import backends, signals
+from stoker.store import Store
 from support import command
 
 # Nobody's own logins are read or changed by a test.
@@ -352,6 +354,19 @@ def model_server(start, free_port, tmp_path):
     options = backend.parse({"parallel": 2, "threads": 1})
     server = start(backend.command(options, "127.0.0.1", port), "model")
     return port, server.log
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory):
+    """A file with all tables and nothing in them, to be copied: to make them takes five times as
+    long as all else that a store does when it is opened."""
+    path = tmp_path_factory.mktemp("database") / "stoker.db"
+
+    async def make():
+        await (await Store.open(path)).close()
+
+    asyncio.run(make())
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import shutil
 
 import pytest
 
@@ -229,7 +230,8 @@ def identity(tmp_path_factory):
 
 
 @pytest.fixture
-async def house(tmp_path, identity):
+async def house(tmp_path, identity, empty_database):
+    shutil.copyfile(empty_database, tmp_path / "stoker.db")
     house = House(tmp_path, identity)
     await house.open()
     yield house

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 
 from stoker.autoscaler.journal import MAX_LINE, MAX_PENDING, Journal
@@ -6,7 +8,8 @@ from stoker.store import Store
 
 
 @pytest.fixture
-async def store(tmp_path):
+async def store(tmp_path, empty_database):
+    shutil.copyfile(empty_database, tmp_path / "stoker.db")
     store = await Store.open(tmp_path / "stoker.db")
     yield store
     await store.close()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,8 @@ class Plane:
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
+async def store(tmp_path: Path, empty_database: Path) -> AsyncIterator[Store]:
+    shutil.copyfile(empty_database, tmp_path / "stoker.db")
     async with await Store.open(tmp_path / "stoker.db", clock=lambda: 1_700_000_000.5) as opened:
         yield opened
 

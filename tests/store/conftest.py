@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -29,6 +30,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def store(path: Path, clock: Clock) -> AsyncIterator[Store]:
+async def store(path: Path, clock: Clock, empty_database: Path) -> AsyncIterator[Store]:
+    path.parent.mkdir(mode=0o700)
+    shutil.copyfile(empty_database, path)
     async with await Store.open(path, clock=clock) as opened:
         yield opened

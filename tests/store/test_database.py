@@ -75,11 +75,13 @@ async def test_what_was_written_is_there_after_reopening(path: Path) -> None:
         assert await store.list_endpoints() == [made]
 
 
-async def test_the_database_is_readable_by_its_owner_alone(store: Store, path: Path) -> None:
-    await store.create_endpoint("llm")
-    files = sorted(path.parent.iterdir())
+async def test_the_database_is_readable_by_its_owner_alone(path: Path) -> None:
+    async with await Store.open(path) as store:
+        await store.create_endpoint("llm")
+        files = sorted(path.parent.iterdir())
+        modes = {_mode(file) for file in files}
     assert path in files
-    assert {_mode(file) for file in files} == {0o600}
+    assert modes == {0o600}
     assert _mode(path.parent) == 0o700
 
 
