@@ -99,10 +99,18 @@ def test_a_file_that_others_can_reach_is_refused_and_mended_by_the_next_login(mo
     assert logins.find(ONE)[1] == "key-one"
 
 
-def test_a_damaged_file_is_named():
+@pytest.mark.parametrize("text", ["{", '{"logins": [5]}', '{"more": ' + "[" * 100_000])
+def test_a_damaged_file_is_named(text):
     logins.save(ONE, "key-one")
-    logins.path().write_text("{")
+    logins.path().write_text(text)
     with pytest.raises(ConfigError, match=r"logins\.json: is damaged"):
+        logins.find()
+
+
+def test_without_a_home_directory_there_is_no_place_for_the_file(monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", "relative/paths/count/for/nothing")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with pytest.raises(ConfigError, match="HOME: is not set"):
         logins.find()
 
 

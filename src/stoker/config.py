@@ -7,6 +7,7 @@ backend) passes through `convert`.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -49,6 +50,14 @@ def convert(data: Any, type_: type[T], *, where: str = "") -> T:
         return msgspec.convert(data, type_, strict=True)
     except msgspec.ValidationError as error:
         raise _explain(error, type_, where, data) from None
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with ``~`` and ``~user`` filled in; one whose home nobody knows stays as it is.
+
+    As in a shell. `Path.expanduser` raises there, also where HOME is not set in a container.
+    """
+    return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
 class Problem(NamedTuple):
@@ -146,7 +155,7 @@ def load_toml(path: Path, type_: type[T]) -> T:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(str(path), error.strerror or str(error)) from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(str(path), f"not valid TOML: {error}") from None
     return convert(data, type_, where=path.name)
 

@@ -5,6 +5,11 @@ Every error carries a message that a person can act upon. None of them carries a
 
 from __future__ import annotations
 
+import msgspec
+
+UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+"""What decoding JSON of others can raise; the last is for text of nothing but brackets."""
+
 
 class StokerError(Exception):
     """Base of every error that Stoker raises on purpose."""

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from stoker.errors import ConfigError, NotFoundError
+from stoker.errors import UNREADABLE, ConfigError, NotFoundError
 
 DEFAULT_URL = "http://127.0.0.1:8700"
 
@@ -60,9 +60,17 @@ class Access(NamedTuple):
 
 
 def path() -> Path:
-    """The file of the logins, after the XDG base directory specification."""
-    base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    return Path(base).expanduser() / "stoker" / "logins.json"
+    """The file of the logins, after the XDG base directory specification.
+
+    Raises:
+        ConfigError: nobody knows where it is.
+    """
+    base = os.path.expanduser(os.environ.get("XDG_CONFIG_HOME", ""))  # noqa: PTH111
+    if not os.path.isabs(base):  # noqa: PTH117
+        base = os.path.expanduser("~/.config")  # noqa: PTH111
+    if not os.path.isabs(base):  # noqa: PTH117
+        raise ConfigError("HOME", "is not set, so there is no place for logins: set it")
+    return Path(base) / "stoker" / "logins.json"
 
 
 def normalized(url: str) -> str:
@@ -230,7 +238,7 @@ def _read(*, mend: bool = False) -> _File:
         data = opened.read(MAX_FILE)
     try:
         return msgspec.json.decode(data, type=_File)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         raise ConfigError(
             str(file), "is damaged: remove it, and run `stoker login` again"
         ) from None

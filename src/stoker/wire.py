@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from stoker.errors import InvalidMessageError
+from stoker.errors import UNREADABLE, InvalidMessageError
 
 T = TypeVar("T")
 
@@ -276,7 +276,7 @@ def decode(decoder: msgspec.json.Decoder[T], data: bytes | msgspec.Raw) -> T:
         return decoder.decode(data)
     except msgspec.ValidationError as error:
         raise InvalidMessageError(_field_of(str(error))) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise InvalidMessageError({"body": f"not valid JSON: {error}"}) from None
 
 

@@ -8,7 +8,7 @@ def test_an_object_is_read():
     assert json_object("--options", '{"parallel": 4}') == {"parallel": 4}
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "4"])
+@pytest.mark.parametrize("text", ["", "{", "[1]", "4", '{"a": ' + "[" * 100_000])
 def test_what_is_no_object_is_refused_with_an_example(text):
     with pytest.raises(ConfigError, match=r"^--options: must be a JSON object such as") as caught:
         json_object("--options", text)

@@ -192,6 +192,9 @@ def test_what_a_workergroup_cannot_have_is_named(tmp_path: Path, group: str, sai
     [
         ("[server]\nport = 99999", "server.port: expected int <= 65535"),
         ('[server]\nhost = "a b"', "server.host: must be an address"),
+        ('[server]\nhost = "127.0.0.1:8700"', "server.host: must be an address"),
+        ('[server]\nhost = "[::1]"', "server.host: must be an address"),
+        ('[server]\nstate = "~nobody-of-that-name/x"', "server.state: nobody knows the home"),
         ('[server]\npublic_url = "here"', "server.public_url: must be an http"),
         ('[server]\ncertificate = "c.pem"', "server.certificate: HTTPS needs both"),
         ('[server]\nstate = "stoker.toml"', "stoker.toml is no directory"),
@@ -297,6 +300,7 @@ options = { model = "org/name", program = "bin/vllm" }
         (None, "No such file or directory: `stoker init` writes one"),
         (b"[server\nport = 1", ":1: not valid TOML"),
         (b"[server]\nport = \nhost = 1", ":2: not valid TOML"),
+        (b"[server]\nport = " + b"9" * 5000, ":1: not valid TOML: a number has thousands of"),
         (b"a = '''", "not valid TOML"),
         (b"\xff\xfe\x00", "is not UTF-8 text (byte 0)"),
         (b"x" * (2**20 + 1), "is larger than"),

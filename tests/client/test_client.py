@@ -17,6 +17,7 @@ from stoker.client import (
     RequestFailedError,
     RouteTimeoutError,
     UnauthorizedError,
+    connection,
 )
 from stoker.client import client as module
 from stoker.errors import InvalidMessageError, StokerError
@@ -494,3 +495,105 @@ async def test_who_waits_is_told_why_no_worker_comes(client: Client, system: Any
     with pytest.raises(RouteTimeoutError, match=r"1 error \(worker 3 failed: no  \[31mmemory\)"):
         await client.request("llm", "/x", {}, timeout=0.3, on_status=told.append)
     assert told == ["waiting for a worker: 1 error (worker 3 failed: no  [31mmemory)"]
+
+
+@pytest.mark.parametrize("status", [200, 400])
+async def test_an_answer_of_nothing_but_brackets_is_an_error_of_ours(
+    client: Client, system: Any, status: int
+) -> None:
+    async def brackets(_request: Request, _body: Any) -> Response:
+        return Response(b"[" * 100_000, status, media_type="application/json")
+
+    system.others = [brackets]
+    with pytest.raises(RequestFailedError):
+        await client.endpoints()
+    if status == 400:
+        system.answers = [brackets]
+        with pytest.raises(RequestFailedError):
+            await client.request("llm", "/x", {})
+
+
+async def test_an_answer_that_no_control_plane_gives_is_not_read_to_its_end(
+    client: Client, system: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def long(_request: Request, _body: Any) -> Response:
+        return Response(b'"' + b"x" * 200_000 + b'"')
+
+    system.others = [long]
+    with pytest.raises(RequestFailedError, match="form"):  # read whole
+        await client.endpoints()
+    monkeypatch.setattr(connection, "MAX_ANSWER", 100_000)
+    with pytest.raises(RequestFailedError, match="no Stoker control plane"):
+        await client.endpoints()
+
+
+async def test_the_text_of_a_refusal_is_cut(
+    client: Client, system: Any, refuse: Callable[..., Any]
+) -> None:
+    system.others = [refuse(400, "x" * 1_000_000)]
+    with pytest.raises(RequestFailedError) as caught:
+        await client.endpoints()
+    assert len(str(caught.value)) < 3000
+
+
+async def test_a_control_plane_that_redirects_is_not_followed_and_says_where_to(
+    client: Client, system: Any, refuse: Callable[..., Any]
+) -> None:
+    system.routes = [refuse(307, location=f"{system.url}/elsewhere/")]
+    with pytest.raises(RequestFailedError, match="redirects to http.*/elsewhere/") as caught:
+        await client.request("llm", "/x", {})
+    assert "its address" in caught.value.hint
+    assert [path for _, path, _, _ in system.seen] == ["/route/"]
+
+
+async def test_a_model_server_that_redirects_has_not_answered(
+    client: Client, system: Any, refuse: Callable[..., Any]
+) -> None:
+    system.answers = [refuse(302, location="/elsewhere")]
+    with pytest.raises(RequestFailedError, match="redirects to '/elsewhere'"):
+        await client.request("llm", "/x", {})
+    assert system.calls("/elsewhere") == []
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///etc/passwd", "http://user:pw@host", "unix:///s", "http://", "x", "http://a b"]
+)
+async def test_a_worker_is_only_asked_at_an_address(client: Client, system: Any, url: str) -> None:
+    system.targets = [url]
+    with pytest.raises(RequestFailedError, match="no address"):
+        await client.request("llm", "/x", {})
+
+
+async def test_a_control_plane_that_does_not_answer_is_not_waited_for_beyond_the_timeout(
+    client: Client, system: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never = asyncio.Event()
+
+    async def silent(_request: Request, _body: Any) -> Response:
+        await never.wait()
+        return Response()
+
+    monkeypatch.setattr(module, "LAST_ANSWER", 0.1)
+    system.routes = [silent]
+    async with asyncio.timeout(4):  # less than a call may take where the deadline is far
+        with pytest.raises(RequestFailedError) as caught:
+            await client.request("llm", "/x", {}, timeout=0.1)
+    assert caught.value.kind == "timed out"
+    never.set()
+
+
+async def test_a_refusal_that_never_ends_is_bounded_by_the_timeout(
+    client: Client, system: Any
+) -> None:
+    async def dripping(request: Request, _body: Any) -> Response:
+        async def pieces() -> AsyncIterator[bytes]:
+            while not await request.is_disconnected():
+                yield b" "
+                await asyncio.sleep(0.01)
+
+        return StreamingResponse(pieces(), 400)
+
+    system.answers = [dripping]
+    async with asyncio.timeout(5):
+        with pytest.raises(RequestFailedError):
+            await client.request("llm", "/x", {}, timeout=0.2)

@@ -214,6 +214,12 @@ ANSWERS = {
         (1, 1, (None,) * 2),
         "a",
     ),
+    "half a surrogate pair": (
+        SSE,
+        b'data: {"choices":[{"text":"a\\ud83d"}]}\n\n',
+        (1, 1, (None,) * 2),
+        "a\ufffd",
+    ),
 }
 
 

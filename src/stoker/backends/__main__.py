@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from stoker.backends.registry import get, names
-from stoker.errors import ConfigError, StokerError
+from stoker.errors import UNREADABLE, ConfigError, StokerError
 from stoker.logs import complain
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def configuration(name: str, environ: Mapping[str, str]) -> WorkerConfig:
     backend = get(name)
     try:
         options: Any = msgspec.json.decode(environ.get("STOKER_BACKEND_OPTIONS") or "{}")
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise ConfigError("STOKER_BACKEND_OPTIONS", f"not valid JSON: {error}") from None
     port = environ.get("MODEL_PORT", "")
     if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 
-from stoker.config import convert
+from stoker.config import convert, expanded
 from stoker.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Requirement:
     def find(self) -> str:
         """Path of the program or file, or of this Python with the module; empty: missing."""
         if self.file:
-            path = Path(self.file).expanduser()
+            path = expanded(self.file)
             return str(path) if path.is_file() else ""
         if self.module:
             return sys.executable if importlib.util.find_spec(self.module) else ""
@@ -57,7 +57,7 @@ class Requirement:
         kind = "file" if self.file else "Python module" if self.module else "program"
         name = self.module or self.program
         if self.file or "/" in name:  # say where we looked
-            name = str(Path(self.file or name).expanduser().absolute())
+            name = str(expanded(self.file or name).absolute())
         return f"the {kind} {name!r} is not there: {self.install}"
 
     def resolve(self) -> str:
@@ -157,7 +157,7 @@ def _located(value: Any, kind: str, folder: Path) -> Any:
         return [_located(value[0], kind, folder), *value[1:]] if value else value
     if not isinstance(value, str) or not value or "://" in value or value.startswith("{"):
         return value
-    path = Path(value).expanduser()
+    path = expanded(value)
     if kind == "program" and "/" not in value:
         return value
     if kind == "maybe" and value[0] not in "./~" and not (folder / path).exists():

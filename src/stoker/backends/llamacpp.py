@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from stoker.backends.base import PATH, PROGRAM, Argument, Backend, Requirement, checked
 from stoker.backends.openai import CHAT, MODELS, Share, fronted, handlers
+from stoker.config import expanded
 from stoker.errors import ConfigError
 from stoker.logline import LogLine
 
@@ -102,7 +103,7 @@ def default_weights() -> Path:
 def _weights(options: LlamaCppOptions) -> Path:
     if not options.model:
         return default_weights()
-    path = Path(options.model).expanduser()
+    path = expanded(options.model)
     if not path.is_file():
         raise ConfigError("options.model", f"there is no file {str(path.absolute())!r}")
     return path

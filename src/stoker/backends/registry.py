@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from stoker.backends.base import Backend
+from stoker.config import expanded
 from stoker.errors import ConfigError
 
 GROUP = "stoker.backends"
@@ -70,7 +71,7 @@ def located(name: str, base: Path | None = None) -> str:
     """
     if not is_file(name):
         return name
-    return str(((base or Path()) / Path(name).expanduser()).resolve())
+    return str(((base or Path()) / expanded(name)).resolve())
 
 
 def get(name: str) -> Backend:
@@ -104,7 +105,7 @@ def get(name: str) -> Backend:
 
 
 def _from_file(path: Path) -> Backend:
-    path = path.expanduser().resolve()
+    path = expanded(path).resolve()
     try:
         changed = path.stat().st_mtime
     except OSError as error:

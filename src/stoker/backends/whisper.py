@@ -28,6 +28,7 @@ from stoker.backends.base import (
     more_arguments,
 )
 from stoker.backends.openai import Count, fronted
+from stoker.config import expanded
 from stoker.errors import ConfigError
 from stoker.logline import LogLine, uvicorn
 
@@ -109,7 +110,7 @@ def command(options: WhisperOptions, host: str, port: int) -> list[str]:
         ConfigError: the program or the recording to measure with is not there, or a secret is
             among the arguments.
     """
-    if options.benchmark_audio and not Path(options.benchmark_audio).expanduser().is_file():
+    if options.benchmark_audio and not expanded(options.benchmark_audio).is_file():
         raise ConfigError("options.benchmark_audio", f"no file {options.benchmark_audio!r}")
     program, *_ = [requirement.resolve() for requirement in requires(options)]
     if options.command:
@@ -131,7 +132,7 @@ def sample(path: str) -> dict[str, Any]:
         OSError: it cannot be read.
     """
     if path:
-        file = Path(path).expanduser()
+        file = expanded(path)
         data, name = file.read_bytes(), file.name
     else:
         data, name = _made_up(), "benchmark.wav"

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from stoker.errors import ConfigError
+from stoker.errors import UNREADABLE, ConfigError
 
 
 def json_object(option: str, text: str) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def json_object(option: str, text: str) -> dict[str, Any]:
     """
     try:
         return msgspec.json.decode(text, type=dict[str, Any])
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         problem = f"must be a JSON object such as '{{\"parallel\": 4}}': {error}"
         raise ConfigError(option, problem) from None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import ssl
 import tomllib
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ from stoker.cli.settings import (
     absolute,
     relocated,
 )
-from stoker.config import problems_of
+from stoker.config import expanded, problems_of
 from stoker.errors import ConfigError
 from stoker.http.cors import Cors
 from stoker.launcher.manifest import InstanceManifest
@@ -44,6 +45,9 @@ MAX_NAME = 128
 MAX_PERF = 1e6
 """Load units per second that no worker of our own backends does, where load is tokens, megapixels
 times steps, or requests: a large GPU generates about 1e4 tokens/s."""
+
+_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:%\w+)?")
+"""A name, an IPv4 address, or an IPv6 address, which has two colons at least."""
 
 SYNONYMS = {"min_workers": "cold_workers", "replicas": "max_workers", "model": "options.model"}
 """Names that people know from elsewhere; the nearest by its letters would be another thing."""
@@ -111,7 +115,7 @@ def examine(path: Path, *, machine: bool = True) -> Report:
         return Report([_about_file(path, 0, problem)], None, folder)
     try:
         data = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also an integer of thousands of digits
         line, problem = _syntax(str(error), text)
         return Report([_about_file(path, line, problem)], None, folder)
     search = _Search(path, Lines(text), folder, machine=machine)
@@ -149,6 +153,8 @@ def _read(path: Path) -> tuple[str, str]:
 def _syntax(said: str, text: str) -> tuple[int, str]:
     """Line and problem of what the parser said: "… (at line 3, column 5)"."""
     problem, _, place = said.rpartition(" (at ")
+    if said.startswith("Exceeds the limit"):
+        return 1, "not valid TOML: a number has thousands of digits"
     if place.startswith("line "):
         line = int(place.removeprefix("line ").partition(",")[0])
         return line, f"not valid TOML: {problem}, {place.rstrip(')').partition(', ')[2]}"
@@ -219,8 +225,9 @@ class _Search:
 
     def _server(self, server: ServerSettings) -> None:
         at: KeyPath = ("server",)
-        if not server.host or any(c.isspace() or c == "/" for c in server.host):
-            self._add("error", (*at, "host"), "must be an address such as 127.0.0.1 or 0.0.0.0")
+        if not _HOST.fullmatch(server.host):
+            problem = "must be an address such as 127.0.0.1, 0.0.0.0 or ::1, without a port"
+            self._add("error", (*at, "host"), problem)
         if server.public_url is not None:
             problem = _url_problem(server.public_url)
             if problem:
@@ -254,7 +261,10 @@ class _Search:
                 self._add("error", (*at, "certificate"), problem, machine=True)
         if server.state:
             state = Path(absolute(server.state, self._folder))
-            if state.exists() and not state.is_dir():
+            if server.state.startswith("~") and str(expanded(server.state)).startswith("~"):
+                problem = f"nobody knows the home directory of {server.state.partition('/')[0]}"
+                self._add("error", (*at, "state"), problem, machine=True)
+            elif state.exists() and not state.is_dir():
                 self._add("error", (*at, "state"), f"{state} is no directory", machine=True)
 
     def _local(self, local: LocalSettings) -> None:

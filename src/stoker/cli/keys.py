@@ -18,6 +18,7 @@ import typer
 from stoker.cli import output
 from stoker.cli.arguments import seconds
 from stoker.cli.endpoints import AsJson, Url, connect
+from stoker.config import expanded
 from stoker.errors import ConfigError, NotFoundError, StokerError
 from stoker.logins import Access, find, save
 
@@ -300,7 +301,7 @@ def _tell_own(key: Record) -> None:
 
 
 def _run(url: str | None, state: Path | None, work: Callable[[Book], Awaitable[T]]) -> T:
-    directory = None if state is None else state.expanduser()
+    directory = None if state is None else expanded(state)
 
     async def talk() -> T:
         if directory is not None:

@@ -29,6 +29,7 @@ import msgspec
 from msgspec import Meta
 
 from stoker.backends import get, located
+from stoker.config import expanded
 from stoker.errors import ConfigError
 from stoker.launcher.manifest import Supervision
 from stoker.launcher.steps import AnyStep, Directory, GitStep
@@ -68,9 +69,17 @@ INSTANCE_FIELDS = (
 
 
 def default_state_directory() -> Path:
-    """Where the control plane keeps its state, after the XDG base directory specification."""
-    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(base).expanduser() / "stoker"
+    """Where the control plane keeps its state, after the XDG base directory specification.
+
+    Raises:
+        ConfigError: nobody knows where that is.
+    """
+    base = expanded(os.environ.get("XDG_STATE_HOME", ""))
+    if not base.is_absolute():
+        base = expanded("~/.local/state")
+    if not base.is_absolute():
+        raise ConfigError("HOME", "is not set: set it, or name the directory with --state")
+    return base / "stoker"
 
 
 class ServerSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -441,7 +450,7 @@ def absolute(path: str, folder: Path) -> str:
     """A path of a settings file; one that begins with ``{directory}`` is the instance's matter."""
     if path.startswith("{"):
         return path
-    return os.path.normpath(folder.absolute() / Path(path).expanduser())
+    return os.path.normpath(folder.absolute() / expanded(path))
 
 
 def _located_step(step: AnyStep, folder: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import uvloop
 from stoker import descriptors, logs, signals
 from stoker.cli import applying, output
 from stoker.cli.settings import Settings, default_state_directory
+from stoker.config import expanded
 from stoker.console.diff import Plan, WantedEndpoint
 from stoker.console.serve import MIN_KEY_LENGTH, Access, Server
 from stoker.errors import ConfigError, StokerError
@@ -49,7 +50,7 @@ def run(
         log_level: what is logged.
     """
     logs.configure(level=log_level)
-    configured = Path(settings.server.state).expanduser() if settings.server.state else None
+    configured = expanded(settings.server.state) if settings.server.state else None
     options = _Options(
         state=(state or configured or default_state_directory()).absolute(),
         host=host or settings.server.host,

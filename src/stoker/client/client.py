@@ -35,7 +35,7 @@ from stoker.client.errors import AnswerFailedError, RequestFailedError, RouteTim
 from stoker.client.manage import ManagingConnection
 from stoker.client.responses import ClientResponse, ClientStream
 from stoker.client.sessions import Session
-from stoker.errors import ConfigError, StokerError
+from stoker.errors import UNREADABLE, ConfigError, InvalidMessageError, StokerError
 from stoker.logs import printable
 
 LONG_POLL = 15.0
@@ -49,6 +49,10 @@ PATIENCE = 20.0
 
 FIRST_PATIENCE = 2.0
 """The same for one that never answered."""
+
+LAST_ANSWER = 0.5
+"""Seconds after the deadline for which the control plane's answer to the last poll is waited for,
+because it says why there was no worker."""
 
 MAX_REFUSED_TICKETS = 4
 """A ticket can expire or die with its worker's restart; so often in a row, it is something else."""
@@ -204,7 +208,9 @@ class Client(ManagingConnection):
         response, _ = await self._send(attempt, route, msgspec.Raw(_encode(payload)))
         try:
             if response.status_code >= 400:
-                raise failure(response.status_code, await _read_some(response))
+                raise failure(response.status_code, await _read_some(response, attempt.deadline))
+            if response.is_redirect:
+                raise _redirected(response)
             yield ClientStream(response)
         finally:
             await response.aclose()
@@ -284,7 +290,7 @@ class Client(ManagingConnection):
         attempt = self._attempt(endpoint, cost, timeout, on_status)
         response, auth = await self._send(attempt, "/session/create", msgspec.Raw(_encode(asked)))
         try:
-            said = await _read_some(response)
+            said = await _read_some(response, attempt.deadline)
         finally:
             await response.aclose()
         opened = _object_in(response.status_code, said)
@@ -322,7 +328,7 @@ class Client(ManagingConnection):
             async with asyncio.timeout(CALL_TIMEOUT):
                 response = await self._post(str(auth["url"]), path, body, CALL_TIMEOUT)
                 try:
-                    said = await _read_some(response)
+                    said = await _read_some(response, None)
                 finally:
                     await response.aclose()
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
@@ -388,13 +394,16 @@ class Client(ManagingConnection):
                     ask["route"] = attempt.path
                 if attempt.affinity:
                     ask["affinity"] = attempt.affinity
-                reply = await self.call("POST", "/route/", ask, timeout=held + CONNECT_TIMEOUT)
+                # Not beyond the deadline, but for the moment that an answer at the last one takes.
+                longest = min(held + CONNECT_TIMEOUT, left + LAST_ANSWER)
+                reply = await self.call("POST", "/route/", ask, timeout=longest)
             except RequestFailedError as error:
                 await self._bear(attempt, error)
                 continue
             attempt.unheard_since = None
             attempt.request_idx = _request_idx_in(reply)
             if isinstance(reply.get("url"), str):
+                _check_url(reply["url"])
                 return dict(reply)
             attempt.tell(f"waiting for a worker: {_why_waiting(reply)}")
             if at_once:
@@ -462,7 +471,9 @@ class Client(ManagingConnection):
                     return response, auth
                 retry_after = response.headers.get("retry-after")
                 try:
-                    refusal = failure(response.status_code, await _read_some(response))
+                    refusal = failure(
+                        response.status_code, await _read_some(response, attempt.deadline)
+                    )
                 finally:
                     await response.aclose()
                 if response.status_code == 401:
@@ -507,7 +518,7 @@ def _object_in(status: int, body: bytes) -> dict[str, Any]:
         raise failure(status, body)
     try:
         return msgspec.json.decode(body, type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         raise RequestFailedError(status, "the worker's answer about a session is none") from None
 
 
@@ -516,6 +527,20 @@ def _encode(payload: Any) -> bytes:
         return msgspec.json.encode(payload)
     except (TypeError, ValueError) as error:
         raise StokerError(f"the payload can't be sent as JSON: {error}") from None
+
+
+def _check_url(url: str) -> None:
+    """A worker's URL is used as the control plane says it, so it must be one.
+
+    Raises:
+        RequestFailedError: it is none.
+    """
+    try:
+        wire.check_worker_url(url)
+    except InvalidMessageError:
+        raise RequestFailedError(
+            200, f"the control plane names a worker at {url[:MAX_STATUS]!r}, which is no address"
+        ) from None
 
 
 def _request_idx_in(reply: Any) -> int:
@@ -534,14 +559,20 @@ async def _pause(attempt: _Attempt, retry_after: str | None = None) -> bool:
     return True
 
 
-async def _read_some(response: httpx.Response) -> bytes:
-    """The beginning of a refusal's body."""
+async def _read_some(response: httpx.Response, deadline: float | None) -> bytes:
+    """The beginning of a refusal's body, as much of it as comes before `deadline`."""
     read = b""
-    try:
-        async for chunk in response.aiter_bytes():
-            read += chunk
-            if len(read) >= MAX_ERROR_BODY:
-                break
-    except httpx.HTTPError:
-        pass  # the status says enough
+    # Without the rest the status says enough.
+    with suppress(httpx.HTTPError, TimeoutError):
+        async with asyncio.timeout_at(deadline):
+            async for chunk in response.aiter_bytes():
+                read += chunk
+                if len(read) >= MAX_ERROR_BODY:
+                    break
     return read[:MAX_ERROR_BODY]
+
+
+def _redirected(response: httpx.Response) -> RequestFailedError:
+    """The error for an answer that sends the request elsewhere: a worker is what was asked for."""
+    target = response.headers.get("location", "")[:MAX_STATUS]
+    return RequestFailedError(response.status_code, f"the model server redirects to {target!r}")

@@ -15,7 +15,7 @@ import msgspec
 from stoker.client.errors import RequestFailedError, UnauthorizedError
 from stoker.client.sessions import Proofs
 from stoker.client.transport import PLAIN, PlainTransport
-from stoker.errors import ConfigError, StokerError
+from stoker.errors import UNREADABLE, ConfigError, StokerError
 from stoker.logins import find
 from stoker.network import checked_proxy, is_this_machine, proxy_for, proxy_of
 
@@ -24,6 +24,16 @@ CONNECT_TIMEOUT = 5.0
 
 CALL_TIMEOUT = 30.0
 """Seconds for a call to the control plane that need not wait for anything."""
+
+MAX_ANSWER = 64 * 2**20
+"""Bytes of an answer of the control plane that are read. The longest are records of traffic (4 MB)
+and logs of a worker (a few MB)."""
+
+MAX_MESSAGE = 2000
+"""Characters of a refusal that are kept: an error is for people."""
+
+MAX_PROBLEMS = 100
+"""Fields of a refusal that are kept."""
 
 # Our servers close an idle connection after 75 s. Leaving it well before that means that no request
 # is sent on a connection that is being closed, where nobody can tell whether it was served.
@@ -139,21 +149,24 @@ class Connection:
             headers["content-type"] = "application/json"
         query = {name: value for name, value in (params or {}).items() if value is not None}
         client = self._client("control", self._verify, self.url)
+        request = client.build_request(
+            method,
+            self.url + path,
+            content=content,
+            params=query,
+            headers=headers,
+            timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
+        )
         try:
             async with asyncio.timeout(timeout):
-                response = await client.request(
-                    method,
-                    self.url + path,
-                    content=content,
-                    params=query,
-                    headers=headers,
-                    timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
-                )
+                response, answer = await self._read(client, request)
         except (httpx.HTTPError, httpx.StreamError, TimeoutError) as error:
             raise self._unreachable(error) from None
         self.answered = True
+        if response.is_redirect:
+            raise self._redirected(response)
         if response.status_code >= 400:
-            refusal = failure(response.status_code, response.content)
+            refusal = failure(response.status_code, answer)
             if refusal.status == 401:
                 refusal.hint = (
                     f"log in with a key that it takes: `stoker login {self.url}` (on its machine, "
@@ -163,13 +176,44 @@ class Connection:
                 refusal.hint = "the address has a path: give the one that `stoker up` prints"
             raise refusal
         try:
-            return msgspec.json.decode(response.content)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise RequestFailedError(
-                response.status_code,
-                f"what answers at {self.url} is no Stoker control plane",
-                hint="give the address that `stoker up` prints, with its port and without a path",
-            ) from None
+            return msgspec.json.decode(answer)
+        except UNREADABLE:
+            raise self._something_else(response) from None
+
+    async def _read(
+        self, client: httpx.AsyncClient, request: httpx.Request
+    ) -> tuple[httpx.Response, bytes]:
+        """An answer of the control plane, and its body.
+
+        Raises:
+            RequestFailedError: it is longer than any that a control plane gives.
+        """
+        response = await client.send(request, stream=True)
+        try:
+            body = bytearray()
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > MAX_ANSWER:
+                    raise self._something_else(response)
+        finally:
+            await response.aclose()
+        return response, bytes(body)
+
+    def _something_else(self, response: httpx.Response) -> RequestFailedError:
+        return RequestFailedError(
+            response.status_code,
+            f"what answers at {self.url} is no Stoker control plane",
+            hint="give the address that `stoker up` prints, with its port and without a path",
+        )
+
+    def _redirected(self, response: httpx.Response) -> RequestFailedError:
+        """The error for an answer that sends us elsewhere: the key is for this address alone."""
+        target = response.headers.get("location", "")[:MAX_MESSAGE]
+        return RequestFailedError(
+            response.status_code,
+            f"{self.url} redirects to {target or 'nowhere'}, which is not followed",
+            hint="if that is your control plane, give its address in place of this one",
+        )
 
     def _unreachable(self, error: Exception) -> RequestFailedError:
         """The error for a control plane that did not answer."""
@@ -214,11 +258,14 @@ class Connection:
     async def _fetch_authority(self) -> str | None:
         client = self._client("control", self._verify, self.url)
         try:
-            response = await client.get(f"{self.url}/static/stoker_root.cer", timeout=CALL_TIMEOUT)
-        except httpx.HTTPError as error:
+            url = f"{self.url}/static/stoker_root.cer"
+            request = client.build_request("GET", url, timeout=CALL_TIMEOUT)
+            async with asyncio.timeout(CALL_TIMEOUT):
+                response, pem = await self._read(client, request)
+        except (httpx.HTTPError, httpx.StreamError, TimeoutError) as error:
             raise self._unreachable(error) from None
         # A control plane without its own authority: the system's are all that there is.
-        return response.text if response.status_code == 200 else None
+        return pem.decode("ascii", "replace") if response.status_code == 200 else None
 
     def _client(self, name: str, verify: ssl.SSLContext | bool, url: str) -> httpx.AsyncClient:
         """The pool of that name for calls to `url`, with or without the proxy."""
@@ -242,7 +289,7 @@ def failure(status: int, content: bytes) -> RequestFailedError:
     message, fields = "", {}
     try:
         body = msgspec.json.decode(content)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         body = None
     if isinstance(body, dict):
         said = body.get("msg") or body.get("error") or body.get("detail") or ""
@@ -250,8 +297,11 @@ def failure(status: int, content: bytes) -> RequestFailedError:
             said = said.get("message") or ""
         message = str(said)
         if isinstance(body.get("fields"), dict):
-            fields = {str(name): str(problem) for name, problem in body["fields"].items()}
+            told = list(body["fields"].items())[:MAX_PROBLEMS]
+            fields = {str(name): str(problem)[:MAX_MESSAGE] for name, problem in told}
     message = message or content[:200].decode("utf-8", "replace").strip() or "refused"
+    if len(message) > MAX_MESSAGE:
+        message = message[:MAX_MESSAGE] + " ..."
     return (UnauthorizedError if status == 401 else RequestFailedError)(status, message, fields)
 
 

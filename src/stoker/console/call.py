@@ -16,6 +16,7 @@ from starlette.responses import Response
 from stoker.console.ca import CertificateAuthority
 from stoker.console.control import Control
 from stoker.errors import (
+    UNREADABLE,
     AlreadyExistsError,
     ConfigError,
     ConflictError,
@@ -102,7 +103,7 @@ class Call:
         if self.body.strip():
             try:
                 data = msgspec.json.decode(self.body)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            except UNREADABLE as error:
                 raise InvalidMessageError({"body": f"not valid JSON: {error}"}) from None
             if not isinstance(data, dict):
                 raise InvalidMessageError({"body": "must be a JSON object"})

@@ -12,7 +12,7 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from stoker.errors import InvalidMessageError
+from stoker.errors import UNREADABLE, InvalidMessageError
 from stoker.http.messages import Headers
 from stoker.http.pool import Origin, UpstreamPool
 from stoker.http.request import UpstreamError
@@ -38,7 +38,7 @@ class Response:
         """
         try:
             return msgspec.json.decode(self.body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             raise InvalidMessageError({"body": f"not valid JSON: {error}"}) from None
 
 

@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from stoker.errors import UNREADABLE
 from stoker.inference import dialects
 from stoker.inference.dialects import Failure, Piece
 from stoker.inference.framing import Frame, Held, Lines, SseFrames
@@ -88,7 +89,6 @@ class _Chunk(msgspec.Struct, gc=False):
 
 
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
-_UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
 _FIGURE = re.compile(rb"\s?:\s?(\d{1,12})")
 _LONG_ERROR = re.compile(
@@ -285,7 +285,7 @@ class AnswerReader:
         if data.find(b'"choices"') >= 0 and not self._keep and not named_error:
             try:
                 chunk = _decode_chunk(data)
-            except _UNREADABLE:
+            except UNREADABLE:
                 pass
             else:
                 (choice,) = chunk.choices
@@ -383,11 +383,14 @@ def _may_fail(data: bytes, named_error: bool) -> bool:
 def _decode(data: bytes) -> Any:
     try:
         return msgspec.json.decode(data)
-    except _UNREADABLE:
+    except UNREADABLE:
         pass
     try:  # NaN, and half a surrogate pair, are not JSON; servers send them all the same
-        return json.loads(data)
-    except (ValueError, RecursionError):
+        found = json.loads(data)
+        # Text with half a pair in it can be neither printed nor sent on: U+FFFD takes its place.
+        text = json.dumps(found, ensure_ascii=False).encode("utf-16", "surrogatepass")
+        return json.loads(text.decode("utf-16", "replace"))
+    except UNREADABLE:
         return None
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from stoker.backends import Backend, get
+from stoker.config import expanded
 from stoker.errors import ConfigError
 from stoker.launcher.guardian import ROLE, TAG
 from stoker.launcher.manifest import InstanceManifest, tag
@@ -47,7 +48,7 @@ _OURS = re.compile(
 
 def model_log(manifest: InstanceManifest, directory: Path) -> Path:
     """Where the model server's log is kept."""
-    return Path(manifest.model_log).expanduser() if manifest.model_log else directory / MODEL_LOG
+    return expanded(manifest.model_log) if manifest.model_log else directory / MODEL_LOG
 
 
 def inherited(environ: Mapping[str, str]) -> dict[str, str]:
@@ -112,7 +113,7 @@ def health_url(manifest: InstanceManifest, port: int) -> str:
 def certificate_files(manifest: InstanceManifest, directory: Path) -> tuple[Path, Path]:
     """PEM files of the worker's certificate and of its private key."""
     if manifest.ssl_cert:
-        return Path(manifest.ssl_cert).expanduser(), Path(manifest.ssl_key).expanduser()
+        return expanded(manifest.ssl_cert), expanded(manifest.ssl_key)
     return directory / CERTIFICATE, directory / PRIVATE_KEY
 
 
@@ -145,7 +146,7 @@ def worker_command(manifest: InstanceManifest) -> list[str]:
     if manifest.worker_command:
         return list(manifest.worker_command)
     if manifest.worker_file:
-        return [sys.executable, str(Path(manifest.worker_file).expanduser().resolve())]
+        return [sys.executable, str(expanded(manifest.worker_file).resolve())]
     # -P: the working directory is the instance's, and nothing is to be imported from there.
     return [sys.executable, "-P", "-m", "stoker.backends", manifest.backend]
 

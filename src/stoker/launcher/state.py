@@ -10,6 +10,7 @@ from typing import Annotated
 import msgspec
 import psutil
 
+from stoker.errors import UNREADABLE
 from stoker.launcher.files import is_locked, write_atomic
 from stoker.launcher.guardian import created_at, same_process
 from stoker.launcher.lifecycle import Phase
@@ -89,7 +90,7 @@ def read_state(directory: Path) -> InstanceState | None:
     """The state last written; None when there is none that can be read."""
     try:
         return msgspec.json.decode((directory / STATE).read_bytes(), type=InstanceState)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+    except (OSError, *UNREADABLE):
         return None
 
 
@@ -136,7 +137,7 @@ def launcher_of(directory: Path) -> psutil.Process | None:
     try:
         raw, names = path.read_bytes(), path.stat().st_nlink
         identity = msgspec.json.decode(raw, type=LauncherIdentity)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+    except (OSError, *UNREADABLE):
         return None
     process = same_process(identity.pid, identity.created)
     # In a copy made with hard links it is the same file; the process opened it by another name.

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from stoker.config import expanded
 from stoker.errors import ConfigError
 
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+-]{0,254}")
@@ -37,7 +38,7 @@ Command = list[str]
 
 def place(directory: Path, path: str) -> Path:
     """A path of a manifest; it may begin with ``~``, and may be meant from the instance."""
-    return directory / Path(path).expanduser()
+    return directory / expanded(path)
 
 
 def mode_of(text: str, field: str) -> int:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import msgspec
 
+from stoker.errors import UNREADABLE
 from stoker.inference import AnswerReader, dialects
 from stoker.logs import printable, redact
 
@@ -155,7 +156,7 @@ class AnswerTimer:
 def _decode(body: bytes) -> object:
     try:
         return msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None
 
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import msgspec
 
-from stoker.errors import ConfigError
+from stoker.config import expanded
+from stoker.errors import UNREADABLE, ConfigError
 
 _PLACE = re.compile(rb"\{\{(i|random)\}\}")
 
@@ -72,7 +73,7 @@ def read_documents(text: str) -> list[Any]:
     if text in ("-", "@-"):
         documents = [_decode(sys.stdin.buffer.read(), "PAYLOAD")]
     elif text.startswith("@"):
-        documents = _read_file(Path(text[1:]).expanduser())
+        documents = _read_file(expanded(text[1:]))
     else:
         documents = [_decode(text.encode("utf-8", "surrogateescape"), "PAYLOAD")]
     return documents
@@ -94,7 +95,7 @@ def _read_file(path: Path) -> list[Any]:
 def _decode(data: bytes, where: str) -> Any:
     try:
         return msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         hint = "" if data.strip() else " (it is empty)"
         raise ConfigError(where, f"is not valid JSON: {error}{hint}") from None
 

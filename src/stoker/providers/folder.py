@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from stoker.errors import ConfigError
+from stoker.errors import UNREADABLE, ConfigError
 from stoker.launcher import (
     LOCK,
     LOGS,
@@ -173,7 +173,7 @@ class Folder:
             return self._unwritten
         try:
             return msgspec.json.decode((self.path / DESIRED).read_bytes(), type=Desire)
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        except (OSError, *UNREADABLE):
             return None
 
     def note(self, desire: Desire) -> OSError | None:

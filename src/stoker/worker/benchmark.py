@@ -25,7 +25,7 @@ from typing import Any
 import msgspec
 
 from stoker import logs
-from stoker.errors import StokerError
+from stoker.errors import UNREADABLE, StokerError
 from stoker.worker.config import BenchmarkConfig, HandlerConfig
 from stoker.worker.payloads import ApiPayload
 from stoker.worker.preparing import JSON, Prepared, from_instance, preparer_of
@@ -83,7 +83,7 @@ class ResultFile:
             result = msgspec.json.decode(self._path.read_bytes(), type=Result)
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (OSError, *UNREADABLE) as error:
             _log.warning("a benchmark result cannot be read; measuring again", problem=str(error))
             return None
         believable = math.isfinite(result.max_perf) and 0.0 < result.max_perf <= MAX_PERF

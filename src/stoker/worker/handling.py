@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from stoker.errors import InvalidMessageError
+from stoker.errors import UNREADABLE, InvalidMessageError
 from stoker.http import Exchange
 from stoker.http.messages import Headers
 from stoker.wire import encode
@@ -151,7 +151,7 @@ class ModelResponse:
         """
         try:
             return msgspec.json.decode(await self.read())
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             raise InvalidMessageError({"body": f"not valid JSON: {error}"}) from None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from stoker.config import expanded
 from stoker.errors import ConfigError
 from stoker.launcher import environment
 from stoker.launcher.certificates import CertificateKeeper, judge_files
@@ -98,7 +99,7 @@ def _worker_program(wanted: InstanceManifest) -> Iterable[Finding]:
         text = f"the worker's program {wanted.worker_command[0]!r} is not here, or may not be run"
         yield Finding("backend", "problem", text, "install it, or give its whole path")
     if wanted.worker_file:
-        file = Path(wanted.worker_file).expanduser()
+        file = expanded(wanted.worker_file)
         try:
             compile(file.read_bytes(), str(file), "exec")
         except OSError as error:

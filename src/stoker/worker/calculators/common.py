@@ -18,9 +18,6 @@ own help page on tokens). Bytes and not characters: a Chinese character is 3 byt
 token.
 """
 
-UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
-"""What a decoder may raise about a stranger's bytes."""
-
 ABSENT = msgspec.Raw()
 """A field left undecoded that the payload does not have; false."""
 

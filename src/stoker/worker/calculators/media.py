@@ -9,8 +9,9 @@ from typing import Any
 
 import msgspec
 
+from stoker.errors import UNREADABLE
 from stoker.wire import DEFAULT_LOAD
-from stoker.worker.calculators.common import ABSENT, UNREADABLE, Number, bounded, first, positive
+from stoker.worker.calculators.common import ABSENT, Number, bounded, first, positive
 from stoker.worker.config import RawCalculator
 
 MAX_SIDE = 16_384

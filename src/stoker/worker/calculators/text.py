@@ -6,11 +6,11 @@ from typing import Any
 
 import msgspec
 
+from stoker.errors import UNREADABLE
 from stoker.wire import DEFAULT_LOAD, MAX_COST
 from stoker.worker.calculators.common import (
     ABSENT,
     BYTES_PER_TOKEN,
-    UNREADABLE,
     Number,
     bounded,
     first,
