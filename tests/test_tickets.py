@@ -123,6 +123,15 @@ def test_requests_are_remembered_for_as_long_as_another_ticket_of_them_may_come(
     assert len(worker._used) <= 2 + LIFETIME
 
 
+def test_a_request_is_remembered_until_tickets_that_were_told_of_later_have_expired():
+    worker = verifier()
+    first = claims(reqnum=5, expires_ms=int((NOW + LIFETIME) * 1000))
+    later = claims(reqnum=6, expires_ms=int((NOW + 1.9 * LIFETIME) * 1000))
+    worker.verify(shown(mint(KEY, first)), NOW)
+    now = NOW + 1.5 * LIFETIME
+    assert reason(worker.verify, shown(mint(KEY, later), reqnum=6), now) == "superseded"
+
+
 def test_no_more_requests_are_remembered_than_memory_is_set_aside_for(monkeypatch):
     monkeypatch.setattr("stoker.tickets.MAX_USED", 10)
     worker = verifier()
@@ -223,6 +232,16 @@ def test_a_genuine_signature_is_accepted_again_and_again(private_key):
     checker = SignatureVerifier(signer.public_pem)
     for _ in range(2):
         checker.verify(AuthData(url=URL, signature=signer.sign(URL)))
+
+
+def test_signatures_and_verdicts_are_kept_within_bounds(private_key, monkeypatch):
+    monkeypatch.setattr("stoker.tickets.MAX_CACHED", 2)
+    signer = SignatureSigner(private_key)
+    checker = SignatureVerifier(signer.public_pem)
+    for number in range(4):
+        url = f"{URL}/{number}"
+        checker.verify(AuthData(url=url, signature=signer.sign(url)))
+    assert (len(signer._cache), len(checker._good)) == (2, 2)
 
 
 @pytest.mark.parametrize("cost", [100, 100.0, "100", "100.0", 0.5, "0.5"])

@@ -121,8 +121,15 @@ async def test_one_that_is_not_proven_is_refused_told_once_and_asked_again_ever_
         if len(claims.asked) > before:
             looked_at.append(second)
     assert looked_at == [5, 15, 35, 75]
+    for second in range(100, 2000, 5):
+        claims.now = float(second)
+        before = len(claims.asked)
+        await claims.claim(one, FOREIGN)
+        if len(claims.asked) > before:
+            looked_at.append(second)
+    assert looked_at[4:] == [155, 315, 615, 915, 1215, 1515, 1815]
     assert len(claims.refused) == 1
-    claims.now = 1000.0
+    claims.now = 3000.0
     claims.honest.add((1, FOREIGN))
     assert await claims.claim(one, FOREIGN) == [False, True]
 
@@ -179,6 +186,8 @@ async def test_a_port_of_a_worker_that_is_out_of_the_rotation_may_be_used_again(
         "http://2852039166",
         "http://0xa9fea9fe",
         "http://[fe80::1]:1",
+        "http://224.0.0.1:1",
+        "http://[ff02::1]:1",
     ],
 )
 async def test_nobody_is_called_where_no_worker_can_be(url):
@@ -243,3 +252,26 @@ async def test_the_proof_is_made_of_the_workers_own_secret(says, proven):
     assert await call_back(worker(1), f"http://127.0.0.1:{port}") is proven
     await server.drain(0.0)
     assert await call_back(worker(1), f"http://127.0.0.1:{port}") is False
+
+
+async def test_a_call_back_waits_only_so_long_and_reads_only_so_much(monkeypatch):
+    from stoker.wire import encode
+
+    def handle(exchange):
+        if silent:
+            return
+        challenge = exchange.query.decode().removeprefix("challenge=")
+        proof = possession(b"token-1", 1, challenge)
+        exchange.respond(200, encode({"proof": proof, "more": "x" * more}))
+
+    server = HttpServer(handle)
+    url = f"http://127.0.0.1:{await server.listen()}"
+    silent, more = False, 60_000
+    assert await call_back(worker(1), url) is True
+    more = 1_000_000
+    assert await call_back(worker(1), url) is False
+    silent = True
+    monkeypatch.setattr(addresses, "PROOF_TIMEOUT", 0.1)
+    async with asyncio.timeout(5):
+        assert await call_back(worker(1), url) is False
+    await server.drain(0.0)

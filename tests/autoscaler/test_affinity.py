@@ -62,6 +62,8 @@ def test_a_name_that_everybody_uses_spreads() -> None:
     # 20 requests of 0.1 s each at each worker; a worker may be ahead of the best by 1 s.
     assert min(counts.values()) >= 10
     assert max(counts.values()) <= 31
+    (holders,) = router._caches._holders.values()
+    assert len(holders) == MAX_HOLDERS
 
 
 @settings(max_examples=60, deadline=None)

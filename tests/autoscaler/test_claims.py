@@ -86,4 +86,7 @@ def test_keys_and_routes_are_remembered_within_bounds() -> None:
     beliefs = Beliefs()
     for number in range(2 * MAX_KEYS):
         beliefs.learn(1.0, key=str(number), route=str(number))
+        beliefs.learn(1.0, key="steady", route="/steady")
     assert (len(beliefs._keys), len(beliefs._routes)) == (MAX_KEYS, MAX_ROUTES)
+    for steady in (beliefs._keys["steady"], beliefs._routes["/steady"]):
+        assert steady.count == 2 * MAX_KEYS, "what is used again and again is not forgotten"

@@ -1,6 +1,6 @@
 import pytest
 
-from stoker.autoscaler.dayclock import HOLDS, STEP, DayClock
+from stoker.autoscaler.dayclock import STEP, DayClock
 
 
 def looked_at(clock, walls, start=0.0):
@@ -26,13 +26,18 @@ def test_a_clock_that_was_set_and_stays_so_is_believed_once(step):
 
 def test_a_clock_is_not_believed_before_it_has_stood_there_for_a_minute():
     clock = DayClock(wall=0.0, now=0.0)
-    assert looked_at(clock, [3600.0] * int(HOLDS)) == []
+    assert looked_at(clock, [3600.0] * 60) == []
 
 
 def test_a_clock_that_jumps_to_and_fro_changes_nothing():
     clock = DayClock(wall=0.0, now=0.0)
     assert looked_at(clock, [3600.0, 0.0] * 300) == []
     assert looked_at(clock, [second % 7 * 1000.0 for second in range(600)], start=600.0) == []
+
+
+def test_a_clock_that_stands_nowhere_for_a_minute_changes_nothing():
+    clock = DayClock(wall=0.0, now=0.0)
+    assert looked_at(clock, [1000.0 * (1 + second // 50) for second in range(600)]) == []
 
 
 def test_a_clock_that_drifts_slowly_is_followed():

@@ -4,6 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from stoker.autoscaler.acting import SETTLING
+from stoker.autoscaler.numbering import MARK, Numbers
 from stoker.autoscaler.pace import REPORT_DEADLINE
 from stoker.autoscaler.planning import Action, ActionKind, Plan
 from stoker.autoscaler.states import ACTIVE, Event, WorkerState
@@ -225,3 +226,10 @@ async def test_workers_that_a_load_needs_are_kept_over_a_restart(house, state, d
         await house.settle(rounds=1)
         house.clock.seconds += 5.0
     assert len([one for one in workers if one.state in ACTIVE]) == (0 if drained else 1)
+
+
+async def test_the_mark_in_the_store_stays_above_all_numbers_that_are_given_out(house):
+    numbers = Numbers(wall=4e9, now=0.0)  # above those of the house itself
+    for now in range(0, 400, 10):
+        await numbers.keep(house.store, float(now))
+        assert await house.store.read_mark(MARK) >= numbers.at(now + 50.0)

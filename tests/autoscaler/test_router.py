@@ -4,7 +4,8 @@ import pytest
 
 from stoker.autoscaler.router import Assigned, Held, Router, RouterFullError
 from stoker.errors import NotFoundError
-from stoker.wire import FinishedRequest, WorkerStatus
+from stoker.sizes import ENOUGH
+from stoker.wire import MAX_COST, FinishedRequest, WorkerStatus
 
 ENDPOINT = 1
 
@@ -560,6 +561,69 @@ def tell(router: Router, now: float, idx: int, load: float) -> None:
     router.report(1, status, now)
 
 
+@pytest.mark.parametrize("estimate", [-5.0, 2 * MAX_COST, float("inf"), float("nan")])
+def test_an_estimate_that_is_no_load_leaves_what_was_booked(estimate: float) -> None:
+    router = a_router(1)
+    idx = assigned(router, 10.0).request_idx
+    status = WorkerStatus(
+        id=1,
+        mtoken="",
+        cur_load=10.0,
+        max_perf=10.0,
+        working_request_idxs=[idx],
+        working_loads=[estimate],
+    )
+    router.report(1, status, 1.0)
+    assert router.demand(ENDPOINT, 1.0).arrived_load == 10.0
+
+
+def test_what_was_far_overestimated_is_put_right_when_it_ends() -> None:
+    for turned_out, counted in [(40.0, 90.0), (5.0, 5.0)]:
+        router = a_router(1)
+        idx = assigned(router, 90.0).request_idx
+        tell(router, 1.0, idx, 90.0)
+        router.finished(1, [FinishedRequest(idx, load=turned_out)], 2.0)
+        demand = router.demand(ENDPOINT, 2.0)
+        assert demand.arrived_load + sum(demand.revised.values()) == counted
+
+
+def believed(router: Router) -> float:
+    """What is believed of a request that claims to be boundless, and is given up at once."""
+    answer = assigned(router, MAX_COST)
+    finish(router, answer, status="Cancelled")
+    return answer.cost
+
+
+@pytest.mark.parametrize(
+    ("status", "most"), [("Success", 8 * 14.2), ("Cancelled", 1000.0), ("Error", 1000.0)]
+)
+def test_only_what_was_served_well_teaches_what_to_believe(status: str, most: float) -> None:
+    router = a_router()
+    add(router, 1, perf=100.0)
+    for _ in range(ENOUGH):
+        answer = assigned(router)
+        ended = FinishedRequest(answer.request_idx, status == "Success", status, load=10.0)
+        router.finished(1, [ended], 1.0)
+    assert most / 2 < believed(router) <= most
+
+
+def test_a_key_pays_in_the_queue_for_what_its_worker_takes_its_requests_for() -> None:
+    router = a_router(max_queue_time=0.0)
+    owners = {}
+    for _ in range(4):
+        for key in ("liar", "honest"):
+            owners[by(router, key, 1.0 if key == "liar" else 10.0).request_idx] = key
+    add(router, 1, now=1.0)
+    order = []
+    while router.worker(1).requests:  # type: ignore[union-attr]
+        (idx,) = router._ledger.workers[1].has
+        order.append(owners[idx])
+        by(router, owners[idx], idx=idx, now=1.0)
+        tell(router, 1.0, idx, 35.0 if owners[idx] == "liar" else 10.0)
+        router.finished(1, [FinishedRequest(idx)], 1.0)
+    assert order[:5] == ["liar", "honest", "honest", "honest", "honest"]
+
+
 def test_what_grows_at_its_worker_is_counted_as_arrived_when_it_came() -> None:
     router = a_router(1)
     idx = assigned(router, 10.0).request_idx
@@ -673,6 +737,23 @@ def test_unused_bookings_of_one_key_keep_no_other_out_for_longer_than_their_grac
     waiting = by(router, "good")
     assert isinstance(waiting, Held)
     assert isinstance(by(router, "good", idx=waiting.request_idx, now=2.0), Assigned)
+
+
+def test_a_key_with_more_than_its_share_unused_gets_nothing_of_another_such_key() -> None:
+    router = a_router(1, max_queue_time=30.0)
+    for key in ("a", "b", "a", "b"):
+        assert isinstance(by(router, key, 80.0), Assigned)  # 160 each, where a share is 150
+    assert isinstance(by(router, "a", 10.0, now=3.0), Held)
+    assert isinstance(by(router, "c", 10.0, now=3.0), Assigned)
+
+
+def test_a_share_is_a_part_of_one_typical_request_for_each_worker_at_least() -> None:
+    router = a_router(1, max_queue_time=0.0)
+    assert isinstance(by(router, "a", 40.0), Assigned)  # a share is half of 100
+    assert isinstance(by(router, "b", 40.0, now=3.0), Held)
+    router = a_router(1, max_queue_time=0.0)
+    assert isinstance(by(router, "a", 60.0), Assigned)
+    assert isinstance(by(router, "b", 40.0, now=3.0), Assigned)
 
 
 def test_a_key_that_has_an_endpoint_for_itself_may_fill_it() -> None:

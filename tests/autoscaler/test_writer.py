@@ -7,6 +7,7 @@ import pytest
 
 from stoker.autoscaler.journal import FLUSH_PATIENCE
 from stoker.autoscaler.states import WorkerState
+from stoker.autoscaler.writer import Writer
 
 
 @pytest.fixture
@@ -25,6 +26,28 @@ async def rounds(house, count=3):
         async with asyncio.timeout(2):
             await house.plane._round()
         await asyncio.sleep(0)
+
+
+async def test_what_changes_while_it_writes_is_written_next_and_once():
+    gate, written = asyncio.Event(), []
+
+    async def work():
+        written.append("rows")
+        await gate.wait()
+
+    async def once():
+        written.append("once")
+        await gate.wait()
+
+    writer = Writer(work)
+    for _ in range(3):
+        writer.kick()
+        writer.once("update 7", once())
+        await asyncio.sleep(0)
+    assert written == ["rows", "once"]
+    gate.set()
+    await writer.idle()
+    assert written == ["rows", "once", "rows"]
 
 
 async def test_a_round_does_not_wait_for_a_lock_and_a_long_poll_is_answered(house, other):

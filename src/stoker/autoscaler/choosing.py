@@ -127,9 +127,9 @@ class EndpointBook:
             return None
         share, mine = shares.share(request.key, self.capacity), shares.load(request.key)
         if mine > 0 and mine + request.cost > share:
-            return None
+            return None  # so it is not above its share, and nothing of its own is taken
         found = None
-        while found is None and (taken := shares.excess(request.key, share, now)) is not None:
+        while found is None and (taken := shares.excess(share, now)) is not None:
             assert taken.worker_id is not None
             worker = self.workers[taken.worker_id]
             shares.drop(taken)

@@ -75,19 +75,18 @@ class Shares:
         """
         return capacity / (len(self._keys) + (key not in self._keys))
 
-    def excess(self, key: str, share: float, now: float) -> Request | None:
+    def excess(self, share: float, now: float) -> Request | None:
         """The oldest booking, past its grace, of the key that is furthest above its share.
 
         Args:
-            key: who wants something: none of its own.
             share: see `share`.
             now: seconds.
         """
         found, most = None, share + NOTHING
-        for other, load in self._loads.items():
-            if other == key or load <= most:
+        for key, load in self._loads.items():
+            if load <= most:
                 continue
-            oldest = next(iter(self._keys[other]))
+            oldest = next(iter(self._keys[key]))
             if oldest.booked_at <= now - GRACE:
                 found, most = oldest, load
         return found
