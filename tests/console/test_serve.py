@@ -1,5 +1,7 @@
 import asyncio
+import contextlib
 import socket
+import sqlite3
 import ssl
 from pathlib import Path
 
@@ -329,3 +331,66 @@ async def test_a_restart_deletes_nothing_and_brings_nothing_back_that_a_command_
         assert [(c.kind, c.endpoint) for c in server.plan.changes] == [("orphan", "chat")]
         assert set(server.plane.fleet.by_name) == {"chat"}
         await stop(server)
+
+
+def contents(state):
+    """All that a state directory holds; its lock and what else has no content is left out."""
+    with contextlib.closing(sqlite3.connect(state / "stoker.db")) as database:
+        dump = list(database.iterdump())
+    files = [path for path in state.iterdir() if not path.name.startswith("stoker.db")]
+    return dump, {path.name: path.read_bytes() for path in files if path.stat().st_size}
+
+
+WRONG = {
+    "a port that is taken": {},
+    "an address of another machine": {"host": "192.0.2.1"},
+    "a key that is too short": {"port": 0, "api_key": "short"},
+    "a key that was revoked": {"port": 0, "api_key": "a-key-that-was-revoked"},
+    "a file that is wrong": {"port": 0, "wanted": [wanted("chat", group(paralel=2))]},
+    "HTTPS without a key": {"port": 0, "certificate": "server.crt"},
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+async def test_a_start_that_fails_changes_nothing(tmp_path, wrong):
+    state = tmp_path / "state"
+    first = await start(state, wanted=[wanted("chat", group(parallel=2))])
+    made = await first.plane.store.add_api_key(hash_key("a-key-that-was-revoked"))
+    await first.plane.store.revoke_api_key(made.id)
+    await stop(first)
+    before = contents(state)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        given = {
+            "port": taken.getsockname()[1],
+            "api_key": "another-key-of-the-tests",
+            "wanted": [wanted("chat", group(parallel=4)), wanted("more")],
+        }
+        with pytest.raises(StokerError):
+            await start(state, **(given | wrong))
+    assert contents(state) == before
+
+
+async def test_a_start_that_fails_over_a_damaged_authority_changes_nothing(tmp_path):
+    state = tmp_path / "state"
+    await stop(await start(state))
+    authority = (state / "ca.pem").read_bytes()
+    before = contents(state)
+    (state / "ca.pem").write_text("not PEM")
+    with pytest.raises(ConfigError, match=r"ca\.pem"):
+        await start(state, api_key="another-key-of-the-tests", wanted=[wanted("more")])
+    (state / "ca.pem").write_bytes(authority)
+    assert contents(state) == before
+
+
+async def test_the_database_is_not_brought_up_to_date_before_the_port_is_ours(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(StokerError):
+        await start(tmp_path / "state", port=taken.getsockname()[1])
+    assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["lock"]
+
+
+async def test_the_port_of_a_start_that_fails_is_free_again(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(InvalidMessageError):
+        await start(tmp_path / "state", port=port, wanted=[wanted("chat", group(paralel=2))])
+    await stop(await start(tmp_path / "state", port=port))

@@ -113,6 +113,7 @@ class Server:
         self._wanted: Sequence[WantedEndpoint] = ()
         self._store: Store
         self._front: HttpServer
+        self._door: FrontDoor | None = None
         self._pool: UpstreamPool
         self._uvicorn: _QuietUvicorn
         self._uvicorn_task: asyncio.Task[None]
@@ -166,9 +167,15 @@ class Server:
         try:
             await self._start(host, port, local, public_url, certificate, certificate_key, api_key)
         except BaseException:
-            self._cleanup.close()
-            if hasattr(self, "_store"):  # it was opened before the rest failed
+            # What was opened before the rest failed.
+            if hasattr(self, "_front"):
+                await self._front.drain(0.0)
+            if hasattr(self, "_uvicorn"):
+                self._uvicorn.should_exit = True
+                await self._uvicorn_task
+            if hasattr(self, "_store"):
                 await self._store.close()
+            self._cleanup.close()
             raise
         return self
 
@@ -185,6 +192,7 @@ class Server:
         state = self.state_directory
         tls = _tls(certificate, certificate_key)
         cors = Cors(self._access.cors, setting="server.cors_origins")
+        _check_form(api_key)
         try:
             if secure_directory(state, parents=True):
                 log.warning(
@@ -194,26 +202,19 @@ class Server:
         except OSError as error:
             raise ConfigError("state", f"{state}: {error.strerror}") from None
         lock = await self._lock(state / "lock")
+
+        # First the port: a start that fails changes nothing in the state. Not even its database is
+        # brought up to date, so that an earlier version can go on with it. What comes to the port
+        # before all is ready is told to come again.
+        bound = await self._listen(host, port, tls)
+        shown = f"[{host}]" if ":" in host else host
+        if host in ("0.0.0.0", "::"):  # noqa: S104
+            shown = "127.0.0.1"
+        self.url = f"{'https' if tls else 'http'}://{shown}:{bound}"
+
+        # Then whatever may turn out to be wrong.
         identity = Identity.open(state)
         self._store = await Store.open(state / "stoker.db")
-        await self._take_api_key(api_key)
-
-        socket_path = self._private_directory() / "console.sock"
-        self._pool = UpstreamPool(Origin.unix(str(socket_path)))
-
-        door: FrontDoor | None = None
-
-        def handle(exchange: Any) -> None:
-            if door is None:
-                exchange.respond(503, b'{"error": "starting", "msg": "starting: try again"}')
-            else:
-                door(exchange)
-
-        def refused(reason: str) -> None:
-            if door is not None:
-                door.refused(reason)
-
-        self._front = HttpServer(handle, FRONT_LIMITS, on_refused=refused)
         providers: dict[str, Provider] = {}
         if local.enabled:
             providers["local"] = LocalProvider(
@@ -222,28 +223,24 @@ class Server:
                 owner_lock=lock,
                 owner_timeout=local.owner_timeout,
             )
-        # The port is bound before anything is started that must be told its number, and answers
-        # once `door` is set below.
-        scheme = "https" if tls else "http"
-        try:
-            bound = await self._front.listen(host, port, ssl=tls)
-        except OSError as error:
-            # asyncio puts a sentence of its own where the system's words would be.
-            number = error.errno or 0
-            problem = os.strerror(number) if number > 0 else error.strerror
-            remedy = "--port" if number == errno.EADDRINUSE else "--host"
-            raise StokerError(
-                f"cannot listen on {host}:{port}: {problem or error}; choose another with {remedy}"
-            ) from None
-        shown = f"[{host}]" if ":" in host else host
-        if host in ("0.0.0.0", "::"):  # noqa: S104
-            shown = "127.0.0.1"
-        self.url = f"{scheme}://{shown}:{bound}"
         self.plane = ControlPlane(
             self._store, identity, providers, report_addr=public_url or self.url
         )
-        # Only now, when the port is known to be free: a start that fails changes nothing.
+        app = create_app(
+            self._store,
+            self.plane,
+            state_directory=state,
+            sign_unproven=self._access.sign_unproven,
+        )
+        self._house: House = app.state.house
+        socket_path = self._private_directory() / "console.sock"
+        check(self._wanted, self.plane).raise_any()
+
+        # Then what is stored, the key first, as it may be refused.
+        await self._take_api_key(api_key)
         self.plan = await self._apply(self._wanted)
+
+        self._pool = UpstreamPool(Origin.unix(str(socket_path)))
         door = FrontDoor(
             self.plane,
             self._pool,
@@ -255,13 +252,6 @@ class Server:
         self.plane.on_tick = door.tick
         self.plane.front_requests = lambda: door.requests
         self.plane.front_refusals = lambda: door.refusals
-        app = create_app(
-            self._store,
-            self.plane,
-            state_directory=state,
-            sign_unproven=self._access.sign_unproven,
-        )
-        self._house: House = app.state.house
         self._uvicorn = _QuietUvicorn(
             uvicorn.Config(
                 app, uds=str(socket_path), log_config=None, lifespan="off", access_log=False
@@ -270,6 +260,30 @@ class Server:
         self._uvicorn_task = asyncio.get_running_loop().create_task(self._uvicorn.serve())
         await self.plane.start()
         self._keys_task = asyncio.get_running_loop().create_task(self._look_after_keys())
+        self._door = door
+
+    async def _listen(self, host: str, port: int, tls: ssl.SSLContext | None) -> int:
+        def handle(exchange: Any) -> None:
+            if self._door is None:
+                exchange.respond(503, b'{"error": "starting", "msg": "starting: try again"}')
+            else:
+                self._door(exchange)
+
+        def refused(reason: str) -> None:
+            if self._door is not None:
+                self._door.refused(reason)
+
+        self._front = HttpServer(handle, FRONT_LIMITS, on_refused=refused)
+        try:
+            return await self._front.listen(host, port, ssl=tls)
+        except OSError as error:
+            # asyncio puts a sentence of its own where the system's words would be.
+            number = error.errno or 0
+            problem = os.strerror(number) if number > 0 else error.strerror
+            remedy = "--port" if number == errno.EADDRINUSE else "--host"
+            raise StokerError(
+                f"cannot listen on {host}:{port}: {problem or error}; choose another with {remedy}"
+            ) from None
 
     async def _look_after_keys(self) -> None:
         """Take over keys that were written beside us, and write down when keys were used."""
@@ -323,12 +337,6 @@ class Server:
 
     async def _take_api_key(self, given: str | None) -> None:
         if given:
-            if len(given) < MIN_KEY_LENGTH:
-                raise ConfigError(
-                    "STOKER_API_KEY", f"must have at least {MIN_KEY_LENGTH} characters"
-                )
-            if not (given.isascii() and given.isprintable() and " " not in given):
-                raise ConfigError("STOKER_API_KEY", "has characters that no API key has")
             await self._store.take_environment_key(hash_key(given))
         elif not await self._has_account_key():
             # Not stored before somebody has seen it: see `accept_new_api_key`.
@@ -402,6 +410,15 @@ class Server:
             await provider.close()
         await self._store.close()
         self._cleanup.close()
+
+
+def _check_form(api_key: str | None) -> None:
+    if not api_key:
+        return
+    if len(api_key) < MIN_KEY_LENGTH:
+        raise ConfigError("STOKER_API_KEY", f"must have at least {MIN_KEY_LENGTH} characters")
+    if not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
+        raise ConfigError("STOKER_API_KEY", "has characters that no API key has")
 
 
 def _tls(certificate: str | None, key: str | None) -> ssl.SSLContext | None:
