@@ -10,7 +10,9 @@ how many descriptors are in use, without counting: from `ceiling` on a connectio
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
+import sys
 
 MOST = 1 << 20
 """Descriptors that one of our servers asks for at most; some hard limits are a billion."""
@@ -23,6 +25,23 @@ RESERVE = 256
 
 LAST = 64
 """Those of the reserve that no request of a client may take, not even on the upstream side."""
+
+
+def open_standard() -> None:
+    """Open standard input, output and error on ``/dev/null`` where they were closed.
+
+    Some services start programs so. The event loop, a database or a pipe would get their numbers,
+    and whatever is written to standard error would be written there.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free: this one
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:  # as Python has it where the descriptor was closed
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(number, mode, closefd=False, errors="replace"))  # noqa: SIM115
 
 
 def raise_limit(most: int = MOST) -> int:

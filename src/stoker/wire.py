@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -341,7 +342,12 @@ def check_worker_url(url: str) -> str:
         InvalidMessageError: when it is of another scheme, or has a user, a query, a fragment or
             characters that no such URL has.
     """
-    if len(url) > MAX_URL or not _WORKER_URL.fullmatch(url):
+    try:
+        parts = urlsplit(url) if len(url) <= MAX_URL and _WORKER_URL.fullmatch(url) else None
+        good = parts is not None and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port above 65535, or no address between the brackets
+        good = False
+    if not good:
         raise InvalidMessageError(
             {"url": f"must be http(s)://host:port, of at most {MAX_URL} characters"}
         )

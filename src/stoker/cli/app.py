@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from stoker import signals
+from stoker import descriptors, signals
 from stoker.cli import (
     completion,
     configuration,
@@ -287,6 +287,7 @@ app.command("simulate", rich_help_panel=TRY)(simulate.simulate)
 
 def main() -> None:
     """Entry point of the command `stoker`."""
+    descriptors.open_standard()
     signals.start_children_with_defaults()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

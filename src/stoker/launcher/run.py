@@ -75,6 +75,7 @@ async def _supervise(directory: Path, manifest: InstanceManifest) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns the exit code: 0 stopped, 1 gave up, 2 a mistake, 75 run by another."""
+    descriptors.open_standard()
     signals.start_children_with_defaults()
     arguments = sys.argv[1:] if argv is None else argv
     if len(arguments) != 1 or arguments[0].startswith("-"):

@@ -76,6 +76,7 @@ class Worker:
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 20)
+        descriptors.open_standard()
         descriptors.raise_limit()
         try:
             with asyncio.Runner(loop_factory=factory) as runner:
