@@ -5,8 +5,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
-from stoker.store import Store
+from stoker.store import Store, upgrade
 
 
 class Clock:
@@ -35,3 +36,19 @@ async def store(path: Path, clock: Clock, empty_database: Path) -> AsyncIterator
     shutil.copyfile(empty_database, path)
     async with await Store.open(path, clock=clock) as opened:
         yield opened
+
+
+@pytest.fixture
+def first_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A database with the tables of the first version."""
+    versions = tmp_path / "migrations" / "versions"
+    versions.mkdir(parents=True)
+    first = upgrade.MIGRATIONS / "versions" / "v0001_first_tables.py"
+    (versions / first.name).write_text(first.read_text())
+    made = tmp_path / "old.db"
+    engine = sa.create_engine(f"sqlite:///{made}")
+    with monkeypatch.context() as patched, engine.begin() as connection:
+        patched.setattr(upgrade, "MIGRATIONS", versions.parent)
+        upgrade.upgrade(connection)
+    engine.dispose()
+    return made

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 from pathlib import Path
 
 import pytest
 
 from stoker.errors import AlreadyExistsError, ConfigError, NotFoundError
-from stoker.store import Store, schema
+from stoker.store import Store
 
 
 def digest(key: str) -> str:
@@ -107,22 +108,13 @@ async def test_an_endpoint_gets_another_key_of_its_own_and_the_former_one_goes_o
     assert not former.is_good(1_000_100.0)
 
 
-async def test_a_key_of_an_older_database_is_as_good_as_before(tmp_path: Path) -> None:
-
-    path = tmp_path / "old.db"
-    with pytest.MonkeyPatch.context() as patched:
-        versions = tmp_path / "migrations" / "versions"
-        versions.mkdir(parents=True)
-        first = schema.MIGRATIONS / "versions" / "v0001_first_tables.py"
-        (versions / first.name).write_text(first.read_text())
-        patched.setattr(schema, "MIGRATIONS", versions.parent)
-        async with await Store.open(path) as old, old._writing() as connection:
-            for number, label in ((4, "made at the first start"), (9, "from the environment")):
-                await connection.exec_driver_sql(
-                    "INSERT INTO api_keys VALUES (?, ?, ?, 5.0)",
-                    (number, digest(label), label),
-                )
-    async with await Store.open(path) as store:
+async def test_a_key_of_an_older_database_is_as_good_as_before(first_version: Path) -> None:
+    with sqlite3.connect(first_version) as connection:
+        for number, label in ((4, "made at the first start"), (9, "from the environment")):
+            connection.execute(
+                "INSERT INTO api_keys VALUES (?, ?, ?, 5.0)", (number, digest(label), label)
+            )
+    async with await Store.open(first_version) as store:
         made, given = await store.list_api_keys()
         assert (made.id, made.source, made.is_good(6.0)) == (4, "made", True)
         assert (given.id, given.source) == (9, "environment")
