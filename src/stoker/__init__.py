@@ -5,9 +5,9 @@ All that a user needs is importable from here; each name loads its room when it 
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from stoker import lazy
 from stoker.errors import ConfigError, NotFoundError, StokerError
 from stoker.version import __version__
 
@@ -55,10 +55,12 @@ def __dir__() -> list[str]:
     return __all__
 
 
-_ROOMS = {"Client": "stoker.client"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'stoker' has no attribute {name!r}")
-    return getattr(importlib.import_module(_ROOMS.get(name, "stoker.worker")), name)
+__getattr__ = lazy.front(
+    __name__,
+    {
+        "client": "Client",
+        "worker": "ApiPayload BenchmarkConfig EndpointHandler HandlerConfig JsonDataException "
+        "LogActionConfig ModelResponse MultipartConfig Request Response Worker WorkerConfig "
+        "raw_calculator",
+    },
+)

@@ -6,33 +6,38 @@ server, the worker in front of it, and a guardian that kills both if the launche
 
 from __future__ import annotations
 
-from stoker.launcher.backoff import Backoff
-from stoker.launcher.environment import LOGS
-from stoker.launcher.files import (
-    FileLock,
-    check_private,
-    is_locked,
-    open_own,
-    secure_directory,
-    write_atomic,
-)
-from stoker.launcher.guardian import TAG, created_at, same_process, sweep
-from stoker.launcher.lifecycle import Phase
-from stoker.launcher.manifest import (
-    MANIFEST,
-    InstanceManifest,
-    Supervision,
-    tag,
-    write_manifest,
-)
-from stoker.launcher.orphans import end_orphans
-from stoker.launcher.reading import (
-    install_manifest,
-    manifest_from_environ,
-    read_manifest,
-)
-from stoker.launcher.run import EXIT_MISTAKE, EXIT_TAKEN, launch, main
-from stoker.launcher.state import LOCK, InstanceState, launcher_of, read_state
+from typing import TYPE_CHECKING
+
+from stoker import lazy
+
+if TYPE_CHECKING:
+    from stoker.launcher.backoff import Backoff
+    from stoker.launcher.environment import LOGS
+    from stoker.launcher.files import (
+        FileLock,
+        check_private,
+        is_locked,
+        open_own,
+        secure_directory,
+        write_atomic,
+    )
+    from stoker.launcher.guardian import TAG, created_at, same_process, sweep
+    from stoker.launcher.lifecycle import Phase
+    from stoker.launcher.manifest import (
+        MANIFEST,
+        InstanceManifest,
+        Supervision,
+        tag,
+        write_manifest,
+    )
+    from stoker.launcher.orphans import end_orphans
+    from stoker.launcher.reading import (
+        install_manifest,
+        manifest_from_environ,
+        read_manifest,
+    )
+    from stoker.launcher.run import EXIT_MISTAKE, EXIT_TAKEN, launch, main
+    from stoker.launcher.state import LOCK, InstanceState, launcher_of, read_state
 
 __all__ = [
     "EXIT_MISTAKE",
@@ -66,3 +71,19 @@ __all__ = [
     "write_atomic",
     "write_manifest",
 ]
+
+__getattr__ = lazy.front(
+    __name__,
+    {
+        "backoff": "Backoff",
+        "environment": "LOGS",
+        "files": "FileLock check_private is_locked open_own secure_directory write_atomic",
+        "guardian": "TAG created_at same_process sweep",
+        "lifecycle": "Phase",
+        "manifest": "MANIFEST InstanceManifest Supervision tag write_manifest",
+        "orphans": "end_orphans",
+        "reading": "install_manifest manifest_from_environ read_manifest",
+        "run": "EXIT_MISTAKE EXIT_TAKEN launch main",
+        "state": "LOCK InstanceState launcher_of read_state",
+    },
+)

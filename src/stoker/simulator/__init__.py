@@ -6,12 +6,19 @@
 >>> run_cells([Cell(trace=trace, policy=p) for p in ("stoker", "fixed:6")])
 """
 
-from stoker.simulator.cells import Cell, run_cell, run_cells, simulate
-from stoker.simulator.generators import GENERATORS, generate
-from stoker.simulator.policies import POLICIES, Policy, Traffic, parse_policy
-from stoker.simulator.result import Result, Timeline
-from stoker.simulator.settings import Hardware, SimulatorSettings, fitted_warm_up
-from stoker.simulator.trace import Trace, read_trace, write_trace
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stoker import lazy
+
+if TYPE_CHECKING:
+    from stoker.simulator.cells import Cell, run_cell, run_cells, simulate
+    from stoker.simulator.generators import GENERATORS, generate
+    from stoker.simulator.policies import POLICIES, Policy, Traffic, parse_policy
+    from stoker.simulator.result import Result, Timeline
+    from stoker.simulator.settings import Hardware, SimulatorSettings, fitted_warm_up
+    from stoker.simulator.trace import Trace, read_trace, write_trace
 
 __all__ = [
     "GENERATORS",
@@ -33,3 +40,15 @@ __all__ = [
     "simulate",
     "write_trace",
 ]
+
+__getattr__ = lazy.front(
+    __name__,
+    {
+        "cells": "Cell run_cell run_cells simulate",
+        "generators": "GENERATORS generate",
+        "policies": "POLICIES Policy Traffic parse_policy",
+        "result": "Result Timeline",
+        "settings": "Hardware SimulatorSettings fitted_warm_up",
+        "trace": "Trace read_trace write_trace",
+    },
+)
