@@ -11,13 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stoker.errors import TicketError
+from stoker.signatures import SignatureSigner, SignatureVerifier
 from stoker.tickets import (
     LIFETIME,
     MAX_USED,
     Claims,
     ReplayWindow,
-    SignatureSigner,
-    SignatureVerifier,
     TicketVerifier,
     as_signature,
     completed,

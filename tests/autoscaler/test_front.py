@@ -6,7 +6,8 @@ import pytest
 from stoker.autoscaler.front import FrontDoor
 from stoker.errors import NotFoundError
 from stoker.http import HttpServer, Origin, UpstreamPool, fetch
-from stoker.tickets import SignatureVerifier, TicketVerifier, completed
+from stoker.signatures import SignatureVerifier
+from stoker.tickets import TicketVerifier, completed
 from stoker.wire import AuthData, EndpointParameters
 
 

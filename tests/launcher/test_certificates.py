@@ -26,11 +26,8 @@ from stoker.launcher.certificates import (
     CertificateKeeper,
     CertificateRefusedError,
     have_signed,
-    judge,
-    names_for,
-    new_key,
-    signing_request,
 )
+from stoker.launcher.x509 import judge, names_for, new_key, signing_request
 
 Launched = Any  # the class in conftest.py, which cannot be imported
 

@@ -14,7 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from stoker.http import HttpServer
-from stoker.tickets import SignatureSigner
+from stoker.signatures import SignatureSigner
 
 pytestmark = pytest.mark.real
 

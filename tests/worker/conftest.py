@@ -14,7 +14,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from stoker.http import Exchange, HttpServer, Response, fetch
-from stoker.tickets import Claims, SignatureSigner, mint
+from stoker.signatures import SignatureSigner
+from stoker.tickets import Claims, mint
 from stoker.wire import DeleteRequests, FinishedRequest, WorkerStatus, encode
 from stoker.worker import (
     BenchmarkConfig,

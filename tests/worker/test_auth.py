@@ -7,7 +7,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from stoker.errors import InvalidMessageError, TicketError
-from stoker.tickets import Claims, SignatureSigner, mint
+from stoker.signatures import SignatureSigner
+from stoker.tickets import Claims, mint
 from stoker.wire import AuthData
 from stoker.worker.auth import Gate, Mode, UndecidedError
 

@@ -22,7 +22,6 @@ from stoker.autoscaler.hearing import BEAT
 from stoker.autoscaler.identity import Identity, Keyring
 from stoker.autoscaler.journal import Journal
 from stoker.autoscaler.keys import Keys
-from stoker.autoscaler.metrics import render
 from stoker.autoscaler.numbering import Numbers
 from stoker.autoscaler.pace import MIN_TICK, REPORT_DEADLINE, TICK
 from stoker.autoscaler.planning import Forecaster, plan
@@ -505,6 +504,8 @@ class ControlPlane(Asked):
 
     def metrics(self) -> bytes:
         """The figures of the control plane in the Prometheus text format."""
+        from stoker.autoscaler.metrics import render  # nobody may ever ask, and it is slow to load
+
         return render(self)
 
 

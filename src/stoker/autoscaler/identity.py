@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from stoker.errors import ConfigError
 from stoker.launcher import check_private
+from stoker.signatures import SignatureSigner
 from stoker.store import ApiKeyRecord
-from stoker.tickets import SignatureSigner
 
 SECRET_BYTES = 32
 

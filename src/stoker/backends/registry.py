@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import importlib.util
 import sys
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from stoker.backends.base import Backend
 from stoker.config import expanded
 from stoker.errors import ConfigError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "stoker.backends"
 """Entry points of this group are backends of installed packages: ``name = "module:BACKEND"``."""
@@ -49,6 +51,8 @@ def register(backend: Backend) -> None:
 
 @cache
 def _installed() -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points  # slow to load; built-in backends need none
+
     return {point.name: point for point in entry_points(group=GROUP)}
 
 
@@ -99,6 +103,8 @@ def get(name: str) -> Backend:
         except Exception as error:
             problem = f"{name!r} ({point.value}) cannot be loaded: {_said(error)}"
             raise ConfigError("backend", problem) from error
+    import difflib
+
     near = difflib.get_close_matches(name, names(), n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names())}"
     raise ConfigError("backend", f"no backend is called {name!r}; {hint}")

@@ -17,27 +17,21 @@ Rules:
 
 The request goes to ``POST <control plane>/api/v0/sign_cert/?instance_id=N`` with the worker's
 mtoken as bearer; the answer is the certificate, PEM.
+
+What a certificate says is read in `stoker.launcher.x509`, which is loaded where HTTPS is served.
 """
 
 from __future__ import annotations
 
 import asyncio
-import datetime
-import ipaddress
 import stat
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
-from stoker.errors import ConfigError, InvalidMessageError, StokerError
+from stoker.errors import InvalidMessageError, StokerError
 from stoker.http import Response, UpstreamError, fetch
 from stoker.launcher.backoff import Backoff
 from stoker.launcher.environment import certificate_files
@@ -45,10 +39,10 @@ from stoker.launcher.files import write_atomic
 from stoker.launcher.manifest import InstanceManifest
 from stoker.logs import get_logger, printable
 
-_log = get_logger("launcher")
+if TYPE_CHECKING:
+    from cryptography.x509 import GeneralName
 
-RENEW_LEFT = 1 / 3
-"""Part of its life that is left when a certificate is replaced."""
+_log = get_logger("launcher")
 
 CHECK_INTERVAL = 3600.0
 """Seconds between two looks at a certificate in use."""
@@ -74,116 +68,6 @@ class Verdict:
 
     kind: Literal["good", "due", "unusable"]
     reason: str = ""
-
-
-def names_for(public_host: str) -> list[x509.GeneralName]:
-    """What the certificate shall be for.
-
-    Args:
-        public_host: address or name under which clients reach this machine.
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    texts = dict.fromkeys((public_host.strip("[]"), "127.0.0.1", "localhost"))
-    found: list[x509.GeneralName] = []
-    for text in texts:
-        try:
-            found.append(x509.IPAddress(ipaddress.ip_address(text)))
-        except ValueError:
-            # What is no name either is refused by the authority, in words of its own.
-            try:
-                found.append(x509.DNSName(text.lower().encode("idna").decode()))
-            except UnicodeError:
-                raise ConfigError("public_host", f"{text!r} is no address and no name") from None
-    return found
-
-
-def new_key() -> bytes:
-    """A new private key, PEM."""
-    return ec.generate_private_key(ec.SECP256R1()).private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-
-
-def signing_request(key_pem: bytes, names: list[x509.GeneralName], common_name: str) -> bytes:
-    """The request for a certificate, PEM."""
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-    request = x509.CertificateSigningRequestBuilder(subject).add_extension(
-        x509.SubjectAlternativeName(names), critical=False
-    )
-    return request.sign(_load(key_pem), hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-
-
-def judge(
-    certificate_pem: bytes, key_pem: bytes, names: list[x509.GeneralName], now: float
-) -> Verdict:
-    """What a certificate is good for at `now` (Unix seconds), with the key of ours."""
-    try:
-        public = x509.load_pem_x509_certificate(certificate_pem).public_key()
-        if _load(key_pem).public_key() != public:
-            return Verdict("unusable", "it belongs to another private key")
-    except CertificateError as error:
-        return Verdict("unusable", str(error))
-    except (ValueError, UnsupportedAlgorithm):
-        return Verdict("unusable", "it cannot be read")
-    return _judge(certificate_pem, names, now)
-
-
-def judge_files(certificate: Path, public_host: str, now: float) -> Verdict:
-    """What a certificate of the user's own is good for at `now` (Unix seconds).
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    return _judge(certificate.read_bytes(), names_for(public_host)[:1], now)
-
-
-def _judge(certificate_pem: bytes, names: list[x509.GeneralName], now: float) -> Verdict:
-    try:
-        certificate = x509.load_pem_x509_certificate(certificate_pem)
-        certified = _names_in(certificate)
-    except (ValueError, x509.ExtensionNotFound):
-        return Verdict("unusable", "it cannot be read")
-    if missing := [str(name.value) for name in names if not _covered(name, certified)]:
-        return Verdict("unusable", f"it is not for {missing[0]}")
-    begin = certificate.not_valid_before_utc.timestamp()
-    end = certificate.not_valid_after_utc.timestamp()
-    if now >= end:
-        return Verdict("unusable", f"it was valid until {_day(end)}")
-    if now < begin:
-        return Verdict("unusable", f"it is valid from {_day(begin)} on: is the clock right?")
-    if end - now < (end - begin) * RENEW_LEFT:
-        return Verdict("due", f"it is valid until {_day(end)}")
-    return Verdict("good", f"it is valid until {_day(end)}")
-
-
-def _covered(name: x509.GeneralName, certified: list[x509.GeneralName]) -> bool:
-    if isinstance(name, x509.DNSName):
-        wild = x509.DNSName("*." + name.value.partition(".")[2])
-        return name in certified or wild in certified
-    return name in certified
-
-
-def _names_in(certificate: x509.Certificate) -> list[x509.GeneralName]:
-    extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    return list(extension.value)
-
-
-def _day(unix: float) -> str:
-    return f"{datetime.datetime.fromtimestamp(unix, datetime.UTC):%Y-%m-%d %H:%M} UTC"
-
-
-def _load(key_pem: bytes) -> ec.EllipticCurvePrivateKey:
-    try:
-        key = serialization.load_pem_private_key(key_pem, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise CertificateError("the private key cannot be read") from None
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise CertificateError("the private key is not of the kind that we make")
-    return key
 
 
 async def have_signed(addresses: str, worker_id: int, mtoken: str, request_pem: bytes) -> bytes:
@@ -256,7 +140,11 @@ class CertificateKeeper:
         self._manifest = manifest
         self._ours = manifest.use_ssl and not manifest.ssl_cert
         self._certificate, self._key = certificate_files(manifest, directory)
-        self._names = names_for(manifest.public_host) if self._ours else []
+        self._names: list[GeneralName] = []
+        if self._ours:
+            from stoker.launcher.x509 import names_for
+
+            self._names = names_for(manifest.public_host)
         self._wall = wall
         self._pause = pause
         self.waiting_for = ""
@@ -272,6 +160,8 @@ class CertificateKeeper:
             certificate, key = self._certificate.read_bytes(), self._key.read_bytes()
         except OSError as error:
             return Verdict("unusable", f"{error.filename}: {error.strerror}")
+        from stoker.launcher.x509 import judge
+
         return judge(certificate, key, self._names, self._wall())
 
     def missing(self) -> bool:
@@ -325,6 +215,8 @@ class CertificateKeeper:
             self.waiting_for = ""
 
     async def _sign(self) -> None:
+        from stoker.launcher.x509 import judge, signing_request
+
         manifest, key = self._manifest, self._private_key()
         request = signing_request(key, self._names, f"stoker worker {manifest.worker_id}")
         signed = await have_signed(
@@ -338,10 +230,12 @@ class CertificateKeeper:
 
     def _private_key(self) -> bytes:
         """The key that is there, unless others could read it or it is no key; else a new one."""
+        from stoker.launcher.x509 import load_key, new_key
+
         try:
             private = not stat.S_IMODE(self._key.stat().st_mode) & 0o077
             pem = self._key.read_bytes()
-            _load(pem)
+            load_key(pem)
             if private:
                 return pem
         except (OSError, CertificateError):

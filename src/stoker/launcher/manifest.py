@@ -164,7 +164,7 @@ class InstanceManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
             missing = "ssl_key" if self.ssl_cert else "ssl_cert"
             raise ConfigError(missing, "is required, as the other of the two is given")
         if self.use_ssl and not self.ssl_cert:
-            from stoker.launcher.certificates import names_for  # it needs this module itself
+            from stoker.launcher.x509 import names_for  # it needs this module itself
 
             names_for(self.public_host)
             if not self.report_addr.strip(" ,"):

@@ -15,13 +15,16 @@ from __future__ import annotations
 import contextlib
 from enum import Enum
 from time import monotonic, time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from stoker.errors import InvalidMessageError, TicketError
-from stoker.tickets import SignatureVerifier, TicketVerifier, completed
+from stoker.tickets import TicketVerifier, completed
 from stoker.wire import MAX_COST, AuthData, Envelope, check_cost, decode
+
+if TYPE_CHECKING:
+    from stoker.signatures import SignatureVerifier
 
 _MAX_INT = 2**63
 MAX_EXPLAINED = 65_536
@@ -97,6 +100,8 @@ class Gate:
             ValueError: when `public_pem` is not an RSA public key.
         """
         if self.mode in (Mode.UNDECIDED, Mode.SIGNATURE):
+            from stoker.signatures import SignatureVerifier
+
             self._signatures = SignatureVerifier(public_pem)
             self._envelopes = msgspec.json.Decoder(self._type, strict=False)
             self._decode = self._envelopes.decode

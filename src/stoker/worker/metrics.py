@@ -7,17 +7,7 @@ for. Labels are routes, statuses and reasons that this program knows: none comes
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
-
-from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
-from prometheus_client.exposition import generate_latest
-from prometheus_client.registry import Collector
+from collections.abc import Callable, Iterable
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -83,12 +73,14 @@ class RouteMetrics:
         self.statuses[status] = self.statuses.get(status, 0) + 1
 
 
-class WorkerMetrics(Collector):
+class WorkerMetrics:
     """All figures of a worker.
 
     Attributes:
         routes: by path of the handler.
         refusals: requests turned away, by reason.
+        gauges: reads the figures of the moment.
+        state: reads the state's name.
     """
 
     def __init__(self, gauges: Callable[[], Iterable[Reading]], state: Callable[[], str]) -> None:
@@ -100,11 +92,8 @@ class WorkerMetrics(Collector):
         """
         self.routes: dict[str, RouteMetrics] = {}
         self.refusals: dict[str, int] = {}
-        self._gauges = gauges
-        self._state = state
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)
-        ProcessCollector(registry=self._registry)
+        self.gauges = gauges
+        self.state = state
 
     def route(self, path: str) -> RouteMetrics:
         """Figures of the route `path`, which is one of the configuration."""
@@ -116,43 +105,6 @@ class WorkerMetrics(Collector):
 
     def render(self) -> bytes:
         """The text that Prometheus reads."""
-        return generate_latest(self._registry)
+        from stoker.worker.exposition import render  # nobody may ever ask, and it is slow to load
 
-    def collect(self) -> Iterator[Metric]:
-        """Make the metrics (called by the registry)."""
-        prefix = "stoker_worker_"
-        requests = CounterMetricFamily(
-            prefix + "requests", "Requests by route and HTTP status.", labels=["route", "status"]
-        )
-        load = CounterMetricFamily(
-            prefix + "load", "Load units let in, by route.", labels=["route"]
-        )
-        served = CounterMetricFamily(
-            prefix + "served_load", "Load units answered well, by route.", labels=["route"]
-        )
-        queue = HistogramMetricFamily(
-            prefix + "queue_seconds", "Time from arrival to start.", labels=["route"]
-        )
-        work = HistogramMetricFamily(
-            prefix + "work_seconds", "Time from start to the end of the answer.", labels=["route"]
-        )
-        for path, figures in self.routes.items():
-            for status, count in list(figures.statuses.items()):
-                requests.add_metric([path, str(status)], count)
-            load.add_metric([path], figures.load)
-            served.add_metric([path], figures.served)
-            queue.add_metric([path], figures.queue.cumulative(), figures.queue.total)
-            work.add_metric([path], figures.work.cumulative(), figures.work.total)
-        refusals = CounterMetricFamily(
-            prefix + "refusals", "Requests turned away by the worker.", labels=["reason"]
-        )
-        for reason, count in list(self.refusals.items()):
-            refusals.add_metric([reason], count)
-        yield from (requests, load, served, queue, work, refusals)
-        state = GaugeMetricFamily(
-            prefix + "state", "1 for the state that the worker is in.", labels=["state"]
-        )
-        state.add_metric([self._state()], 1)
-        yield state
-        for name, text, value in self._gauges():
-            yield GaugeMetricFamily(prefix + name, text, value=value)
+        return render(self)

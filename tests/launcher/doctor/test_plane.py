@@ -11,8 +11,8 @@ import pytest
 
 from stoker.console.ca import CertificateAuthority
 from stoker.http import Exchange, HttpServer
-from stoker.launcher.certificates import names_for, new_key, signing_request
 from stoker.launcher.doctor import plane
+from stoker.launcher.x509 import names_for, new_key, signing_request
 
 Case = Any  # the class in conftest.py, which cannot be imported
 

@@ -11,12 +11,12 @@ import msgspec
 import pytest
 
 from stoker.console.ca import CertificateAuthority
-from stoker.launcher.certificates import names_for, new_key, signing_request
 from stoker.launcher.doctor import written
 from stoker.launcher.lifecycle import Phase
 from stoker.launcher.preparing import DONE
 from stoker.launcher.state import InstanceState, write_state
 from stoker.launcher.steps import WriteStep, keys
+from stoker.launcher.x509 import names_for, new_key, signing_request
 
 Case = Any  # the class in conftest.py, which cannot be imported
 

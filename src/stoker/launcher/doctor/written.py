@@ -14,7 +14,7 @@ import psutil
 from stoker.config import expanded
 from stoker.errors import ConfigError
 from stoker.launcher import environment
-from stoker.launcher.certificates import CertificateKeeper, judge_files
+from stoker.launcher.certificates import CertificateKeeper
 from stoker.launcher.doctor.finding import Finding, Patient
 from stoker.launcher.doctor.symptoms import error_lines, explain
 from stoker.launcher.lifecycle import Phase
@@ -219,6 +219,8 @@ def _own_certificate(wanted: InstanceManifest, directory: Path, now: float) -> I
     remedy = "replace the files that ssl_cert and ssl_key name"
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(crt, key)
+        from stoker.launcher.x509 import judge_files
+
         verdict = judge_files(crt, wanted.public_host, now)
     except OSError as error:  # ssl.SSLError is one
         text = f"{crt} and {key} cannot be used: {error.strerror or error}"
