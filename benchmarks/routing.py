@@ -16,7 +16,7 @@ import random
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -198,7 +198,9 @@ class Crowd:
         return (time.process_time() - began) / cycles * 1e6
 
 
-def measure(rounds: int, cycles: int = CYCLES) -> dict[str, dict[str, float]]:
+def measure(
+    rounds: int, cycles: int = CYCLES, sizes: Sequence[int] = SIZES
+) -> dict[str, dict[str, float]]:
     """Median microseconds by what is measured and size; and the ratio of the last to the first."""
     gc.disable()
     figures: dict[str, dict[str, list[float]]] = {}
@@ -210,11 +212,11 @@ def measure(rounds: int, cycles: int = CYCLES) -> dict[str, dict[str, float]]:
     fleets = {
         name: {
             str(size): Fleet(size, cycles * rounds, slots=slots, affinity=affinity)
-            for size in SIZES
+            for size in sizes
         }
         for name, (slots, affinity) in kinds.items()
     }
-    crowds = {str(size): Crowd(size) for size in SIZES}
+    crowds = {str(size): Crowd(size) for size in sizes}
     for _ in range(rounds):
         for name, by_size in fleets.items():
             for size, fleet in by_size.items():
@@ -231,16 +233,16 @@ def measure(rounds: int, cycles: int = CYCLES) -> dict[str, dict[str, float]]:
             )
     result = {}
     for name, values in figures.items():
-        small, large = values[str(SIZES[0])], values[str(SIZES[-1])]
+        small, large = values[str(sizes[0])], values[str(sizes[-1])]
         ratios = [a / b for a, b in zip(large, small, strict=True)]
         result[name] = {size: statistics.median(turns) for size, turns in values.items()}
         result[name]["ratio"] = statistics.median(ratios)
     return result
 
 
-def show(result: dict[str, dict[str, float]]) -> None:
+def show(result: dict[str, dict[str, float]], sizes: Sequence[int] = SIZES) -> None:
     print("\nRouting: CPU microseconds of one request (route, report, finish) by number of workers")
-    print(f"  {'':24}" + "".join(f"{size:>9}" for size in SIZES) + f"{'ratio':>9}")
+    print(f"  {'':24}" + "".join(f"{size:>9}" for size in sizes) + f"{'ratio':>9}")
     for name, values in result.items():
         print(f"  {name:24}" + "".join(f"{v:9.2f}" for v in values.values()))
 
@@ -249,13 +251,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.routing", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="turns of each size")
     parser.add_argument("--cycles", type=int, default=CYCLES, help="requests in a turn")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="of fleet, in workers")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     given = parser.parse_args()
-    result = measure(given.rounds, given.cycles)
+    result = measure(given.rounds, given.cycles, given.sizes)
     if given.json:
         print(json.dumps(result))
     else:
-        show(result)
+        show(result, given.sizes)
 
 
 if __name__ == "__main__":
