@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,20 +14,32 @@ from pathlib import Path
 import httpx
 import pytest
 
+from stoker.cli import tryout
 from stoker.http import HttpServer
+from stoker.launcher import read_state, tag
+from stoker.launcher.guardian import find
+from support.process import Process
 
 GUIDE = Path(__file__).parents[1] / "docs" / "extending.md"
 SAVED = re.compile(r"[Ss]ave this as `(\S+)`:\n\n```\w+\n(.*?)```", re.DOTALL)
 API_KEY = "stk_the_key_of_the_guide"
 
+OPTIONS = '{"parallel": 1, "threads": 1}'
+
 pytestmark = pytest.mark.real
+needs_curl = pytest.mark.skipif(not shutil.which("curl"), reason="curl is not on this machine")
+
+
+def save(folder):
+    """Save every file that the guide has one save."""
+    for name, text in SAVED.findall(GUIDE.read_text()):
+        (folder / name).write_text(text)
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with every file that the guide has one save."""
-    for name, text in SAVED.findall(GUIDE.read_text()):
-        (tmp_path / name).write_text(text)
+    """A folder with the guide's files."""
+    save(tmp_path)
     return tmp_path
 
 
@@ -99,17 +112,71 @@ def test_it_is_tried_and_loaded_without_a_control_plane(folder, start, picture):
     assert json.loads(done.stdout)["ok"] == 2, done.stdout + launched.said
 
 
-def test_a_backend_gets_one_route_more(folder, start):
-    launched = start(
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory):
+    """An instance of `llamacpp_props.py`, as a stranger launches it; it ends without a rest."""
+    folder = tmp_path_factory.mktemp("llama")
+    save(folder)
+    launcher = Process(
         stoker(
             *("launch", "--backend", "./llamacpp_props.py", "--unsecured"),
-            *("--options", '{"parallel": 1, "threads": 1}', "llama-instance"),
+            *("--options", OPTIONS, "llama-instance"),
         ),
-        "launch",
+        folder / "launch.log",
         cwd=folder,
+        env=bare(),
     )
-    url = launched.wait_for(r"(http://127\.0\.0\.1:\d+)/v1/chat", timeout=90)[1]
+    try:
+        curl = printed_call(launcher)
+        yield folder / "llama-instance", curl
+    finally:
+        code = launcher.end()
+    assert code == 0
+    assert not find(tag("unsecured", folder / "llama-instance"))
+
+
+def test_a_backend_gets_one_route_more(launched):
+    instance, _ = launched
+    url = f"http://127.0.0.1:{read_state(instance).worker_port}"
     assert "model_path" in httpx.get(f"{url}/props").json()
+
+
+@needs_curl
+def test_the_line_that_a_launch_prints_calls_the_model(launched):
+    _, curl = launched
+    assert tokens_of(curl) == 32
+
+
+@needs_curl
+def test_a_worker_is_tried_before_a_model_server_that_runs_already(launched, start):
+    instance, _ = launched
+    port = str(read_state(instance).model_port)
+    worker = start(
+        stoker(
+            *("worker", "--backend", "./llamacpp_props.py", "--unsecured", "--port", "0"),
+            *("--model-port", port, "--options", OPTIONS),
+        ),
+        "worker",
+        cwd=instance.parent,
+        env=bare(),
+    )
+    assert tokens_of(printed_call(worker)) == 32
+    assert worker.end() == 0
+
+
+def bare():
+    """An environment without the identity of another worker."""
+    return {k: v for k, v in os.environ.items() if k not in tryout._IDENTITY}
+
+
+def printed_call(process):
+    """The line that calls the worker, once it is printed."""
+    return process.wait_for(r"(?m)^  (curl .*)\n", timeout=90)[1]
+
+
+def tokens_of(curl):
+    answer = subprocess.run(["bash", "-c", curl], capture_output=True, timeout=60).stdout
+    return json.loads(answer)["usage"]["completion_tokens"]
 
 
 def test_a_worker_with_its_model_inside_answers(folder, start):

@@ -1,6 +1,5 @@
 """A worker without a control plane, as a stranger tries it: the printed lines are run."""
 
-import json
 import os
 import shlex
 import shutil
@@ -115,46 +114,6 @@ def test_a_worker_file_is_tried_without_a_control_plane(start, free_port, tmp_pa
     assert "20 ok, 0 failed" in done.stdout
     assert worker.end() == 0
     assert "could not be sent" not in worker.said
-
-
-@pytest.mark.real
-@needs_curl
-def test_a_backend_is_tried_before_a_model_server_that_runs_already(model_server, start, tmp_path):
-    port, _ = model_server
-    worker = start(
-        [
-            *stoker("worker", "--backend", "llamacpp", "--unsecured", "--port", "0"),
-            *("--model-port", str(port), "--options", '{"parallel": 2, "threads": 1}'),
-        ],
-        "worker",
-        cwd=tmp_path,
-        env=environment(),
-    )
-    curl, _ = printed_calls(worker)
-    assert json.loads(shell(curl).stdout)["usage"]["completion_tokens"] == 32
-    assert worker.end() == 0
-
-
-@pytest.mark.real
-@needs_curl
-def test_a_backend_is_launched_with_its_model_server_and_leaves_nothing(start, tmp_path):
-    from stoker.launcher import tag
-    from stoker.launcher.guardian import find
-
-    directory = tmp_path / "instance"
-    launcher = start(
-        [
-            *stoker("launch", "--backend", "llamacpp", "--unsecured", str(directory)),
-            *("--options", '{"parallel": 2, "threads": 1}'),
-        ],
-        "launcher",
-        cwd=tmp_path,
-        env=environment(),
-    )
-    curl, _ = printed_calls(launcher)
-    assert json.loads(shell(curl).stdout)["usage"]["completion_tokens"] == 32
-    assert launcher.end() == 0
-    assert not find(tag("unsecured", directory))
 
 
 @pytest.mark.real
