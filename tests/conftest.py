@@ -202,15 +202,11 @@ class Stoker:
 
     def __init__(self, url, key, state):
         self.url, self.key, self.state = url, key, state
+        headers = {"Authorization": f"Bearer {key}"}
+        self._client = httpx.Client(base_url=url, headers=headers, timeout=30.0)
 
     def call(self, method, path, body=None):
-        answer = httpx.request(
-            method,
-            self.url + path,
-            json=body,
-            headers={"Authorization": f"Bearer {self.key}"},
-            timeout=30.0,
-        )
+        answer = self._client.request(method, path, json=body)
         answer.raise_for_status()
         return answer.json()
 

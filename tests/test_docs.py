@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer
 
 from stoker import backends
-from stoker.cli.app import app
+from stoker.cli.app import command_line
 from stoker.cli.settings import load
 from stoker.http import HttpServer, Limits, fetch
 
@@ -51,7 +50,7 @@ def test_settings_that_are_shown_can_be_loaded(block, tmp_path):
 
 @pytest.mark.parametrize("block", all_blocks("sh"))
 def test_commands_that_are_shown_exist_with_their_options(block):
-    root = typer.main.get_command(app)
+    root = command_line()
     for line in re.findall(r"stoker ([^)\n#]*)", block):
         name, *rest = line.replace('"', "").split()
         known = {
@@ -65,7 +64,7 @@ def test_commands_that_are_shown_exist_with_their_options(block):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_that_are_named_exist(page):
     text = page.read_text(encoding="utf-8")
-    commands = set(typer.main.get_command(app).commands)
+    commands = set(command_line().commands)
     assert set(re.findall(r"`stoker ([a-z]+)", text)) <= commands
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"`make ([a-z]+)", text)) <= targets

@@ -10,6 +10,7 @@ how many descriptors are in use, without counting: from `ceiling` on a connectio
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import sys
@@ -27,6 +28,10 @@ LAST = 64
 """Those of the reserve that no request of a client may take, not even on the upstream side."""
 
 
+closed: set[str] = set()
+"""Standard streams that this process was started without: ``stdin``, ``stdout``, ``stderr``."""
+
+
 def open_standard() -> None:
     """Open standard input, output and error on ``/dev/null`` where they were closed.
 
@@ -40,8 +45,19 @@ def open_standard() -> None:
             os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free: this one
             os.set_inheritable(number, True)
         if getattr(sys, name) is None:  # as Python has it where the descriptor was closed
+            closed.add(name)
             mode = "r" if name == "stdin" else "w"
             setattr(sys, name, open(number, mode, closefd=False, errors="replace"))  # noqa: SIM115
+
+
+def check_stdout() -> None:
+    """See that this process has a standard output; for what must not be lost, such as a key.
+
+    Raises:
+        OSError: it was closed when the process started, and what is printed goes nowhere.
+    """
+    if "stdout" in closed:
+        raise OSError(errno.EBADF, "it is closed")
 
 
 def raise_limit(most: int = MOST) -> int:

@@ -1,7 +1,6 @@
 """The command line as a person uses it: real processes, a real control plane."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -107,20 +106,6 @@ def test_an_input_whose_end_cannot_be_awaited_is_refused(tmp_path):
 def test_a_second_server_on_the_same_state_is_refused(stoker):
     done = stoker_up("--port", "0", "--state", str(stoker.state))
     assert_mistake(done, "another server uses", code=Exit.FAILED)
-
-
-def test_the_first_start_makes_a_key_and_no_later_one_does(tmp_path, start):
-    up = [sys.executable, "-m", "stoker.cli", "up", "--port", "0", "--state", "state"]
-    environment = {k: v for k, v in os.environ.items() if k != "STOKER_API_KEY"}
-    first = start(up, "first", cwd=tmp_path, env=environment)
-    key = first.wait_for(r"STOKER_API_KEY=(\S+)")[1]
-    assert first.end() == 0
-    second = start(up, "second", cwd=tmp_path, env=environment)
-    url = second.wait_for(r"stoker listens on (\S+)")[1]
-    second.wait_for(r"state is in")
-    assert "STOKER_API_KEY" not in second.said
-    done = command.run("endpoint", "list", "--json", "--url", url, env={"STOKER_API_KEY": key})
-    assert json.loads(done.stdout) == []
 
 
 @pytest.fixture

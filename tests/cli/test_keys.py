@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import pty
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,10 @@ import httpx
 import pytest
 
 from stoker.cli.exits import Exit
+from stoker.cli.settings import Settings
+from stoker.cli.up import _greet
 from support import command
+from support.process import Process
 
 pytestmark = pytest.mark.real
 
@@ -46,10 +48,22 @@ def status_of(url, key):
     return httpx.get(f"{url}/api/v0/endptjobs/", headers=headers).status_code
 
 
-def test_a_key_is_made_printed_used_rotated_and_revoked(tmp_path, start, stoker_as):
-    up = start(UP, "up", cwd=tmp_path, env=bare(tmp_path))
-    url, key = up.wait_for(r"export STOKER_URL=(\S+) STOKER_API_KEY=(\S+)").groups()
-    assert f"stoker login {url}" in up.said
+@pytest.fixture(scope="module")
+def up(tmp_path_factory):
+    """A control plane after its first start: its state, its address and the key that it printed."""
+    folder = tmp_path_factory.mktemp("up")
+    process = Process(UP, folder / "up.log", cwd=folder, env=bare(folder))
+    try:
+        url, key = process.wait_for(r"export STOKER_URL=(\S+) STOKER_API_KEY=(\S+)").groups()
+        assert f"stoker login {url}" in process.said
+        yield folder / "state", url, key
+    finally:
+        code = process.end()
+    assert code == 0
+
+
+def test_a_key_is_made_printed_used_rotated_and_revoked(tmp_path, up, stoker_as):
+    state, url, key = up
 
     # The login: refused with a wrong key, kept with the right one, used by every command.
     refused = stoker_as("login", url, stdin="stk_wrong\n", code=Exit.REFUSED)
@@ -86,53 +100,56 @@ def test_a_key_is_made_printed_used_rotated_and_revoked(tmp_path, start, stoker_
     revoked = stoker_as("key", "revoke", mine, "--force")
     assert "it is the key that this command used" in revoked.stderr
     assert status_of(url, new) == 401
-    again = stoker_as("key", "create", "--state", "state").stdout.strip()
+    again = stoker_as("key", "create", "--state", str(state)).stdout.strip()
     stoker_as("login", url, stdin=again)
     stoker_as("login", url.partition("://")[2], stdin=again)  # by the name of the login
     stoker_as("logout")
     assert "stoker login" in stoker_as("endpoint", "list", code=Exit.USAGE).stderr
 
 
-@pytest.mark.parametrize("output", ["/dev/full", "closed", "a pipe that nobody reads"])
-def test_a_key_that_nobody_saw_is_not_stored(tmp_path, start, stoker_as, output):
-    said = {"/dev/full": ">/dev/full", "closed": ">&-"}.get(output, "| true")
-    up = start(
-        ["sh", "-c", f"exec 3>&1; {{ {' '.join(UP)}; }} 2>&3 {said}"],
-        "up",
-        cwd=tmp_path,
-        env=bare(tmp_path),
-        ends=-signal.SIGTERM,  # the shell's
-    )
-    up.wait_for(r"no API key was made")
+@pytest.fixture
+def key(up, stoker_as):
+    """A further key of the account."""
+    return stoker_as("key", "create", "--state", str(up[0])).stdout.strip()
+
+
+@contextlib.contextmanager
+def full_disk():
+    with Path("/dev/full").open("w") as file:
+        yield file
+        with contextlib.suppress(OSError):
+            file.close()
+
+
+@contextlib.contextmanager
+def nobody_reads():
+    reading, writing = os.pipe()
+    os.close(reading)
+    with contextlib.suppress(OSError), os.fdopen(writing, "w") as file:
+        yield file
+
+
+@pytest.mark.parametrize("output", [full_disk, nobody_reads])
+async def test_a_key_that_nobody_saw_is_not_stored(start_server, monkeypatch, output):
+    server = await start_server(api_key=None)
+    with output() as file, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", file)
+        await _greet(server, Settings(), server.plan, None)
+    assert server.new_api_key is not None
+    assert await server.plane.store.list_api_keys() == []
+
+
+def test_without_a_standard_output_no_key_is_made_and_it_says_how_to(tmp_path, start, stoker_as):
+    up = start(["sh", "-c", f"exec {' '.join(UP)} >&-"], "up", cwd=tmp_path, env=bare(tmp_path))
+    up.wait_for(r"no API key was made.*stoker key create --state")
     assert json.loads(stoker_as("key", "list", "--state", "state", "--json").stdout) == []
-    key = stoker_as("key", "create", "--state", "state").stdout.strip()
-    assert key.startswith("stk_")
-    os.killpg(up.process.pid, signal.SIGTERM)  # the shell and what it started
-    up.end()
+    assert stoker_as("key", "create", "--state", "state").stdout.startswith("stk_")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "settings"),
-    [
-        (("--host", "192.0.2.1"), ""),
-        ((), '[[endpoint]]\nname = "a"\n[[endpoint.workergroup]]\nbackend = "llamacp"\n'),
-    ],
-)
-def test_a_start_that_fails_leaves_no_key_behind(tmp_path, start, arguments, settings):
-    (tmp_path / "stoker.toml").write_text(settings)
-    failed = start([*UP, *arguments], "failed", cwd=tmp_path, env=bare(tmp_path))
-    failed.ends = failed.process.wait(60)
-    assert failed.ends != 0
-    (tmp_path / "stoker.toml").unlink()
-    up = start(UP, "up", cwd=tmp_path, env=bare(tmp_path))
-    up.wait_for(r"STOKER_API_KEY=(\S+)")
-
-
-def test_a_new_key_that_cannot_be_printed_is_revoked(tmp_path, start, stoker_as):
-    key = "stk_the_key_of_the_operator"
-    up = start(UP, "up", cwd=tmp_path, env=bare(tmp_path, STOKER_API_KEY=key))
-    url = up.wait_for(r"stoker listens on (\S+)")[1]
-    up.wait_for("state is in")
+def test_a_new_key_that_cannot_be_printed_is_revoked(tmp_path, up, key, stoker_as, monkeypatch):
+    _, url, _ = up
+    listed = stoker_as("key", "list", "--json", "--url", url, STOKER_API_KEY=key).stdout
+    before = [one["id"] for one in json.loads(listed)]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "stoker.cli", "key", "create", "--url", url],
@@ -144,8 +161,12 @@ def test_a_new_key_that_cannot_be_printed_is_revoked(tmp_path, start, stoker_as)
     assert done.returncode == 1
     assert "it was revoked" in done.stderr
     assert "Traceback" not in done.stderr
-    listed = stoker_as("key", "list", "--json", "--url", url, STOKER_API_KEY=key).stdout
-    assert [one["source"] for one in json.loads(listed)] == ["environment"]
+    with monkeypatch.context() as patch:
+        patch.setattr("stoker.descriptors.closed", {"stdout"})  # as after `>&-`
+        closed = stoker_as("key", "create", "--url", url, STOKER_API_KEY=key, code=1)
+    assert "it was revoked" in closed.stderr
+    after = stoker_as("key", "list", "--json", "--url", url, STOKER_API_KEY=key).stdout
+    assert [one["id"] for one in json.loads(after)] == before
 
 
 def test_a_directory_that_is_no_state_is_refused(tmp_path, stoker_as):
@@ -154,11 +175,8 @@ def test_a_directory_that_is_no_state_is_refused(tmp_path, stoker_as):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_login_asks_for_the_key_on_a_terminal_and_does_not_show_it(tmp_path, start):
-    key = "stk_the_key_of_the_operator"
-    up = start(UP, "up", cwd=tmp_path, env=bare(tmp_path, STOKER_API_KEY=key))
-    url = up.wait_for(r"stoker listens on (\S+)")[1]
-    up.wait_for("state is in")
+def test_a_login_asks_for_the_key_on_a_terminal_and_does_not_show_it(tmp_path, up, key):
+    _, url, _ = up
     pid, terminal = pty.fork()
     if pid == 0:
         argv = [sys.executable, "-m", "stoker.cli", "login", url]

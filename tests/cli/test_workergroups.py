@@ -1,49 +1,19 @@
 """`stoker workergroup` against a real control plane without machines."""
 
-import asyncio
 import json
-import os
-import sys
 
 import pytest
 
-from stoker.cli.settings import LocalSettings
 from stoker.cli.workergroups import find_group
-from stoker.console.serve import Server
 from stoker.errors import NotFoundError
 
-KEY = "an-account-key-of-the-tests"
 
+async def test_a_workergroup_is_made_changed_shown_and_deleted(ask):
+    async def run(*arguments, code=0):
+        done = await ask(*arguments)
+        assert done.returncode == code, done.stderr
+        return done.stderr if code else done.stdout
 
-@pytest.fixture
-async def run(tmp_path):
-    server = await Server.start(
-        tmp_path / "state",
-        host="127.0.0.1",
-        port=0,
-        local=LocalSettings(enabled=False),
-        api_key=KEY,
-    )
-
-    async def command(*arguments, code=0):
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "stoker.cli", *arguments),
-            env=os.environ | {"STOKER_URL": server.url, "STOKER_API_KEY": KEY},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        out, err = await process.communicate()
-        assert process.returncode == code, err.decode()
-        assert b"Traceback" not in err
-        return out.decode() if code == 0 else err.decode()
-
-    yield command
-    await server.stop(keep_instances=True, hurry=asyncio.Event())
-
-
-@pytest.mark.real
-async def test_a_workergroup_is_made_changed_shown_and_deleted(run):
     await run("endpoint", "create", "chat", "--min-load", "0", "--cold-workers", "0")
     made = await run("workergroup", "create", "chat", "--backend", "simulated", "--json")
     number = str(json.loads(made)["id"])

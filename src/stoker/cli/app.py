@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import io
 import os
 import sys
@@ -346,6 +347,7 @@ def _usage(error: Any) -> int:
     return Exit.USAGE
 
 
+@functools.cache
 def command_line() -> Any:
     """The commands, with help that says no more of types than a reader needs."""
     command = typer.main.get_command(app)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 import msgspec
 import typer
 
+from stoker import descriptors
 from stoker.cli import output
 from stoker.cli.arguments import seconds
 from stoker.cli.endpoints import AsJson, Url, connect
@@ -236,6 +237,7 @@ def rotate(
 async def _show(book: Book, made: Record, *, as_json: bool) -> None:
     """Print a new key; one that nobody can have seen is revoked."""
     try:
+        descriptors.check_stdout()
         if as_json:
             output.print_json(made)
         else:

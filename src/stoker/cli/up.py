@@ -173,6 +173,7 @@ async def _greet(server: Server, settings: Settings, plan: Plan, price: float | 
 
 
 def _print_greeting(server: Server, settings: Settings, price: float | None) -> None:
+    descriptors.check_stdout()
     out = sys.stdout
     out.write(f"stoker listens on {server.url}\n")
     out.write(f"state is in {server.state_directory}\n")
