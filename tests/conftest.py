@@ -253,6 +253,18 @@ def stoker(tmp_path_factory):
     assert code == 0
 
 
+@contextlib.contextmanager
+def starting(directory):
+    with contextlib.ExitStack() as stack:
+
+        def starter(argv, name, **more):
+            process = Process(argv, directory / f"{name}.log", **more)
+            stack.callback(process.close)
+            return process
+
+        yield starter
+
+
 @pytest.fixture
 def start(tmp_path):
     """Starts processes that end with the test, in order.
@@ -260,13 +272,14 @@ def start(tmp_path):
     `ends` is the exit code that they are to have: 0, or for a program that does not handle SIGTERM
     the signal's number below zero.
     """
-    with contextlib.ExitStack() as stack:
+    with starting(tmp_path) as starter:
+        yield starter
 
-        def starter(argv, name, **more):
-            process = Process(argv, tmp_path / f"{name}.log", **more)
-            stack.callback(process.close)
-            return process
 
+@pytest.fixture(scope="module")
+def start_for_module(tmp_path_factory):
+    """As `start`; they end with the last test of the module."""
+    with starting(tmp_path_factory.mktemp("module")) as starter:
         yield starter
 
 
