@@ -59,7 +59,7 @@ def test_a_taken_port_is_one_clear_line() -> None:
 @pytest.fixture(scope="module")
 def server() -> Iterator[tuple[subprocess.Popen[str], str]]:
     process = subprocess.Popen(
-        [*SERVER, "--model", str(default_weights()), "--alias", "smol"],
+        [*SERVER, "--model", str(default_weights()), "--alias", "smol", "--threads", "1"],
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -94,7 +94,7 @@ def test_it_ends_cleanly_on_sigterm(server: tuple[subprocess.Popen[str], str]) -
 
 def test_it_embeds_when_asked_to() -> None:
     process = subprocess.Popen(
-        [*SERVER, "--model", str(default_weights()), "--embeddings"],
+        [*SERVER, "--model", str(default_weights()), "--embeddings", "--threads", "1"],
         stderr=subprocess.PIPE,
         text=True,
     )

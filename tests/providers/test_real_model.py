@@ -24,7 +24,7 @@ async def status_of(url: str) -> int:
 async def test_a_real_model_comes_up_and_goes_without_a_trace(local: Local) -> None:
     local.manifest.clear()
     provider = local.provider()
-    await provider.create("local", local.spec(options={"parallel": 2}))
+    await provider.create("local", local.spec(options={"parallel": 1, "threads": 1}))
     await local.until_status(provider, "running")
     state = read_state(local.root / "local-1")
     assert state is not None
