@@ -14,6 +14,7 @@ from stoker.console.diff import WantedEndpoint, WantedGroup
 from stoker.console.serve import Access, Server
 from stoker.errors import ConfigError, InvalidMessageError, StokerError
 from stoker.http import fetch
+from stoker.launcher import is_locked
 from stoker.store import Store
 
 KEY = "an-account-key-of-the-tests"
@@ -207,6 +208,19 @@ async def test_a_short_key_is_refused(tmp_path):
 async def test_a_state_directory_has_one_server_at_a_time(server):
     with pytest.raises(StokerError, match="another server uses"):
         await start(server.state_directory)
+
+
+async def test_a_lock_file_that_somebody_removes_lets_no_second_server_in(server):
+    lock = server.state_directory / "lock"
+    lock.unlink()
+    with pytest.raises(StokerError, match="another server uses"):
+        await start(server.state_directory)
+    for _ in range(1000):
+        if is_locked(lock):
+            break
+        await asyncio.sleep(0.01)
+    else:
+        pytest.fail("the lock file was not put back")
 
 
 async def test_a_start_that_failed_leaves_the_state_to_the_next_one(tmp_path, server):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import stat
 from pathlib import Path
@@ -64,6 +66,51 @@ def test_a_lock_on_a_file_that_was_removed_meanwhile_is_none(
 
     monkeypatch.setattr("os.open", open_and_remove)
     assert not FileLock(path).acquire()
+
+
+def test_who_removes_a_lock_file_gets_no_second_lock(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    first, second = (FileLock(path, with_directory=True) for _ in range(2))
+    assert first.acquire(b"it is me")
+    assert not first.keep()
+    path.unlink()
+    assert not second.acquire(b"no, me")
+    assert not path.exists()
+    assert first.keep()
+    assert is_locked(path)
+    assert path.read_bytes() == b"it is me"
+    assert not second.acquire(b"no, me")
+    first.release()
+    assert not is_locked(path)
+    assert second.acquire(b"now me")
+    assert not first.keep()
+    second.release()
+
+
+def test_a_directory_that_cannot_be_locked_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def only_files(descriptor: int, operation: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EBADF, "as NFS says")
+        flock(descriptor, operation)
+
+    flock = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", only_files)
+    lock = FileLock(tmp_path / "lock", with_directory=True)
+    assert lock.acquire()
+    assert is_locked(tmp_path / "lock")
+    lock.release()
+
+
+def test_a_lock_that_cannot_be_taken_leaves_the_directory_free(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    older = FileLock(path)  # of a release that locks the file alone
+    assert older.acquire()
+    lock = FileLock(path, with_directory=True)
+    assert not lock.acquire()
+    older.release()
+    assert FileLock(path, with_directory=True).acquire()
 
 
 def test_a_file_that_is_not_there_is_not_locked(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stoker.errors import StokerError
+from stoker.errors import StokerError, StoreError
 from stoker.store import Store
 
 WRITER = """
@@ -236,3 +236,16 @@ def test_a_killed_writer_leaves_whole_transactions_alone(path: Path) -> None:
         assert lines == [f"{number}.{part}" for number in range(steps) for part in range(3)]
         # What the writer said it had written is there; at most the step after it besides.
         assert 3 <= said <= workers <= steps <= workers + 1
+
+
+async def test_a_database_that_is_damaged_while_it_is_used_is_named(
+    store: Store, path: Path
+) -> None:
+    damage(path)
+    with pytest.raises(StoreError, match=r"the database cannot be used: .* (malformed|database)"):
+        await store.create_endpoint("llm")
+
+
+def damage(path: Path) -> None:
+    for file in path.parent.glob(f"{path.name}*"):
+        file.write_bytes(b"\xff" * 200_000)

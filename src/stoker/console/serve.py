@@ -118,6 +118,7 @@ class Server:
         self._uvicorn: _QuietUvicorn
         self._uvicorn_task: asyncio.Task[None]
         self._keys_task: asyncio.Task[None]
+        self._state_lock: FileLock | None = None
         self._cleanup = contextlib.ExitStack()
         self._access = Access()
         self._stopping = asyncio.Event()
@@ -294,6 +295,7 @@ class Server:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(KEYS_PAUSE):
                     await self._stopping.wait()
+            self._keep_lock()
             try:
                 if (asked := marker.asked()) != seen:
                     await self.plane.changed()
@@ -306,6 +308,15 @@ class Server:
                 log.debug("keys cannot be looked after", error=str(error))
             except Exception:
                 log.exception("keys cannot be looked after")
+
+    def _keep_lock(self) -> None:
+        """Put the lock back that somebody removed: instances know by it that they have an owner."""
+        with contextlib.suppress(OSError):
+            if self._state_lock is not None and self._state_lock.keep():
+                log.warning(
+                    "the lock file was removed while this server runs; it is there again",
+                    file=str(self.state_directory / "lock"),
+                )
 
     def _private_directory(self) -> Path:
         """For the console's socket, which everybody may open who comes so far."""
@@ -322,7 +333,7 @@ class Server:
 
     async def _lock(self, path: Path) -> Path:
         """Held while we live, so that a second server refuses and instances know their owner."""
-        lock = FileLock(path)
+        lock = self._state_lock = FileLock(path, with_directory=True)
         for _ in range(LOCK_TRIES):
             try:
                 taken = lock.acquire()

@@ -141,9 +141,20 @@ class FileLock:
     The kernel lets go of it however the process ends, and children do not inherit it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, with_directory: bool = False) -> None:
+        """Hold nothing yet.
+
+        Args:
+            path: of the file, which is made where it is not there.
+            with_directory: lock its directory as well. People remove lock files that they believe
+                to be left over; then nobody else gets the lock all the same, and `keep` puts the
+                file back.
+        """
         self._path = path
+        self._with_directory = with_directory
+        self._directory: int | None = None
         self._descriptor: int | None = None
+        self._note = b""
 
     def acquire(self, note: bytes = b"") -> bool:
         """Take the lock if it is free, and write `note` into the file.
@@ -151,6 +162,45 @@ class FileLock:
         Raises:
             OSError: when the file cannot be opened, or is a symbolic link.
         """
+        self._note = note
+        if self._with_directory and self._directory is None and not self._take_directory():
+            return False
+        try:
+            taken = self._take_file()
+        except BaseException:
+            self.release()
+            raise
+        if not taken:
+            self.release()
+        return taken
+
+    def keep(self) -> bool:
+        """Put the file back, and lock it, if somebody has removed it; whether that was so.
+
+        Raises:
+            OSError: when it cannot be made.
+        """
+        former = self._descriptor
+        if former is None or _is_at(former, self._path) or not self._take_file():
+            return False
+        os.close(former)
+        return True
+
+    def _take_directory(self) -> bool:
+        directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(directory)
+            return False
+        except OSError:  # some network file systems lock no directories: the file has to do
+            os.close(directory)
+            return True
+        self._directory = directory
+        return True
+
+    def _take_file(self) -> bool:
+        note = self._note
         descriptor = open_own(self._path, os.O_RDWR)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -192,9 +242,10 @@ class FileLock:
 
     def release(self) -> None:
         """Let go; the file stays."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        for descriptor in (self._descriptor, self._directory):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._descriptor = self._directory = None
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

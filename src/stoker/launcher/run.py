@@ -49,7 +49,7 @@ def launch(directory: Path) -> int:
     logs.hide(*manifest.secrets)
     # The manifest has it now; the launcher gives it to the worker alone.
     os.environ.pop("MASTER_TOKEN", None)
-    lock = FileLock(directory / LOCK)
+    lock = FileLock(directory / LOCK, with_directory=True)
     try:
         manifest_path(directory).chmod(0o600)
         note = msgspec.json.encode(myself())
@@ -66,11 +66,11 @@ def launch(directory: Path) -> int:
     except OSError as error:
         raise ConfigError(str(directory), error.strerror or str(error)) from None
     # The lock is held to the very end of this process: whoever finds it free may start another.
-    return asyncio.run(_supervise(directory, manifest))
+    return asyncio.run(_supervise(directory, manifest, lock))
 
 
-async def _supervise(directory: Path, manifest: InstanceManifest) -> int:
-    return await Supervisor(directory, manifest).run()
+async def _supervise(directory: Path, manifest: InstanceManifest, lock: FileLock) -> int:
+    return await Supervisor(directory, manifest, lock=lock).run()
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -27,7 +27,7 @@ from stoker.launcher import guardian, probe
 from stoker.launcher.backoff import Backoff
 from stoker.launcher.certificates import CertificateKeeper, CertificateRefusedError
 from stoker.launcher.environment import guardian_environment
-from stoker.launcher.files import is_locked
+from stoker.launcher.files import FileLock, is_locked
 from stoker.launcher.guard import Guard
 from stoker.launcher.lifecycle import Lifecycle, Phase
 from stoker.launcher.machine import Sampler
@@ -93,11 +93,13 @@ class Supervisor:
         directory: Path,
         manifest: InstanceManifest,
         *,
+        lock: FileLock | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         policy = manifest.supervision
         self._directory = directory
+        self._lock = lock
         self._manifest = manifest
         self._policy = policy
         self._clock = clock
@@ -210,6 +212,7 @@ class Supervisor:
                     return
             if now >= next_reap:
                 next_reap = now + REAP_INTERVAL
+                self._keep_lock()
                 await self._parts.look()
                 self._reaper.collect(self._parts.pids())
             self._tell_dropped()
@@ -219,6 +222,12 @@ class Supervisor:
                 _log.error("ending, because it gave up", error=self._life.error)
                 return
             await self._sleep()
+
+    def _keep_lock(self) -> None:
+        """Put the lock back that somebody removed: who owns the instance finds us by it."""
+        with contextlib.suppress(OSError):
+            if self._lock is not None and self._lock.keep():
+                _log.warning("the lock file was removed; it is there again")
 
     def _without_hope(self, now: float) -> bool:
         """Whether it gave up and nobody would ever end it or start it again.

@@ -89,7 +89,7 @@ class Folder:
 
     def remove(self) -> bool:
         """Kill what is left of the instance and remove it; False: a launcher has just come."""
-        lock = FileLock(self.path / LOCK)
+        lock = FileLock(self.path / LOCK, with_directory=True)
         # Whoever runs the instance holds the lock; a launcher that comes while we do goes away.
         with contextlib.suppress(OSError):
             if (self.path / LOCK).stat().st_nlink > 1 and self.launcher() is None:

@@ -194,7 +194,10 @@ def _named() -> Iterator[None]:
     """Turn what the disk does to us (full, read-only, gone) into an error that says so."""
     try:
         yield
-    except sa.exc.OperationalError as error:
+    except sa.exc.DatabaseError as error:
+        # The others say that a statement is wrong; a damaged file is of the general kind.
+        if type(error) not in (sa.exc.OperationalError, sa.exc.DatabaseError):
+            raise
         raise StoreError(f"the database cannot be used: {error.orig}") from error
     except sa.exc.TimeoutError as error:
         raise StoreError("the database is too busy: no connection became free") from error
