@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -204,6 +205,24 @@ def test_a_large_log_is_read_in_bounded_steps(
     tail = LogTail(path)
     assert [len(tail.poll()) for _ in range(4)] == [10, 10, 5, 0]
     tail.close()
+
+
+def test_many_lines_that_count_are_given_out_in_bounded_steps(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    append(path, b"x\n" * 200_000)
+    tail = LogTail(path)
+    assert len(tail.poll()) < 50_000
+    assert tail.behind
+    tail.close()
+
+
+def test_of_a_line_without_an_end_little_is_held_and_all_is_looked_at() -> None:
+    splitter, lines = LineSplitter(), []
+    for number in range(20_000):
+        lines += splitter.feed(b"<%05d>          " % number)
+        assert len(splitter._partial) < 20_000
+    found = set(re.findall(r"<\d{5}>", " ".join(lines + splitter.flush())))
+    assert len(found) == 20_000
 
 
 @given(st.binary(max_size=300), st.lists(st.integers(0, 300), max_size=5))

@@ -127,6 +127,19 @@ def test_the_warm_up_of_a_server_begins_with_its_ready_line() -> None:
     assert readiness.state is State.ERRORED
 
 
+def test_an_error_stays_one_until_the_worker_is_ready_whatever_the_log_says() -> None:
+    readiness = Readiness()
+    readiness.apply(Event.HELD, 0.0)
+    for now in (0.0, rules.UNANNOUNCED):
+        readiness.apply(Event.FAILED, now, "answered 503")
+        readiness.tick(now + rules.LAST_RETRY)
+    assert readiness.error
+    for late in (2e4, 3e4):
+        readiness.apply(Event.LOADED, late)
+        readiness.apply(Event.FAILED, late, "answered 503")
+        assert readiness.state is State.ERRORED
+
+
 def test_one_that_goes_on_so_is_an_error_and_tried_again_all_the_same() -> None:
     readiness, now, tries = Readiness(), 0.0, []
     readiness.apply(Event.LOADED, now)
@@ -160,8 +173,8 @@ def test_failures_are_forgotten_after_a_steady_time() -> None:
         readiness.apply(Event.FAILED, 1.0)
     for event in (Event.RETRY, Event.MEASURED, Event.HEALTHY):
         readiness.apply(event, 100.0)
-    readiness.apply(Event.DISPROVED, 100.0 + rules.STEADY)
-    assert readiness.retry_at == 100.0 + rules.STEADY + rules.DISPROVED_RETRY
+    readiness.apply(Event.DISPROVED, 160.0)
+    assert readiness.retry_at == 160.0 + rules.DISPROVED_RETRY
 
 
 def test_a_lifecycle_that_failed_waits_for_whoever_enters_it_again() -> None:
@@ -273,6 +286,7 @@ def test_whoever_provokes_errors_causes_few_requests_of_our_own_and_nothing_else
             asked.append(second)
     assert asked[:5] == [7, 17, 37, 77, 157]
     assert len(asked) < 20
+    assert asked[-1] - asked[-2] == 300
 
 
 def test_where_only_the_operator_sends_requests_ten_errors_and_nothing_good_are_enough() -> None:

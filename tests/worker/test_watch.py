@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from stoker import logs
-from stoker.http import fetch
+from stoker.http import HttpServer, fetch
 from stoker.worker import BenchmarkConfig, HandlerConfig, LogActionConfig, WorkerConfig
-from stoker.worker.benchmark import ResultFile
-from stoker.worker.readiness import ALL_BAD, ENOUGH
-from stoker.worker.watch import MAX_TOLD, ModelWatch
+from stoker.worker.benchmark import BenchmarkError, ResultFile
+from stoker.worker.preparing import Prepared
+from stoker.worker.readiness import ALL_BAD, ENOUGH, Event
+from stoker.worker.watch import MAX_TOLD, ModelWatch, Rhythm, answerer
 
 Worker = Any
 Model = Any
@@ -197,12 +198,60 @@ async def test_an_error_line_is_named_with_the_health_check_that_fails(
 async def test_lines_that_a_client_can_cause_do_not_flood_the_log(
     tmp_path: Path, log: Path, told: Told
 ) -> None:
-    handler = HandlerConfig("/a", benchmark_config=BenchmarkConfig(dataset=[{}]))
-    config = WorkerConfig(handlers=[handler], log_action_config=LogActionConfig(on_error=["no"]))
-    watch = ModelWatch(config, str(log), ResultFile(tmp_path, handler), lambda: None)
+    watch = a_watch(tmp_path, log)
     for _ in range(1000):
         watch._read_line("no", old=False)
     assert 0 < len(told()) <= 2 * MAX_TOLD  # the loop may pass from one second to the next
+
+
+def a_watch(tmp_path: Path, log: Path, **rhythm: float) -> ModelWatch:
+    """One that does not run."""
+    handler = HandlerConfig("/a", benchmark_config=BenchmarkConfig(dataset=[{}]))
+    config = WorkerConfig(handlers=[handler], log_action_config=LogActionConfig(on_error=["no"]))
+    results = ResultFile(tmp_path, handler)
+    return ModelWatch(config, str(log), results, lambda: None, rhythm=Rhythm(**rhythm))
+
+
+def test_an_error_line_is_named_for_a_minute(tmp_path: Path, log: Path) -> None:
+    watch = a_watch(tmp_path, log)
+    watch._hint = (0.0, "CUDA error")
+    assert "CUDA error" in watch._explained("answered 503", 59.0)
+    assert "CUDA error" not in watch._explained("answered 503", 61.0)
+
+
+@pytest.mark.parametrize(
+    ("problems", "ready"), [(["answered 500", ""], True), (["answered 500"] * 2, False)]
+)
+async def test_two_bad_answers_to_the_workers_own_request_take_a_server_out_and_one_does_not(
+    tmp_path: Path, log: Path, problems: list[str], ready: bool
+) -> None:
+    watch = a_watch(tmp_path, log, retry=0.0)
+    watch.readiness.measured = True
+    for event in (Event.LOADED, Event.HEALTHY):
+        watch.readiness.apply(event, 0.0)
+
+    async def own_request() -> str:
+        return problems.pop(0)
+
+    watch._own_request = own_request  # type: ignore[method-assign]
+    await watch._ask_ourselves("most answers are errors")
+    assert (watch.readiness.ready, problems) == (ready, [])
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(500, b"text/plain"), (200, b"application/json")], ids=str
+)
+async def test_no_secret_in_an_answer_of_the_model_server_is_reported(
+    status: int, kind: bytes
+) -> None:
+    body = json.dumps({"error": "api_key=topsecret is wrong"}).encode()
+    server = HttpServer(lambda exchange: exchange.respond(status, body, content_type=kind))
+    origin = f"http://127.0.0.1:{await server.listen()}"
+    handler = HandlerConfig("/a", benchmark_config=BenchmarkConfig(dataset=[{}]))
+    with pytest.raises(BenchmarkError, match=r"api_key=\*\*\* is wrong") as caught:
+        await answerer(handler, origin, 5.0)(Prepared(1.0, b"{}", kind, {}))
+    assert "topsecret" not in str(caught.value)
+    await server.drain(0.0)
 
 
 # --- answers
@@ -284,6 +333,8 @@ async def test_a_server_that_streams_is_alive_though_it_answers_no_health_check(
     await model.until(lambda: failed >= 5)  # three would do for an idle one
     assert (await worker.post()).status == 200
     assert len(model.unanswered) == 1  # its queue of connections is not filled
+    watch._keep_check = 0.0
+    await model.until(lambda: len(model.unanswered) > 1)  # the first may have been lost
     local = await fetch(f"http://127.0.0.1:{worker.running.http_port}/healthz")
     assert local.json()["busy"] is True
     assert local.json()["perf"].endswith(" load/s")
