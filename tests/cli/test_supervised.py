@@ -29,32 +29,19 @@ async def test_a_process_that_carries_only_the_tag_of_an_instance_is_found(tmp_p
     assert processes_of(tmp_path) == {}
 
 
-@pytest.fixture
-async def server(tmp_path):
+async def test_one_that_was_killed_before_it_could_stop_is_started_once_more_to_do_so(tmp_path):
     settings = tmp_path / "stoker.toml"
     settings.write_text(NOBODY)
     server = SupervisedServer(settings, tmp_path, KEY)
     await server.start()
-    yield server
-    await server.stop()
+    os.kill(server.pid, signal.SIGKILL)
+    assert await server.stop() == 0
     assert processes_of(tmp_path) == {}
 
 
-async def test_one_that_was_killed_before_it_could_stop_is_started_once_more_to_do_so(server):
-    os.kill(server.pid, signal.SIGKILL)
-    assert await server.stop() == 0
-
-
-async def test_one_that_is_stopped_while_it_starts_again_is_stopped_in_order(server):
-    first = server.pid
-    os.kill(first, signal.SIGKILL)
-    async with asyncio.timeout(10):
-        while server.pid == first:  # noqa: ASYNC110  (the supervisor does it)
-            await asyncio.sleep(0)
-    assert await server.stop() == 0
-
-
-async def test_one_that_is_killed_in_its_first_start_is_started_again(tmp_path):
+async def test_one_that_is_killed_while_it_starts_is_started_again_and_is_stopped_then_in_order(
+    tmp_path,
+):
     settings = tmp_path / "stoker.toml"
     settings.write_text(NOBODY)
     server = SupervisedServer(settings, tmp_path, KEY)
@@ -65,4 +52,11 @@ async def test_one_that_is_killed_in_its_first_start_is_started_again(tmp_path):
     os.kill(server.pid, signal.SIGKILL)
     await starting
     assert server.restarts == 1
+
+    first = server.pid
+    os.kill(first, signal.SIGKILL)
+    async with asyncio.timeout(10):
+        while server.pid == first:  # noqa: ASYNC110  (the supervisor does it)
+            await asyncio.sleep(0)
     assert await server.stop() == 0
+    assert processes_of(tmp_path) == {}
