@@ -169,3 +169,10 @@ def test_a_marker_is_another_each_time_and_is_answered(tmp_path):
     assert len(tokens) == 3
     marker.take(marker.asked())
     assert marker.taken() in tokens
+
+
+@pytest.mark.parametrize("name", ["7", "e1", "current"])
+async def test_no_key_has_a_name_that_means_another_key(house, name):
+    await house.endpoint()
+    with pytest.raises(InvalidMessageError, match="name other keys"):
+        await house.plane.keys.create(name)

@@ -43,6 +43,7 @@ async def test_a_key_is_made_for_an_endpoint_by_its_name(
         ({"name": "x" * 129}, 400, "name"),
         ({"endpoint_name": "nowhere"}, 404, "nowhere"),
         ({"endpoint_id": 99}, 404, "99"),
+        ({"endpoint_id": 2**70}, 400, "endpoint_id"),
         ({"expires_in": -1}, 400, "expires_in"),
         ({"expires_in": 0}, 400, "expires_in"),
         ({"expires_in": "soon"}, 400, "expires_in"),

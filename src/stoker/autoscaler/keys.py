@@ -17,6 +17,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -27,6 +28,9 @@ from stoker.autoscaler.identity import Keyring, Principal, hash_key, new_api_key
 from stoker.errors import ConflictError, InvalidMessageError, NotFoundError
 from stoker.launcher import write_atomic
 from stoker.store import ApiKeyRecord, EndpointRecord, Store
+
+_LIKE_AN_ID = re.compile(r"e?\d+|current")
+"""How keys are named by their ids, and the key of who asks (`GET /api/v0/keys/current/`)."""
 
 MAX_SECONDS = 366 * 86_400.0
 """Longest time after which a key can be told to end."""
@@ -175,8 +179,15 @@ class Keys:
 
         Raises:
             AlreadyExistsError: the name is taken.
+            InvalidMessageError: the name is like an id.
             NotFoundError: no such endpoint, or no such key to replace.
         """
+        if _LIKE_AN_ID.fullmatch(name):
+            # Else whoever revokes it by its name would revoke another one, and it would live on.
+            problem = (
+                "must be no number, nor 'e' and a number, nor 'current': those name other keys"
+            )
+            raise InvalidMessageError({"name": problem})
         former: int | None = None
         if replaces is not None:
             found = await self.find(replaces)

@@ -103,6 +103,11 @@ def read(
         except msgspec.ValidationError as error:
             text = str(error).partition(" - at `")[0]
             problems[name] = text[:1].lower() + text[1:].replace("`", "")
+        else:
+            # The database would stumble over it, also where it only looks for it.
+            if isinstance(found[name], int) and not -(2**63) <= found[name] < 2**63:
+                problems[name] = "is out of range"
+                del found[name]
     known = {*types, *also_known}
     for name in data:
         if name in known or name in PEER_FIELDS:
@@ -200,8 +205,7 @@ def read_group(data: Mapping[str, Any], problems: Problems) -> dict[str, Any]:
         if not (math.isfinite(value) and 0 <= value <= most):
             problems[name] = f"must be a number from 0 to {most:g}"
     for name in ("endpoint_id", "template_id"):
-        if not 0 <= found.get(name, 0) < 2**63:
-            # Taken out as well: the database would stumble over it when it looks for it.
+        if found.get(name, 0) < 0:
             problems[name] = "is out of range"
             del found[name]
     return found

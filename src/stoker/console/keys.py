@@ -31,8 +31,6 @@ async def create_key(call: Call) -> Response:
     found = read(fields, types, problems, {"name"})
     name = read_name(fields, "name", problems)
     problems.raise_any()
-    if name is not None and name.isdigit():
-        raise InvalidMessageError({"name": "must not be a number: keys have numbers for ids"})
     endpoint_id: int | None = found.get("endpoint_id")
     endpoint_name: str | None = found.get("endpoint_name")
     if endpoint_name is not None:
