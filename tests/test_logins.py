@@ -164,3 +164,9 @@ async def test_a_client_without_arguments_uses_the_login():
     async with Client() as client:
         assert client.url == TWO
         assert client._authorization == {"authorization": "Bearer key-two"}
+
+
+def test_blanks_around_what_the_environment_gives_count_for_nothing(monkeypatch):
+    monkeypatch.setenv("STOKER_URL", f" {ONE}\n")
+    monkeypatch.setenv("STOKER_API_KEY", "key-one\r\n")
+    assert logins.find() == (ONE, "key-one", None)

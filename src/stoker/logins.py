@@ -104,12 +104,13 @@ def find(url: str | None = None, api_key: str | None = None) -> Access:
     Raises:
         ConfigError: no key is known for that control plane, or the file cannot be used.
     """
-    environment_key = os.environ.get("STOKER_API_KEY") or None
+    # Files of secrets, and services that hand them over, often add a line end.
+    environment_key = os.environ.get("STOKER_API_KEY", "").strip() or None
     if url is not None and "://" not in url:
         login = get(url)
         return Access(login.url, api_key or login.api_key, None if api_key else login.name)
     key = api_key or environment_key
-    address = url or os.environ.get("STOKER_URL") or None
+    address = url or os.environ.get("STOKER_URL", "").strip() or None
     if key is not None:
         return Access(address or DEFAULT_URL, key)
     file = _read()

@@ -1,6 +1,7 @@
 import io
 
 import pytest
+from rich.columns import Columns
 from rich.console import Console
 
 from stoker.cli import output
@@ -47,3 +48,12 @@ def test_progress_without_a_terminal_is_a_line_for_each_change(monkeypatch):
     with output.progress("asking") as tell:
         tell("waiting for a worker: 1 [loading]")
     assert stream.getvalue() == "waiting for a worker: 1 [loading]\n"
+
+
+@pytest.mark.parametrize("columns", ["0", "5", "none"])
+def test_a_terminal_of_hardly_any_width_loses_no_word(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    stream = io.StringIO()
+    output.SafeConsole(file=stream).print(Columns(["endpoint chat", "three workers"]))
+    assert "endpoint chat" in stream.getvalue()
+    assert "three workers" in stream.getvalue()

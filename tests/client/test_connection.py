@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 import stoker
 from stoker.client import Client, RequestFailedError
-from stoker.errors import StokerError
+from stoker.errors import ConfigError, StokerError
 
 KEY = "stk_client-test-key"
 
@@ -179,3 +179,16 @@ async def test_the_proxy_that_is_asked_for_gets_calls_to_other_machines_alone(
     (asked,) = proxy.asked
     assert asked.startswith("POST http://worker.invalid:1/x HTTP/1.1")
     assert KEY not in asked
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_a_wrong_file_of_authorities_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    file = tmp_path / "authorities.pem"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    Client("http://127.0.0.1:1", KEY)  # looks at no certificate
+    with pytest.raises(ConfigError, match=r"SSL_CERT_FILE: .*authorities\.pem: "):
+        Client("https://127.0.0.1:1", KEY)

@@ -107,7 +107,7 @@ def _ask_for_key() -> str:
             key = ""
     else:
         key = "" if sys.stdin is None else sys.stdin.readline(MAX_KEY)
-    key = key.strip()
+    key = key.strip().removeprefix("\ufeff")  # as some editors begin a file
     if not key:
         raise ConfigError("API key", "is empty; `stoker key create` makes one")
     return key

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import msgspec
 import typer
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.segment import Segment
 
@@ -48,8 +48,23 @@ __all__ = [
 _IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 
 
+MIN_WIDTH = 60
+"""Columns that are made use of at least: a narrower terminal folds lines, where a table of its own
+width would have no room for a word."""
+
+
 class SafeConsole(Console):
     """A console whose texts cannot hold control characters; styles and its own controls work."""
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """See rich; ``COLUMNS`` may be 0."""
+        width, height = super().size
+        return ConsoleDimensions(max(width, MIN_WIDTH), height)
+
+    @size.setter
+    def size(self, new_size: tuple[int, int]) -> None:
+        self._width, self._height = new_size
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None

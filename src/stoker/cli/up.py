@@ -99,7 +99,7 @@ async def _serve(settings: Settings, wanted: Sequence[WantedEndpoint], options: 
     if options.stop_on_stdin_eof:
         _watch_stdin(stopping, hurry)
     # Taken out of the environment at once: no child process shall inherit it.
-    given_key = os.environ.pop("STOKER_API_KEY", None)
+    given_key = os.environ.pop("STOKER_API_KEY", "").strip() or None
     if settings.server.cors_origins:  # for workers on this machine too
         os.environ.setdefault("STOKER_CORS_ORIGINS", ",".join(settings.server.cors_origins))
     server = await Server.start(

@@ -87,7 +87,7 @@ class Connection:
         if parsed.scheme != "https":
             verify = _trust_nobody()
         elif verify is True:
-            verify = httpx.create_ssl_context()
+            verify = _trust_the_usual()
         self._verify = verify
         self._proxy = proxy_of(os.environ) if proxy is None else checked_proxy(proxy, "proxy")
         self._clients: dict[tuple[str, str | None], httpx.AsyncClient] = {}
@@ -346,6 +346,19 @@ def certificate_problem(error: BaseException | None) -> str | None:
             return error.verify_message or str(error)
         error = error.__cause__ or error.__context__
     return None
+
+
+def _trust_the_usual() -> ssl.SSLContext:
+    """Who is trusted on this machine, or by ``SSL_CERT_FILE`` and ``SSL_CERT_DIR``.
+
+    Raises:
+        ConfigError: the variable names no file of certificates.
+    """
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:  # also an SSLError
+        file = os.environ.get("SSL_CERT_FILE", "")
+        raise ConfigError("SSL_CERT_FILE", f"{file}: {error.strerror or error}") from None
 
 
 def _trust_nobody() -> ssl.SSLContext:
