@@ -70,6 +70,7 @@ def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
         ("BACKEND = 5", "has no BACKEND"),
         ("1 / 0", "cannot be loaded: ZeroDivisionError"),
         ("def", "cannot be loaded: SyntaxError"),
+        ("raise SystemExit(3)", "cannot be loaded: SystemExit: 3"),
         ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
     ],
 )

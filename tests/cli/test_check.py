@@ -418,3 +418,16 @@ def test_a_file_for_an_instance_keeps_its_right_to_be_run(tmp_path: Path) -> Non
     group = WorkergroupSettings(backend="hello-world", files={"run.sh": "run.sh"})
     (step,) = group.instance(tmp_path)["steps"]
     assert step["mode"] == "0755"
+
+
+@pytest.mark.parametrize("faulty", ["command", "requires"])
+def test_a_backend_of_ones_own_whose_code_fails_is_named(tmp_path: Path, faulty: str) -> None:
+    parts = {"command": "lambda o, h, p: []", "worker_config": "None", faulty: "lambda *_: {}[1]"}
+    more = ", ".join(f"{name}={code}" for name, code in parts.items())
+    (tmp_path / "mine.py").write_text(
+        "import msgspec\nfrom stoker.backends import Backend\n"
+        "class Options(msgspec.Struct, forbid_unknown_fields=True): pass\n"
+        f'BACKEND = Backend(name="mine", description="", options=Options, {more})\n'
+    )
+    (found,) = look(tmp_path, endpoint("", 'backend = "mine.py"'))
+    assert found.endswith("backend: mine: its code fails: KeyError: 1")

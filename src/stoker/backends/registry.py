@@ -100,7 +100,7 @@ def get(name: str) -> Backend:
             return _is_backend(point.load(), f"the entry point {point.value}")
         except ConfigError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             problem = f"{name!r} ({point.value}) cannot be loaded: {_said(error)}"
             raise ConfigError("backend", problem) from error
     import difflib
@@ -129,7 +129,8 @@ def _from_file(path: Path) -> Backend:
         spec.loader.exec_module(module)
     except ConfigError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        sys.modules.pop(module_name, None)
         raise ConfigError("backend", f"{path} cannot be loaded: {_said(error)}") from error
     backend = _checked(module, str(path))
     _files[path] = (changed, backend)
@@ -146,5 +147,5 @@ def _is_backend(value: object, where: str) -> Backend:
     return value
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"

@@ -414,11 +414,16 @@ class _Search:
             self._add("error", one.path, text)
         if found:
             return None
-        if self._machine and local.enabled:
-            self._can_run(at, group, backend, options)
-        if group.worker_file or is_file(group.backend):
-            return None  # load is in units of its own
-        return backend.expected_perf(backend.parse(options)) or MAX_PERF
+        try:
+            if self._machine and local.enabled:
+                self._can_run(at, group, backend, options)
+            if group.worker_file or is_file(group.backend):
+                return None  # load is in units of its own
+            return backend.expected_perf(backend.parse(options)) or MAX_PERF
+        except Exception as error:  # of a backend that the user wrote
+            problem = f"{backend.name}: its code fails: {type(error).__name__}: {error}"
+            self._add("error", (*at, "backend"), problem)
+            return None
 
     def _backend(self, at: KeyPath, group: WorkergroupSettings) -> Backend | None:
         name = located(group.backend, self._folder)
