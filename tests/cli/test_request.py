@@ -27,6 +27,7 @@ class Peer(http.server.ThreadingHTTPServer):
         self.endpoints = ["chat", "other"]
         self.answer: tuple[int, str, bytes] = (200, JSON, b"{}")
         self.payloads: list[Any] = []
+        self.has_worker = True
 
     @property
     def url(self) -> str:
@@ -51,7 +52,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif body["endpoint"] not in self.server.endpoints:
             self.reply(404, JSON, b'{"error": "there is no such endpoint for this key"}')
         else:
-            reply = {"endpoint": "chat", "request_idx": 1, "cost": 1.0, "url": self.server.url}
+            reply = {"endpoint": "chat", "request_idx": 1, "status": "1 loading"}
+            if self.server.has_worker:
+                reply |= {"cost": 1.0, "url": self.server.url}
             self.reply(200, JSON, json.dumps(reply).encode())
 
     def reply(self, status: int, kind: str, body: bytes) -> None:
@@ -189,6 +192,16 @@ def test_what_came_before_a_failure_is_shown_and_its_line_ended(peer: Peer, scre
 def test_no_worker_in_time_is_a_time_out(peer: Peer, screen: Screen) -> None:
     peer.answer = (503, JSON, b'{"error": "draining"}')
     assert screen.request("--timeout", "0.3")[0] in (Exit.TIMED_OUT, Exit.REFUSED)
+
+
+def test_without_a_worker_in_time_it_says_so_and_what_was_last_known(
+    peer: Peer, screen: Screen
+) -> None:
+    peer.has_worker = False
+    code, _, err = screen.request("--timeout", "0.3")
+    assert code == Exit.TIMED_OUT
+    assert err.splitlines()[-1].startswith("error: no worker of endpoint 'chat' was free within")
+    assert err.endswith("1 loading\n")
 
 
 def test_an_unknown_endpoint_names_those_that_there_are(peer: Peer, screen: Screen) -> None:

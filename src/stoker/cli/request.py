@@ -73,8 +73,9 @@ def request(
     async def work(client: Client) -> None:
         from stoker.client import RequestFailedError
 
+        deadline = asyncio.get_running_loop().time() + timeout
         try:
-            async with asyncio.timeout(timeout), AsyncExitStack() as stack:
+            async with AsyncExitStack() as stack:
                 with output.progress("asking for a worker") as tell:
                     response = await stack.enter_async_context(
                         client.stream(
@@ -87,7 +88,9 @@ def request(
                             on_status=tell,
                         )
                     )
-                await (show_text if as_text else show_bytes)(response)
+                # Until here the client keeps to the time, and says best what there was none of.
+                async with asyncio.timeout_at(deadline):
+                    await (show_text if as_text else show_bytes)(response)
         except TimeoutError:
             problem = f"the answer was not complete within {timeout:g} s"
             raise RequestFailedError(None, problem, kind="timed out") from None
