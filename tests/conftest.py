@@ -14,7 +14,6 @@ import time
 
 import httpx
 import hypothesis
-import psutil
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -23,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from stoker import backends, signals
 from stoker.store import Store
 from support import command
+from support.leftovers import MARK, nothing_runs
 from support.process import Process
 
 # Nobody's own logins are read or changed by a test.
@@ -114,10 +114,6 @@ def pytest_collection_modifyitems(config, items):
 
 # -- nothing is left running ---------------------------------------------------------------------
 
-MARK = "TEST_THAT_STARTED_IT"
-"""Environment variable that says which test a process is of. Whatever a process starts inherits it,
-in any session and below any parent, so one that was left behind is found, and by nobody's name."""
-
 OF_ALL = f"{os.getpid()}/all"
 """What fixtures of a module or of the session start, and tests that share those."""
 
@@ -162,36 +158,13 @@ STARTED = pytest.StashKey[int]()
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item, nextitem):
+    directory = getattr(item, "funcargs", {}).get("tmp_path")
     result = yield
     if os.environ[MARK] != OF_ALL and _started > item.stash[STARTED]:
-        nothing_runs(os.environ[MARK])
+        nothing_runs(os.environ[MARK], directory)
     if nextitem is None and _started:
-        nothing_runs(OF_ALL)
+        nothing_runs(OF_ALL, item.config._tmp_path_factory.getbasetemp())
     return result
-
-
-def nothing_runs(mark, patience=10.0):
-    """What was started has ended, or does so now; else it is killed, and the test fails."""
-    deadline = time.monotonic() + patience
-    while (left := marked(mark)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    commands = []
-    for process in left:
-        with contextlib.suppress(psutil.Error):
-            commands.append(f"{process.pid}: {' '.join(process.cmdline())}")
-            process.kill()
-    assert not commands, "still running:\n" + "\n".join(commands)
-
-
-def marked(mark):
-    """The living processes of a test."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            ended = process.status() == psutil.STATUS_ZOMBIE
-            if process.pid != os.getpid() and process.environ().get(MARK) == mark and not ended:
-                found.append(process)
-    return found
 
 
 # -- programs ------------------------------------------------------------------------------------
