@@ -222,6 +222,17 @@ async def test_a_failing_handler_costs_a_500_with_an_id_and_no_traceback(
     assert (await client.answer()).status == 200
 
 
+@pytest.mark.parametrize("error", [SystemExit, GeneratorExit, asyncio.CancelledError])
+async def test_a_handler_that_means_to_end_more_than_its_answer_is_500(
+    net: Harness, error: type
+) -> None:
+    def leave(_exchange: Exchange) -> None:
+        raise error
+
+    _, port = await net.serve(leave)
+    assert (await fetch(f"http://127.0.0.1:{port}/", timeout=5.0)).status == 500
+
+
 async def test_a_handler_that_fails_in_its_answer_cuts_it(net: Harness) -> None:
     def handler(exchange: Exchange) -> None:
         exchange.start(200)

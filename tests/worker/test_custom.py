@@ -176,6 +176,24 @@ async def test_what_it_raises_is_a_500_with_an_id_that_the_log_has(
     assert "RuntimeError" in said
 
 
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, BaseException])
+async def test_no_handlers_own_code_can_end_the_worker(start: Any, error: type) -> None:
+    async def generate(_request: Any, _response: Any) -> Any:
+        raise error
+
+    worker = await start(response_generator=generate)
+    assert (await worker.post()).status == 500
+    assert (await worker.post()).status == 500
+
+
+async def test_a_parser_that_exits_is_a_500(start: Any) -> None:
+    def parse(_payload: Any) -> Any:
+        raise SystemExit(3)
+
+    worker = await start(request_parser=parse)
+    assert (await worker.post()).status == 500
+
+
 @pytest.mark.parametrize("returned", [None, 5, Response(5), Response("x", status=99)], ids=str)
 async def test_what_cannot_be_sent_is_a_500(start: Any, returned: Any) -> None:
     async def generate(_request: Any, _response: Any) -> Any:

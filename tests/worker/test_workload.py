@@ -44,6 +44,13 @@ def test_a_calculator_that_raises_counts_as_a_hundred_and_is_counted() -> None:
     assert workload.failures == 3
 
 
+def test_a_calculator_that_exits_counts_as_a_hundred() -> None:
+    def leave(_payload: Any) -> float:
+        raise SystemExit(3)
+
+    assert load(leave) == 100.0
+
+
 def test_nought_is_a_load_and_a_huge_one_is_bounded() -> None:
     assert load(lambda _: 0) == 0.0
     assert load(lambda _: 1e300) == MAX_COST

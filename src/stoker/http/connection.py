@@ -78,7 +78,7 @@ class ServerConnection(Intake):
         self._active = exchange
         try:
             self.server.handler(exchange)
-        except Exception:
+        except BaseException:  # in a parser's callback nobody else would see it
             self._failed(exchange)
 
     def _failed(self, exchange: Exchange) -> None:

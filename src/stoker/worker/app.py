@@ -292,7 +292,7 @@ class WorkerApp:
             body = error_body("the request is not valid", error.fields)
             self._failed_early(exchange, route, index, session, now, error.status, body)
             return None
-        except Exception:
+        except (Exception, SystemExit):
             body = self.own_code_failed(route, "reading the payload failed")
             self._failed_early(exchange, route, index, session, now, 500, body)
             return None

@@ -246,6 +246,6 @@ class _Payloads:
             if self._prepare is not None:
                 return self._prepare(raw)
             return Prepared(self._workload.of(raw), bytes(raw), JSON, {})
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             reason = f"{type(error).__name__}: {error}"
             raise BenchmarkError(f"benchmark payload cannot be made: {reason}") from error

@@ -106,7 +106,10 @@ class CustomJob(Job):
             status = 504 if error.kind == "timeout" else 502
             self._end(status, error_body(str(error)))
             self.upstream_failed(status, error.kind, str(error))
-        except Exception as error:
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            # Also `sys.exit()`, which asyncio would let end the worker: its requests, too.
             fields = refused_fields(error)
             if fields is None:
                 self._own_code_failed()

@@ -26,7 +26,7 @@ class JsonDataException(StokerError):  # noqa: N818 -- the name is the existing 
         self.message = json_msg
 
 
-def refused_fields(error: Exception) -> dict[str, str] | None:
+def refused_fields(error: BaseException) -> dict[str, str] | None:
     """What a handler's own code finds wrong with a payload, by field; None: it failed otherwise.
 
     Also for the exception of that name of another library, which has the same attribute.

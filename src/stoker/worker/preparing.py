@@ -90,7 +90,7 @@ def _asked(reader: Callable[[dict[str, Any]], Any], payload: dict[str, Any]) -> 
     """What a handler's own code makes of a payload."""
     try:
         return reader(payload)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         fields = refused_fields(error)
         if fields is None:
             raise

@@ -521,7 +521,7 @@ def answerer(handler: HandlerConfig, origin: str, limit: float) -> Post:
         try:
             async with asyncio.timeout(limit):
                 await function(prepared.payload)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             told = logs.redact(f"{type(error).__name__}: {error}"[:_MAX_SHOWN])
             raise BenchmarkError(f"{handler.route} failed: {told}") from error
         return None

@@ -96,7 +96,7 @@ class Workload:
             return None
         try:
             load = float(self._usage(prompt_tokens, completion_tokens))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._failed(f"of_usage raised {type(error).__name__}: {error}")
             return None
         if not math.isfinite(load) or load < 0.0:
@@ -110,7 +110,7 @@ class Workload:
             return self.of(payload), 0.0
         try:
             prompt, answer = self._parts(payload)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return self._failed(f"raised {type(error).__name__}: {error}"), 0.0
         load = prompt + answer
         if not math.isfinite(load) or load < 0.0:
@@ -126,7 +126,7 @@ class Workload:
                 load = float(self._calculator(_decode(payload)))  # type: ignore[arg-type]
             else:
                 return DEFAULT_LOAD
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return self._failed(f"raised {type(error).__name__}: {error}")
         if not math.isfinite(load) or load < 0.0:
             return self._failed(f"returned {load}")
