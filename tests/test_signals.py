@@ -115,3 +115,86 @@ def test_the_command_line_starts_that_way(monkeypatch):
 def test_the_suite_itself_starts_its_programs_with_defaults(number):
     """So that it passes under nohup and in the background of a script."""
     assert signal.getsignal(number) is not signal.SIG_IGN
+
+
+ENDS_AT_ONCE = """
+import os, signal, threading, time
+from stoker import signals
+
+signals.end_on_interrupt()
+threading.Thread(target=time.sleep, args=(60,)).start()
+os.kill(os.getpid(), signal.SIGINT)
+time.sleep(60)
+"""
+
+NOT_LOST = """
+import os, signal, threading, time
+from stoker import signals
+
+class Finalized:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)  # raised here, where Python drops it
+        time.sleep(0)
+
+signals.end_on_interrupt()
+signals.raise_on_interrupt()
+threading.Thread(target=time.sleep, args=(60,)).start()
+try:
+    Finalized()
+    time.sleep(60)
+except KeyboardInterrupt:
+    signals.end_interrupted()
+"""
+
+IMPORTING = """
+import os, signal, sys
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "stoker.cli.output":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting())
+sys.argv = ["stoker", "--version"]
+from stoker.cli import main
+main()
+"""
+
+LATE = """
+import os, signal, sys, weakref
+
+class Late:
+    pass
+
+late = sys.late = Late()
+weakref.finalize(late, os.kill, os.getpid(), signal.SIGINT)  # as Python winds up
+sys.argv = ["stoker", "--version"]
+from stoker.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "program",
+    [ENDS_AT_ONCE, NOT_LOST, IMPORTING, LATE],
+    ids=["at_once", "in_a_finalizer", "while_it_imports", "as_it_winds_up"],
+)
+def test_ctrl_c_ends_a_program_with_130_and_without_a_word_at_any_moment(program):
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=30)
+    assert (done.returncode, done.stderr) == (130, b"")
+
+
+IGNORES = """
+import os, signal
+from stoker import signals
+
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signals.end_on_interrupt()
+signals.raise_on_interrupt()
+os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+def test_a_program_that_was_started_to_ignore_ctrl_c_goes_on_ignoring_it():
+    done = subprocess.run([sys.executable, "-c", IGNORES], capture_output=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -8,12 +8,17 @@ model server that ends on SIGINT would then never end, and `stoker simulate` wou
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
+from typing import NoReturn
+
+# Nothing that takes long to import: this is what a program does before all else.
 
 # Without SIGPIPE and SIGXFSZ, which Python ignores itself and resets in its children, and without
 # SIGTTIN and SIGTTOU: a handler for them makes a background job wait for its terminal.
@@ -59,10 +64,72 @@ def hear_no_more(*numbers: signal.Signals) -> None:
     An event loop that closes gives its signals back to the default. One that came then (a second
     SIGTERM, while Python winds up) would make an orderly end look like a kill.
     """
+    import asyncio
+
     loop = asyncio.get_running_loop()
     for number in numbers:
         loop.remove_signal_handler(number)
         signal.signal(number, signal.SIG_IGN)
+
+
+INTERRUPTED = 130
+"""Exit code of a program that Ctrl-C ended: 128 + SIGINT, as shells have it."""
+
+_PAUSE = 0.01
+"""Seconds until an interrupt that Python dropped is sent again."""
+
+
+def end_on_interrupt() -> None:
+    """Have Ctrl-C end this process at once, without a stack trace.
+
+    For a program's first and last moments: while it imports, and after it has done everything.
+    Python would raise `KeyboardInterrupt` in the middle of an import, or print "Exception ignored"
+    as it winds up. A signal that is ignored, or that the program handles itself, stays so.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end)
+
+
+def _end(_number: int, _frame: object) -> None:
+    os._exit(INTERRUPTED)
+
+
+def end_interrupted() -> NoReturn:
+    """End this process as one that Ctrl-C ended, now.
+
+    Python's own end would wait for every thread, such as one that looks up a name, and a second
+    Ctrl-C would find it without a handler.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(INTERRUPTED)
+
+
+def raise_on_interrupt() -> None:
+    """Have Ctrl-C raise `KeyboardInterrupt` again, and see that it is never lost.
+
+    Python drops an exception that is raised in a finalizer or in a callback of a weak reference,
+    where a signal may well be handled: each import has such a callback. It says so to
+    `sys.unraisablehook`, and here the interrupt is sent again.
+    """
+    if signal.getsignal(signal.SIGINT) is _end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    former, main = sys.unraisablehook, threading.main_thread().ident or 0
+
+    def hook(dropped: sys.UnraisableHookArgs) -> None:
+        if not issubclass(dropped.exc_type, KeyboardInterrupt):
+            former(dropped)
+            return
+
+        # Not from here: it would be raised in this hook, and dropped again.
+        def again() -> None:
+            time.sleep(_PAUSE)
+            signal.pthread_kill(main, signal.SIGINT)  # cuts a wait short, too
+
+        threading.Thread(target=again, daemon=True).start()
+
+    sys.unraisablehook = hook
 
 
 @contextlib.contextmanager

@@ -2,6 +2,25 @@
 
 from __future__ import annotations
 
-from stoker.cli.app import main
-
 __all__ = ["main"]
+
+
+def main() -> None:
+    """Entry point of the command `stoker`."""
+    # First of all: what follows is a moment of imports, in which Ctrl-C must leave no stack trace.
+    from stoker import signals
+
+    signals.end_on_interrupt()
+    from stoker.cli import app
+
+    try:
+        signals.raise_on_interrupt()
+        app.main()
+    except KeyboardInterrupt:
+        signals.end_interrupted()
+    except SystemExit as end:
+        if end.code == signals.INTERRUPTED:
+            signals.end_interrupted()
+        raise
+    finally:
+        signals.end_on_interrupt()

@@ -1,6 +1,6 @@
 """``python -m stoker.cli`` is `stoker`."""
 
-from stoker.cli.app import main
+from stoker.cli import main
 
 if __name__ == "__main__":
     main()

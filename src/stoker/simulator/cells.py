@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
-from multiprocessing import forkserver
 
 import msgspec
 
 from stoker.autoscaler.planning import PlannerSettings
 from stoker.errors import ConfigError
-from stoker.signals import later
 from stoker.simulator.engine import Simulation
 from stoker.simulator.policies import Policy, parse_policy
+from stoker.simulator.processes import run_in_processes
 from stoker.simulator.result import Result
 from stoker.simulator.settings import SimulatorSettings
 from stoker.simulator.trace import Trace
@@ -168,20 +163,6 @@ def _best_fixed(cell: Cell, share: float) -> Result:
     )
 
 
-def _start_fork_server() -> None:
-    """Have our children ignore Ctrl-C, which reaches all: we end them, without a stack trace each.
-
-    What a process ignores, those that it starts ignore.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return  # where signals cannot be set, nobody presses Ctrl-C for us
-    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.signal(signal.SIGINT, former)
-
-
 def run_cells(
     cells: Sequence[Cell],
     *,
@@ -190,6 +171,9 @@ def run_cells(
 ) -> list[Result]:
     """Run cells on all cores; the results are in the order of the cells.
 
+    A program that calls this must be importable: its own work stands under
+    ``if __name__ == "__main__":``, as for every use of `multiprocessing`.
+
     Args:
         cells: what to run.
         processes: at most so many at a time; default: one for each core.
@@ -197,35 +181,16 @@ def run_cells(
 
     Raises:
         ConfigError: names the policy, setting or parameter that is wrong.
+        StokerError: a process that ran a cell was killed.
     """
     for cell in cells:  # a mistake is told before anything runs
         cell.check()
     count = min(len(cells), processes or os.cpu_count() or 1)
-    results: dict[int, Result] = {}
-    if count <= 1:
-        for place, cell in enumerate(cells):
-            results[place] = run_cell(cell)
-            if on_done is not None:
-                on_done(place, results[place])
-        return [results[place] for place in range(len(cells))]
-    # Not fork: a process with threads (a progress bar's) is not safe to fork.
-    context = multiprocessing.get_context("forkserver")
-    _start_fork_server()
-    others = set(multiprocessing.active_children())
-    with ProcessPoolExecutor(count, context) as pool:
-        try:
-            # Ctrl-C waits until all processes are started, so that each is known and can be ended.
-            with later(signal.SIGINT):
-                futures = {pool.submit(run_cell, cell): n for n, cell in enumerate(cells)}
-            for future in as_completed(futures):
-                place = futures[future]
-                results[place] = future.result()
-                if on_done is not None:
-                    on_done(place, results[place])
-        except BaseException:
-            # A run may take minutes, and nobody waits for it any more. Without its processes the
-            # pool is broken, and drops what is left.
-            for child in set(multiprocessing.active_children()) - others:
-                child.terminate()
-            raise
-    return [results[place] for place in range(len(cells))]
+    if count > 1:
+        return run_in_processes(run_cell, cells, count, on_done)
+    results = []
+    for place, cell in enumerate(cells):
+        results.append(run_cell(cell))
+        if on_done is not None:
+            on_done(place, results[place])
+    return results
