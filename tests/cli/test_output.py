@@ -6,6 +6,10 @@ from rich.console import Console
 
 from stoker.cli import output
 
+HOSTILE = "a\x1b]0;title\x07b\x9b31mc\u202ed\u200fe\x7f"
+STEERS = ("\x1b", "\x07", "\x9b", "\u202e", "\u200f", "\x7f")
+"""What makes a terminal do something, or turns text around."""
+
 
 @pytest.fixture
 def printed(monkeypatch):
@@ -57,3 +61,38 @@ def test_a_terminal_of_hardly_any_width_loses_no_word(monkeypatch, columns):
     output.SafeConsole(file=stream).print(Columns(["endpoint chat", "three workers"]))
     assert "endpoint chat" in stream.getvalue()
     assert "three workers" in stream.getvalue()
+
+
+def test_nothing_that_is_printed_can_steer_the_terminal(monkeypatch, capsys):
+    stream = io.StringIO()
+    for name in ("out", "err"):
+        console = output.SafeConsole(file=stream, width=200, highlight=False)
+        monkeypatch.setattr(output, name, console)
+    output.print_table([HOSTILE], [(HOSTILE,)], empty="none")
+    output.print_error(HOSTILE, HOSTILE)
+    with output.progress(HOSTILE) as tell:
+        tell(HOSTILE)
+    output.write(HOSTILE)
+    output.print_json({HOSTILE: [HOSTILE]})
+    shown = stream.getvalue() + capsys.readouterr().out
+    assert shown.count("title") == 8
+    assert not any(sign in shown for sign in STEERS)
+
+
+def test_colours_of_our_own_reach_a_terminal():
+    stream = io.StringIO()
+    console = output.SafeConsole(
+        file=stream, force_terminal=True, color_system="standard", highlight=False
+    )
+    console.print("[red]x[/]\x1b[31m")
+    assert stream.getvalue() == "\x1b[31mx\x1b[0m\ufffd[31m\n"
+
+
+def test_an_error_shows_no_key_and_its_further_lines_stand_apart(monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(output, "err", output.SafeConsole(file=stream, width=200, highlight=False))
+    output.print_error("no key stk_" + "k" * 30 + "\nerror: forged", "use ste_" + "k" * 30)
+    assert "kkkk" not in stream.getvalue()
+    assert [line.partition(":")[0] for line in stream.getvalue().splitlines()] == [
+        *("error", "  error", "hint"),
+    ]

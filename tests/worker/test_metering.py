@@ -129,6 +129,13 @@ def test_finished_requests_are_told_once_and_in_order(steps: list[str], batch: i
         assert told == list(range(count))
 
 
+def test_many_finished_requests_are_told_in_parts() -> None:
+    meter = Meter()
+    for number in range(metering.MAX_BATCH + 1):
+        meter.ended(accept(meter, number, 1.0, 0.0), "Success", 1.0)
+    assert [len(meter.take_finished()) for _ in range(3)] == [metering.MAX_BATCH, 1, 0]
+
+
 def test_a_request_that_ends_twice_counts_once() -> None:
     meter = Meter()
     request = accept(meter, 1, 5.0, 0.0)
@@ -145,7 +152,11 @@ def test_memory_is_bounded_while_the_control_plane_is_away(
     monkeypatch.setattr(metering, "MAX_FINISHED", 10)
     meter = Meter()
     for number in range(25):
-        meter.ended(accept(meter, number, 1.0, 0.0), "Success", 1.0)
+        if number % 2:
+            meter.refused(number, 1.0, 1.0, path="/")
+        else:
+            meter.ended(accept(meter, number, 1.0, 0.0), "Success", 1.0)
+        assert len(meter._finished) <= 10
         if number == 20:
             taken = meter.take_finished()
     meter.put_back_finished(taken)

@@ -276,6 +276,16 @@ async def test_sessions_end_with_the_worker(
     assert len(model.bodies("/bye")) == 1
 
 
+async def test_a_callback_that_is_not_answered_is_given_up(
+    worker: Worker, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stoker.worker.session_calls.CLOSE_SECONDS", 0.1)
+    session = await opened(worker, on_close_route="/wait")
+    assert (await session.call("end")).status == 200
+    await model.until(lambda: model.waiting)
+    await model.until(lambda: not worker.running._app.sessions._closing)
+
+
 async def test_a_callback_that_fails_harms_nobody(worker: Worker, model: Model) -> None:
     session = await opened(worker, on_close_route="/die")
     assert (await session.call("end")).status == 200
