@@ -170,3 +170,14 @@ def test_blanks_around_what_the_environment_gives_count_for_nothing(monkeypatch)
     monkeypatch.setenv("STOKER_URL", f" {ONE}\n")
     monkeypatch.setenv("STOKER_API_KEY", "key-one\r\n")
     assert logins.find() == (ONE, "key-one", None)
+
+
+def test_a_file_of_another_user_is_not_believed(monkeypatch):
+    logins.save(ONE, "key-one")
+    if os.geteuid() == 0:
+        os.chown(logins.path(), 65534, 65534)
+    else:
+        other = os.geteuid() + 1
+        monkeypatch.setattr(os, "geteuid", lambda: other)
+    with pytest.raises(ConfigError, match="belongs to another user"):
+        logins.find()

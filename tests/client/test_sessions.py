@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from stoker.client import Client, RequestFailedError
+from stoker.client.sessions import MAX_SESSIONS, Proofs
 from stoker.errors import StokerError
 
 
@@ -102,3 +103,13 @@ async def test_a_worker_that_is_full_is_asked_again_and_no_other(
             await session.request("/x", {})
         system.answers = [sessions.answer]
     assert len(system.calls("/route/")) == 1
+
+
+def test_what_is_remembered_of_sessions_is_bounded() -> None:
+    proofs = Proofs()
+    for number in range(2 * MAX_SESSIONS):
+        proofs.opened(str(number), {})
+        proofs.routed("llm", {"n": number})
+    assert len(proofs._of) == MAX_SESSIONS
+    assert proofs.of(str(2 * MAX_SESSIONS - 1)) is not None
+    assert len(proofs.candidates("llm")) == 64

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from stoker.client import Client, RequestFailedError
+from stoker.client.client import MAX_ERROR_BODY, _read_some
 from stoker.client.transport import MAX_UNPACKED, PlainTransport
 
 TEXT = b"0123456789" * 100_000
@@ -109,3 +110,9 @@ async def test_a_worker_that_packs_too_much_is_a_failed_request(system: Any) -> 
             await client.request("llm", "/x", {})
     asked = [headers["accept-encoding"] for _, _, _, headers in system.seen]
     assert set(asked) == {"identity"}
+
+
+async def test_of_a_refusal_without_an_end_only_the_beginning_is_read() -> None:
+    body = Pieces(b"x" * 1_000_000, 1000)
+    assert len(await _read_some(httpx.Response(503, stream=body), None)) == MAX_ERROR_BODY
+    assert MAX_ERROR_BODY < 100_000

@@ -67,7 +67,7 @@ async def test_a_connection_that_would_need_the_reserve_gets_503_and_our_own_cal
         assert statuses[-1] == 503
         assert set(statuses[:-1]) == {200}
         assert (await fetch(url)).status == 200
-        assert "too few file descriptors are left" in capsys.readouterr().out
+        assert "too few file descriptors are left" in capsys.readouterr().err
         for client in net.clients:
             client.leave()
     await net.until(lambda: net.servers[0].connections == 0)
@@ -101,7 +101,7 @@ async def test_without_a_descriptor_accepting_rests_and_goes_on_later(
         for _ in range(1000):
             await asyncio.sleep(0)
         assert looks <= seen + 2
-        assert "nothing can be accepted: Too many open files" in capsys.readouterr().out
+        assert "nothing can be accepted: Too many open files" in capsys.readouterr().err
     await loop.sock_sendall(client, GET)
     async with asyncio.timeout(5):
         assert (await loop.sock_recv(client, 100)).startswith(b"HTTP/1.1 200")

@@ -428,7 +428,7 @@ async def test_a_draining_worker_cuts_websockets_when_its_time_is_up(
     async with asyncio.timeout(10):
         await worker.running.wait_stopped()
         await talk.gone.wait()
-    said = capfd.readouterr().out
+    said = capfd.readouterr().err
     assert "requests are cut off" in said
     assert "the model server failed" not in said
 
