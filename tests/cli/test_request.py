@@ -14,6 +14,7 @@ import pytest
 
 from stoker.cli import app, completion, output
 from stoker.cli.exits import Exit
+from stoker.cli.terminal import SafeConsole
 
 KEY = "stk_request-test-key"
 SSE, NDJSON, JSON = "text/event-stream", "application/x-ndjson", "application/json"
@@ -98,8 +99,8 @@ class Screen:
 
 @pytest.fixture
 def screen(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Screen:
-    monkeypatch.setattr(output, "err", output.SafeConsole(stderr=True, highlight=False))
-    monkeypatch.setattr(output, "out", output.SafeConsole(highlight=False))
+    monkeypatch.setattr(output, "err", SafeConsole(stderr=True, highlight=False))
+    monkeypatch.setattr(output, "out", SafeConsole(highlight=False))
     return Screen(capfd)
 
 

@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from stoker.cli.status import screen
+from stoker.cli.overview import screen
 
 FOUND = {
     "endpoints": [

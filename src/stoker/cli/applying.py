@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from rich.console import Console
 
 from stoker.cli import output
 from stoker.logs import printable
 from stoker.wire import EndpointParameters
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 MARKS = {
     "create": ("+", "green", "create"),

@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
 from stoker.cli import output
 from stoker.cli.endpoints import Name, Url, call
@@ -172,6 +171,8 @@ class Words:
         self.any = True
         self._at_start = text.endswith("\n")
         if apart:
+            from rich.text import Text
+
             output.out.print(Text(text), style="dim", end="", soft_wrap=True)
         else:
             output.write(text)
