@@ -5,6 +5,7 @@ from rich.columns import Columns
 from rich.console import Console
 
 from stoker.cli import output
+from stoker.cli.terminal import SafeConsole
 
 HOSTILE = "a\x1b]0;title\x07b\x9b31mc\u202ed\u200fe\x7f"
 STEERS = ("\x1b", "\x07", "\x9b", "\u202e", "\u200f", "\x7f")
@@ -58,7 +59,7 @@ def test_progress_without_a_terminal_is_a_line_for_each_change(monkeypatch):
 def test_a_terminal_of_hardly_any_width_loses_no_word(monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", columns)
     stream = io.StringIO()
-    output.SafeConsole(file=stream).print(Columns(["endpoint chat", "three workers"]))
+    SafeConsole(file=stream).print(Columns(["endpoint chat", "three workers"]))
     assert "endpoint chat" in stream.getvalue()
     assert "three workers" in stream.getvalue()
 

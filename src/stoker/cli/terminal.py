@@ -9,7 +9,6 @@ from rich.segment import Segment
 
 from stoker.logs import displayable
 
-
 MIN_WIDTH = 60
 """Columns that are made use of at least: a narrower terminal folds lines, where a table of its own
 width would have no room for a word."""

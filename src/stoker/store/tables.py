@@ -52,7 +52,6 @@ endpoints = sa.Table(
         "endpoint_name",
         unique=True,
         sqlite_where=sa.text("destroyed_at IS NULL"),
-        postgresql_where=sa.text("destroyed_at IS NULL"),
     ),
     sqlite_autoincrement=True,
 )
