@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import datetime
+import gc
 import ipaddress
 import itertools
 import os
@@ -60,6 +61,20 @@ SERVERS = {"stoker"}
 
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.load_profile("default")
+
+
+# What is imported and collected stays for the whole run. Each test process does it, and a third of
+# the time would go into looking again and again whether any of it is garbage.
+gc.disable()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def pytest_addoption(parser):
