@@ -29,6 +29,7 @@ class Peer(http.server.ThreadingHTTPServer):
         self.answer: tuple[int, str, bytes] = (200, JSON, b"{}")
         self.payloads: list[Any] = []
         self.has_worker = True
+        self.environment = {"REPORT_ADDR": "https://stoker.example.com"}
 
     @property
     def url(self) -> str:
@@ -47,7 +48,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        if self.path != "/route/":
+        if self.path == "/api/v0/attached/":
+            self.reply(200, JSON, json.dumps({"environment": self.server.environment}).encode())
+        elif self.path != "/route/":
             self.server.payloads.append(body["payload"])
             self.reply(*self.server.answer)
         elif body["endpoint"] not in self.server.endpoints:
@@ -203,6 +206,22 @@ def test_without_a_worker_in_time_it_says_so_and_what_was_last_known(
     assert code == Exit.TIMED_OUT
     assert err.splitlines()[-1].startswith("error: no worker of endpoint 'chat' was free within")
     assert err.endswith("1 loading\n")
+
+
+@pytest.mark.parametrize(
+    "variable", ["PATH", "PROMPT_COMMAND", "STOKER_BACKEND_OPTIONS", "UNSECURED", "a=b;x"]
+)
+def test_a_control_plane_cannot_set_what_is_no_part_of_a_workers_identity(
+    peer: Peer, screen: Screen, variable: str
+) -> None:
+    assert screen.run("attach", "chat")[:2] == (
+        Exit.OK,
+        "export REPORT_ADDR=https://stoker.example.com\n",
+    )
+    peer.environment[variable] = "true"
+    code, out, err = screen.run("attach", "chat")
+    assert (code, out) == (Exit.FAILED, "")
+    assert variable in err
 
 
 def test_an_unknown_endpoint_names_those_that_there_are(peer: Peer, screen: Screen) -> None:

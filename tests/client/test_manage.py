@@ -251,3 +251,20 @@ async def test_a_key_that_is_not_good_is_told_apart(
     system.others = [refuse(401, "not known")]
     with pytest.raises(UnauthorizedError, match="not known"):
         await client.endpoints()
+
+
+@pytest.mark.parametrize("key", [None, 5, "stk_\x1b[2J"])
+async def test_what_can_be_no_key_is_not_taken_for_one(
+    client: Client, system: Any, key: Any
+) -> None:
+    system.others = [_reply({"result": {"id": "1", "name": "a", "api_key": key}})]
+    with pytest.raises(RequestFailedError, match="another form"):
+        await client.create_key("a")
+
+
+async def test_a_list_of_something_else_than_records_is_an_error(
+    client: Client, system: Any
+) -> None:
+    system.others = [_reply({"results": [{"id": 1}, 4]})]
+    with pytest.raises(RequestFailedError, match="another form"):
+        await client.endpoints()

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _VARIABLE = re.compile(
-    r"CONTAINER_ID|MASTER_TOKEN|REPORT_ADDR|PUBLIC_IPADDR|UNSECURED|USE_SSL|BACKEND"
-    r"|WORKER_(?:HTTP_)?PORT|VAST_TCP_PORT_\d+|STOKER_[A-Z_]+"
+    r"CONTAINER_ID|MASTER_TOKEN|REPORT_ADDR|PUBLIC_IPADDR|USE_SSL"
+    r"|WORKER_(?:HTTP_)?PORT|VAST_TCP_PORT_\d+|STOKER_TICKETS"
 )
+"""What an identity consists of. A control plane says no more: STOKER_BACKEND_OPTIONS may name a
+command, and UNSECURED opens a worker."""
 
 endpoint_app = typer.Typer(
     no_args_is_help=True, help="Create, list, show, update, delete endpoints."
@@ -303,7 +305,11 @@ def attach(
         return await client.attach(record["endpoint_name"], address)
 
     environment = call(url, work)
-    if urlsplit(environment["REPORT_ADDR"]).hostname in ("127.0.0.1", "::1", "localhost"):
+    for variable, value in environment.items():
+        # The shell runs these lines: a server must not be able to write others.
+        if not _VARIABLE.fullmatch(variable) or not value.isprintable():
+            raise StokerError(f"the control plane sent an environment that is none: {variable!r}")
+    if urlsplit(environment.get("REPORT_ADDR", "")).hostname in ("127.0.0.1", "::1", "localhost"):
         output.err.print(
             "[dim]REPORT_ADDR is this machine alone: for a worker elsewhere, start the control "
             "plane with --host and set server.public_url in stoker.toml[/]",
@@ -313,9 +319,6 @@ def attach(
         output.print_json(environment)
         return
     for variable, value in environment.items():
-        # The shell runs these lines: a server must not be able to write others.
-        if not _VARIABLE.fullmatch(variable) or not value.isprintable():
-            raise StokerError(f"the control plane sent an environment that is none: {variable!r}")
         output.write(f"export {variable}={shlex.quote(value)}\n")
 
 

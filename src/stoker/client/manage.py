@@ -254,7 +254,11 @@ class ManagingConnection(Connection):
             "expires_in": expires_in,
             "replaces": replaces,
         }
-        return _record_in(await self.call("POST", f"{API}/keys/", body))
+        record = _record_in(await self.call("POST", f"{API}/keys/", body))
+        key = record.get("api_key")
+        if not isinstance(key, str) or not (key.isascii() and key.isprintable()):
+            raise _unexpected()
+        return record
 
     async def expire_key(self, key: str, seconds: float, *, force: bool = False) -> Record:
         """End a key, by id or name, after `seconds`.
@@ -276,7 +280,7 @@ class ManagingConnection(Connection):
     async def _results(self, path: str, params: Record | None = None) -> list[Record]:
         answer = await self.call("GET", API + path, params=params)
         results = answer.get("results") if isinstance(answer, dict) else None
-        if not isinstance(results, list):
+        if not isinstance(results, list) or not all(isinstance(one, dict) for one in results):
             raise _unexpected()
         return results
 
