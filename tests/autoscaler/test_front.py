@@ -2,6 +2,7 @@ import asyncio
 
 import httpx
 import pytest
+from tests.autoscaler.conftest import API_KEY
 
 from stoker.autoscaler.front import FrontDoor
 from stoker.errors import NotFoundError
@@ -111,6 +112,18 @@ async def test_a_wrong_method_is_told_the_right_one(house):
     status, body = await house.post("/route/", None, method="GET", raw=b"")
     assert status == 405
     assert "POST" in body["error"]
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/pubkey/", "/metrics"])
+async def test_head_is_get_without_the_body(house, path):
+    key = [(b"authorization", f"Bearer {API_KEY}".encode())]
+    got, head = [
+        await fetch(f"{house.url}{path}", method=method, headers=key) for method in ("GET", "HEAD")
+    ]
+    assert (head.status, head.body) == (got.status, b"") == (200, b"")
+    assert head.header(b"content-type") == got.header(b"content-type")
+    refused = await fetch(f"{house.url}{path}", method="PUT", headers=key)
+    assert (refused.status, refused.header(b"allow")) == (405, b"GET, HEAD")
 
 
 @pytest.mark.parametrize("path", ["/pubkey", "/pubkey/"])

@@ -249,17 +249,19 @@ def test_a_short_trace_is_scored_all_the_same(duration, taken):
     assert fitted_warm_up(180.0, duration) == taken
 
 
-def test_the_two_requests_of_a_newcomer_have_figures_and_it_is_said_what_was_scored(
-    capsys, tmp_path
+@pytest.mark.parametrize("rows", ["0,64\n", "0,64\n5,64\n"])
+def test_the_first_requests_of_a_newcomer_have_figures_and_it_is_said_what_was_scored(
+    capsys, tmp_path, rows
 ):
     trace = tmp_path / "trace.csv"
-    trace.write_text("arrival,load\n0,64\n5,64\n")
-    run(Ask(trace=trace, policies=("stoker",)), as_json=True)
+    trace.write_text("arrival,load\n" + rows)
+    run(Ask(trace=trace, policies=("stoker", "fixed:1"), jobs=1), as_json=True)
     printed = capsys.readouterr()
-    (row,) = json.loads(printed.out)
-    assert row["requests"] == 2
-    assert row["cost"] > 0
-    assert "so 0 s at its start are not scored in place of 180 s" in printed.err
+    ours, fixed = json.loads(printed.out)
+    assert ours["requests"] == rows.count("\n")
+    assert 0 < ours["cost"] < 5 * 600
+    assert fixed["cost"] == pytest.approx(600)
+    assert "s long, so 600 s are scored" in printed.err
 
 
 def test_without_matplotlib_the_table_is_printed_and_it_says_what_to_install(

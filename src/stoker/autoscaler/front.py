@@ -185,8 +185,9 @@ class FrontDoor:
             relay(exchange, self._console, headers=headers, observer=self._relayed)
             return
         method, handler = found
-        if exchange.method != method:
-            headers = [(b"allow", method.encode())]
+        # HEAD is the GET of which the engine drops the body.
+        if exchange.method != method and (exchange.method, method) != ("HEAD", "GET"):
+            headers = [(b"allow", b"GET, HEAD" if method == "GET" else method.encode())]
             body = wire.error_body(f"{path}/ takes {method} only")
             self.count(path, 405)
             exchange.respond(405, body, headers=headers)

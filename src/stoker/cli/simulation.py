@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,13 @@ MAX_CELLS = 10_000
 
 NEWS = 2.0
 """Seconds between two lines about the progress where there is no terminal."""
+
+SHORT_TRACE = 60.0
+"""Seconds; a recorded trace that is shorter is scored for `QUIET` seconds: a first try with one
+request would cost nothing otherwise, as its worker comes only after the trace's end."""
+
+QUIET = 600.0
+"""Seconds, more than an idle worker stays by default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,14 +145,22 @@ def run(ask: Ask, *, as_json: bool) -> int:
     trace = _trace(ask, setup.settings)
     if ask.write_trace is not None:
         write_trace(trace, ask.write_trace)
-    names, cells = _cells(ask, setup, trace)
     wanted, taken = setup.settings.warm_up, fitted_warm_up(setup.settings.warm_up, trace.duration)
-    if taken != wanted:
+    length = trace.duration
+    if ask.trace is not None and len(trace) and length < SHORT_TRACE:
+        output.err.print(
+            f"the trace is {trace.duration:,.0f} s long, so {QUIET:,.0f} s are scored, without "
+            "requests after its last: what its workers cost until they go is most of the cost",
+            soft_wrap=True,
+        )
+        trace = replace(trace, duration=QUIET)
+    elif taken != wanted:
         output.err.print(
             f"the trace is {trace.duration:,.0f} s long, so {taken:,.0f} s at its start are not "
             f"scored in place of {wanted:,.0f} s (warm_up)",
             soft_wrap=True,
         )
+    names, cells = _cells(ask, setup, trace, length)
     for cell, _ in cells:
         cell.check()
     results = _run([cell for cell, _ in cells], ask.jobs)
@@ -224,9 +239,16 @@ def _silence() -> Iterator[None]:
 
 
 def _cells(
-    ask: Ask, setup: Setup, trace: Trace
+    ask: Ask, setup: Setup, trace: Trace, length: float
 ) -> tuple[list[str], list[tuple[Cell, tuple[str, ...]]]]:
-    """Each combination of the grid under each policy; the grid's names, and the values of each."""
+    """Each combination of the grid under each policy; the grid's names, and the values of each.
+
+    Args:
+        ask: has grid and policies.
+        setup: for all of them.
+        trace: for all of them.
+        length: seconds of the trace as it was recorded.
+    """
     names: list[str] = []
     choices: list[list[str]] = []
     for axis in ask.grid:
@@ -251,7 +273,7 @@ def _cells(
                 trace=trace,
                 policy=policy,
                 settings=msgspec.structs.replace(
-                    here.settings, warm_up=fitted_warm_up(here.settings.warm_up, trace.duration)
+                    here.settings, warm_up=fitted_warm_up(here.settings.warm_up, length)
                 ),
                 parameters=here.parameters,
                 planner=here.planner,

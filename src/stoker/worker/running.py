@@ -359,7 +359,7 @@ class RunningWorker:
 
     def _answer_local(self, exchange: Exchange) -> None:
         """Answer on the port for this machine alone: the model server and the launcher."""
-        if exchange.path == "/healthz" and exchange.method == "GET":
+        if exchange.path == "/healthz" and exchange.method in ("GET", "HEAD"):
             more = {
                 "busy": self._watch.busy,
                 "error": self._watch.readiness.error,
