@@ -67,7 +67,9 @@ async def test_a_connection_that_would_need_the_reserve_gets_503_and_our_own_cal
         assert statuses[-1] == 503
         assert set(statuses[:-1]) == {200}
         assert (await fetch(url)).status == 200
-        assert "too few file descriptors are left" in capsys.readouterr().err
+        for _ in range(5):
+            assert (await (await net.dial(port)).answer()).status == 503
+        assert capsys.readouterr().err.count("too few file descriptors are left") == 1
         for client in net.clients:
             client.leave()
     await net.until(lambda: net.servers[0].connections == 0)
@@ -137,6 +139,29 @@ async def test_a_connection_with_a_request_makes_no_room(
     await net.until(lambda: desk.seen == 1)
     assert (await (await net.dial(port)).answer()).status == 503
     assert server.connections == 1
+
+
+async def test_the_open_connections_are_looked_over_only_so_often(
+    net: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk, server, port = await net.desk(Limits(max_connections=1))
+    (await net.dial(port)).send(GET)
+    await net.until(lambda: desk.seen == 1)
+    looks = 0
+    (connection,) = server.open
+    idle_for = type(connection).idle_for
+
+    def counted(connection: Any, now: float) -> float:
+        nonlocal looks
+        looks += 1
+        return idle_for(connection, now)
+
+    monkeypatch.setattr(type(connection), "idle_for", counted)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    for _ in range(30):
+        assert (await (await net.dial(port)).answer()).status == 503
+    assert 1 <= looks <= 1 + (loop.time() - began) / 0.05
 
 
 async def test_a_connection_makes_no_room_while_the_task_that_opened_it_winds_up(

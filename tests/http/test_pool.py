@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from stoker import descriptors
 from stoker.http import Exchange, Origin, UpstreamError, UpstreamPool
 from stoker.http.messages import Headers
 
@@ -428,3 +429,16 @@ async def test_an_origin_is_read_from_a_url(url: str, authority: bytes, port: in
 async def test_what_is_no_http_url_is_an_error(url: str) -> None:
     with pytest.raises(ValueError):
         Origin.parse(url)
+
+
+@pytest.mark.parametrize("own", [False, True])
+async def test_the_last_descriptors_are_for_our_own_calls_and_not_for_clients_requests(
+    net: Harness, monkeypatch: pytest.MonkeyPatch, own: bool
+) -> None:
+    _, port = await net.serve(ok)
+    pool = UpstreamPool(Origin("127.0.0.1", port), own_calls=own)
+    monkeypatch.setattr(descriptors, "last", lambda: 0)
+    sink = ask(pool)
+    assert await sink.result() == (b"ok" if own else "refused")
+    assert own or "no file descriptor is left" in str(sink.error)
+    await pool.close()

@@ -224,6 +224,15 @@ def test_a_secret_of_another_user_is_refused(
         check_private(path)
 
 
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o602])
+def test_a_secret_that_others_can_read_or_change_is_refused(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "secret.key"
+    path.write_bytes(b"x" * 32)
+    path.chmod(mode)
+    with pytest.raises(ConfigError, match=rf"mode {mode:04o}.* run chmod 600"):
+        check_private(path)
+
+
 def test_a_secret_that_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "secret.key", 0o600)
     with pytest.raises(ConfigError, match="is not a file"):

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from stoker.launcher import InstanceManifest
 from stoker.launcher.backoff import Backoff
 from stoker.launcher.lifecycle import _TABLE, Event, Lifecycle, Phase
+from stoker.launcher.supervisor import Supervisor
 
 
 @pytest.fixture
@@ -98,3 +102,18 @@ def test_a_fault_while_preparing_is_one_like_any_other(life: Lifecycle) -> None:
     life.prepare()
     life.fault("no such wheel", 30.0)
     assert life.phase == "failed"
+
+
+def test_a_launcher_that_nobody_owns_tries_for_a_minute_to_say_why_it_gave_up(
+    tmp_path: Path,
+) -> None:
+    manifest = InstanceManifest(
+        instance_id="i", worker_id=1, mtoken="", report_addr="http://127.0.0.1:9", command=["x"]
+    )
+    supervisor = Supervisor(tmp_path, manifest)
+    assert not supervisor._without_hope(100.0)
+    supervisor._life.fault("no weights", 100.0, hopeless=True)
+    supervisor._failed_at = 100.0
+    assert [supervisor._without_hope(now) for now in (100.0, 159.0, 161.0)] == [False, False, True]
+    supervisor._failure_was_told()
+    assert supervisor._without_hope(101.0)

@@ -395,6 +395,23 @@ async def test_a_route_without_a_timeout_has_the_operators_limit_of_silence(
     assert (await asked).status == 504
 
 
+async def test_the_limit_of_silence_holds_inside_a_stream_as_well(
+    start_worker: StartWorker, model: Model
+) -> None:
+    worker = await start_worker(settings={"silence_timeout": 1000.0})
+    reader, _ = await worker.connect("/stream")
+    await model.until(lambda: model.waiting)
+    await reader.readuntil(b"\r\n\r\n")
+    pool = worker.running._pool
+    now = asyncio.get_running_loop().time()
+    pool.sweep(now + 990.0)
+    model.waiting[0].write(b"data: 1\n\n")
+    await reader.readuntil(b"data: 1\n\n")
+    pool.sweep(now + 3000.0)
+    async with asyncio.timeout(5):
+        assert b"\r\n0\r\n" not in await reader.read()  # cut, not ended
+
+
 async def test_a_worker_proves_to_its_control_plane_who_it_is(worker: Worker) -> None:
     challenge = "0123456789abcdef" * 2
     told = (await worker.get(f"/healthz?challenge={challenge}")).json()
