@@ -294,6 +294,15 @@ def test_what_a_launcher_starts_gets_a_limit_that_programs_can_visit() -> None:
         assert descriptors.limit() == min(hard, 65_536)
 
 
+def test_where_the_hard_limit_is_no_limit_ours_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, resource.RLIM_INFINITY))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits[0]))
+    descriptors.raise_limit()
+    descriptors.inherit_limit()
+    assert asked == [1 << 20, 1 << 16]
+
+
 @pytest.mark.parametrize(("limit", "kept"), [(1024, 256), (400, 100), (20_000, 256)])
 def test_a_part_of_the_limit_is_kept_for_our_own_calls(
     monkeypatch: pytest.MonkeyPatch, limit: int, kept: int
