@@ -130,7 +130,7 @@ def test_an_orphan_that_shows_nothing_is_told_and_left_alone(
     orphan = leave()
     assert end_orphans(tmp_path, TAG, noted(orphan)) == 0
     assert not gone(orphan)
-    assert f"[{orphan.pid}]" in capsys.readouterr().out
+    assert f"[{orphan.pid}]" in capsys.readouterr().err
 
 
 def test_what_an_orphan_started_belongs_to_it(tmp_path: Path, leave: Leave, noted: Noted) -> None:

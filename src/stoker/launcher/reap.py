@@ -14,6 +14,8 @@ from collections.abc import Callable, Collection, Iterator
 
 import psutil
 
+from stoker.launcher.guardian import children_of
+
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h, as is the next
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -31,7 +33,10 @@ def adopt_orphans() -> bool:
 
 def children() -> set[int]:
     """Pids of this process's children."""
-    return {child.pid for child in psutil.Process().children()}
+    try:
+        return set(children_of(os.getpid()))
+    except FileNotFoundError:
+        return {child.pid for child in psutil.Process().children()}
 
 
 def run_apart(work: Callable[[], int]) -> int:
@@ -98,8 +103,8 @@ class Reaper:
     def collect(self, awaited: Collection[int] = ()) -> int:
         """Collect ended children other than `awaited`; returns how many."""
         count = 0
-        for child in psutil.Process().children() if not self._held else ():
-            with contextlib.suppress(psutil.Error, ChildProcessError):
-                if child.pid not in awaited and child.status() == psutil.STATUS_ZOMBIE:
-                    count += os.waitpid(child.pid, os.WNOHANG)[0] == child.pid
+        for pid in children() if not self._held else ():
+            if pid not in awaited:
+                with contextlib.suppress(ChildProcessError):
+                    count += os.waitpid(pid, os.WNOHANG)[0] == pid
         return count
