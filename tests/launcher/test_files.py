@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from stoker.launcher.files import (
     FileLock,
     check_private,
     is_locked,
+    read_small,
     secure_directory,
     write_atomic,
 )
@@ -66,6 +68,23 @@ def test_a_lock_on_a_file_that_was_removed_meanwhile_is_none(
 
     monkeypatch.setattr("os.open", open_and_remove)
     assert not FileLock(path).acquire()
+
+
+def test_a_small_file_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"12345")
+    assert read_small(path, 5) == b"12345"
+    with pytest.raises(OSError, match="larger than 4 bytes"):
+        read_small(path, 4)
+    with pytest.raises(FileNotFoundError):
+        read_small(tmp_path / "none", 4)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "odd")
+    with pytest.raises(OSError, match="no regular file|Is a directory"):
+        read_small(tmp_path / "odd", 4)
 
 
 def test_who_removes_a_lock_file_gets_no_second_lock(tmp_path: Path) -> None:

@@ -310,6 +310,24 @@ async def test_a_damaged_instance_is_shown_and_can_be_destroyed(local: Local) ->
     await local.until(gone, "destroyed")
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.write_text("{")])
+async def test_one_damaged_manifest_hides_no_other_instance(
+    local: Local, make: Callable[[Path], None]
+) -> None:
+    desire = msgspec.json.encode(Desire(wanted="stopped", since=0.0, created_at=1.0))
+    for number in (5, 6):
+        folder = local.root / f"local-{number}"
+        folder.mkdir(parents=True)
+        (folder / "desired.json").write_bytes(desire)
+        make(folder / "manifest.json")
+    found = await local.provider().list()
+    assert [(one.id, one.status) for one in found] == [
+        ("local-5", "stopped"),
+        ("local-6", "stopped"),
+    ]
+    assert all("manifest.json" in one.error for one in found)
+
+
 @real
 async def test_logs_come_with_their_name_and_without_secrets(local: Local) -> None:
     local.manifest["model_env"] = {"PASSPHRASE": "swordfish-99"}

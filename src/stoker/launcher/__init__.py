@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         check_private,
         is_locked,
         open_own,
+        read_small,
         secure_directory,
         write_atomic,
     )
@@ -63,6 +64,7 @@ __all__ = [
     "manifest_from_environ",
     "open_own",
     "read_manifest",
+    "read_small",
     "read_state",
     "same_process",
     "secure_directory",
@@ -77,7 +79,9 @@ __getattr__ = lazy.front(
     {
         "backoff": "Backoff",
         "environment": "LOGS",
-        "files": "FileLock check_private is_locked open_own secure_directory write_atomic",
+        "files": (
+            "FileLock check_private is_locked open_own read_small secure_directory write_atomic"
+        ),
         "guardian": "TAG created_at same_process sweep",
         "lifecycle": "Phase",
         "manifest": "MANIFEST InstanceManifest Supervision tag write_manifest",

@@ -31,6 +31,29 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise
 
 
+def read_small(path: Path, most: int) -> bytes:
+    """A file that is read again and again, by a loop that must not wait for it.
+
+    A program of the instance may have put anything in its place: of a FIFO the opening alone would
+    wait for ever.
+
+    Args:
+        path: of the file; a symbolic link is followed.
+        most: bytes.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or is larger than that.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "is no regular file", str(path))
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"is larger than {most} bytes", str(path))
+    return data
+
+
 def check_private(path: Path) -> None:
     """Refuse a file of secrets that is not ours, or that others on this machine can read or change.
 

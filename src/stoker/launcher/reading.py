@@ -22,7 +22,7 @@ import msgspec
 
 from stoker.config import convert
 from stoker.errors import ConfigError
-from stoker.launcher.files import write_atomic
+from stoker.launcher.files import read_small, write_atomic
 from stoker.launcher.manifest import MANIFEST, MANIFEST_TOML, InstanceManifest
 from stoker.launcher.steps import fill
 from stoker.network import listening_host
@@ -129,12 +129,9 @@ def _names(*, toml: bool) -> tuple[str, str]:
 
 def _parse(path: Path) -> Any:
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_MANIFEST + 1)
+        raw = read_small(path, MAX_MANIFEST)
     except OSError as error:
         raise ConfigError(str(path), error.strerror or str(error)) from None
-    if len(raw) > MAX_MANIFEST:
-        raise ConfigError(str(path), f"is larger than {MAX_MANIFEST} bytes")
     try:
         if path.suffix == ".toml":
             return tomllib.loads(raw.decode())

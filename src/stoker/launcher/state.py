@@ -11,13 +11,15 @@ import msgspec
 import psutil
 
 from stoker.errors import UNREADABLE
-from stoker.launcher.files import is_locked, write_atomic
+from stoker.launcher.files import is_locked, read_small, write_atomic
 from stoker.launcher.guardian import created_at, same_process
 from stoker.launcher.lifecycle import Phase
 from stoker.launcher.machine import Reading
 
 STATE = "state.json"
 LOCK = "lock"
+MAX_STATE = 1 << 20
+"""Bytes of a state or lock file that are read."""
 
 
 MAX_DESCENDANTS = 256
@@ -89,7 +91,7 @@ class LauncherIdentity(msgspec.Struct, frozen=True):
 def read_state(directory: Path) -> InstanceState | None:
     """The state last written; None when there is none that can be read."""
     try:
-        return msgspec.json.decode((directory / STATE).read_bytes(), type=InstanceState)
+        return msgspec.json.decode(read_small(directory / STATE, MAX_STATE), type=InstanceState)
     except (OSError, *UNREADABLE):
         return None
 
@@ -135,7 +137,7 @@ def launcher_of(directory: Path) -> psutil.Process | None:
     if not is_locked(path):
         return None
     try:
-        raw, names = path.read_bytes(), path.stat().st_nlink
+        raw, names = read_small(path, MAX_STATE), path.stat().st_nlink
         identity = msgspec.json.decode(raw, type=LauncherIdentity)
     except (OSError, *UNREADABLE):
         return None

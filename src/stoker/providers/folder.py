@@ -28,6 +28,7 @@ from stoker.launcher import (
     launcher_of,
     open_own,
     read_manifest,
+    read_small,
     read_state,
     same_process,
     tag,
@@ -38,6 +39,8 @@ from stoker.logs import without
 from stoker.providers.desire import Desire
 
 DESIRED = "desired.json"
+MAX_FILE = 1 << 20
+"""Bytes of a manifest or of what is desired that are read."""
 
 _TAIL_BYTES = 1 << 20
 
@@ -152,7 +155,7 @@ class Folder:
         """Whether `manifest` is what it has."""
         written = msgspec.json.format(msgspec.json.encode(manifest))
         with contextlib.suppress(OSError):
-            return (self.path / MANIFEST).read_bytes() == written
+            return read_small(self.path / MANIFEST, MAX_FILE) == written
         return False
 
     def replace_manifest(self, manifest: InstanceManifest) -> OSError | None:
@@ -172,7 +175,7 @@ class Folder:
         if self._unwritten is not None:
             return self._unwritten
         try:
-            return msgspec.json.decode((self.path / DESIRED).read_bytes(), type=Desire)
+            return msgspec.json.decode(read_small(self.path / DESIRED, MAX_FILE), type=Desire)
         except (OSError, *UNREADABLE):
             return None
 

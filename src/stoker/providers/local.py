@@ -416,8 +416,10 @@ class LocalProvider:
         try:
             manifest = folder.manifest()
             worker_id, endpoint, damage = manifest.worker_id, manifest.endpoint, ""
+            address = manifest.public_host
         except ConfigError as error:
             worker_id, endpoint, damage = int(folder.id.removeprefix("local-")), "", str(error)
+            address = ""
         if desire is None:
             damage = damage or f"{DESIRED} is missing or damaged"
             return Instance(folder.id, self.name, worker_id, "failed", damage)
@@ -433,7 +435,7 @@ class LocalProvider:
             redact(why or damage),
             desire.created_at,
             endpoint=endpoint,
-            address=manifest.public_host,
+            address=address,
         )
 
     def _status(
