@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,27 @@ def test_a_launcher_that_nobody_owns_tries_for_a_minute_to_say_why_it_gave_up(
     assert [supervisor._without_hope(now) for now in (100.0, 159.0, 161.0)] == [False, False, True]
     supervisor._failure_was_told()
     assert supervisor._without_hope(101.0)
+
+
+def test_a_launcher_whose_directory_was_removed_ends_at_the_second_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = InstanceManifest(
+        instance_id="i", worker_id=1, mtoken="", report_addr="", command=["x"]
+    )
+    directory = tmp_path / "instance"
+    directory.mkdir()
+    supervisor = Supervisor(directory, manifest)
+    assert not supervisor._directory_is_gone()
+    directory.rmdir()
+    assert not supervisor._directory_is_gone()
+    directory.mkdir()  # it was exchanged for another one
+    assert not supervisor._directory_is_gone()
+    directory.rmdir()
+    assert [supervisor._directory_is_gone() for _ in range(2)] == [False, True]
+
+    def away(_path: Path) -> None:
+        raise OSError(errno.ESTALE, "stale")
+
+    monkeypatch.setattr(Path, "stat", away)
+    assert not supervisor._directory_is_gone()

@@ -100,6 +100,7 @@ class Supervisor:
         policy = manifest.supervision
         self._directory = directory
         self._lock = lock
+        self._missing = False
         self._manifest = manifest
         self._policy = policy
         self._clock = clock
@@ -213,6 +214,9 @@ class Supervisor:
             if now >= next_reap:
                 next_reap = now + REAP_INTERVAL
                 self._keep_lock()
+                if self._directory_is_gone():
+                    _log.warning("the instance's directory was removed: stopping")
+                    return
                 await self._parts.look()
                 self._reaper.collect(self._parts.pids())
             self._tell_dropped()
@@ -228,6 +232,17 @@ class Supervisor:
         with contextlib.suppress(OSError):
             if self._lock is not None and self._lock.keep():
                 _log.warning("the lock file was removed; it is there again")
+
+    def _directory_is_gone(self) -> bool:
+        """Whether it was missing at two looks in a row: nobody can find or want us then."""
+        former, self._missing = self._missing, False
+        try:
+            self._directory.stat()
+        except FileNotFoundError:
+            self._missing = True
+        except OSError:  # a network file system that is away for a moment
+            pass
+        return former and self._missing
 
     def _without_hope(self, now: float) -> bool:
         """Whether it gave up and nobody would ever end it or start it again.
