@@ -9,6 +9,7 @@ managers, and a proxy that they name would see the API key.
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Mapping
 from urllib.parse import urlsplit
@@ -18,6 +19,15 @@ from stoker.logs import hide
 
 PROXY = "STOKER_PROXY"
 """Environment variable: URL of the proxy for calls to other machines."""
+
+
+_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:%\w+)?")
+"""A name, an IPv4 address, or an IPv6 address, which has two colons at least."""
+
+
+def is_host(text: str) -> bool:
+    """Whether this can be a name or an address, without a port and without brackets."""
+    return _HOST.fullmatch(text) is not None
 
 
 def is_loopback(host: str) -> bool:

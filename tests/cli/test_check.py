@@ -180,6 +180,52 @@ def test_what_is_probably_not_meant_is_a_warning(
             "steps[0].package: unknown setting; did you mean 'packages'?",
         ),
         ('backend = "hello-world"\nsupervision = { hang_after = -1.0 }', "supervision.hang_after"),
+        *(
+            (f'backend = "hello-world"\nsupervision.{name} = {value}', f"supervision.{name}: must")
+            for name, values in {
+                "health_interval": ("0", "nan", "inf", "1e300"),
+                "health_timeout": ("0",),
+                "start_timeout": ("0",),
+                "hang_after": ("0",),
+                "silence_timeout": ("0",),
+                "report_interval": ("0",),
+                "restart_delay": ("-1", "1e300"),
+                "stop_grace": ("inf",),
+                "unhealthy_checks": ("0", "-1"),
+                "log_bytes": ("0", "-1"),
+            }.items()
+            for value in values
+        ),
+        *(
+            (f'backend = "hello-world"\ndirectories = {paths}', "directories[0]: " + problem)
+            for paths, problem in {
+                '["../x"]': "leads out of the instance's directory",
+                '["a/../../x"]': "leads out of the instance's directory",
+                '[{ path = "../x" }]': "leads out of the instance's directory",
+                '[""]': "must be a path",
+                '["setup/x"]': "'setup' in the instance's directory is Stoker's own",
+            }.items()
+        ),
+        *(
+            (f'backend = "hello-world"\nsteps = [{{ {step} }}]', f"steps[0].{problem}")
+            for step, problem in {
+                'kind = "write", path = "../../y", text = "x"': "path: leads out",
+                'kind = "write", path = "y/", text = "x"': "path: must be the path of a file",
+                'kind = "write", path = "lock", text = "x"': "path: 'lock' in the instance's",
+                'kind = "git", url = "https://a/b", destination = "../y"': "destination: leads out",
+                'kind = "pip", packages = ["x"], venv = "../y"': "venv: leads out",
+                'kind = "run", command = ["x"], directory = "../y"': "directory: leads out",
+                'kind = "run", command = [" "]': "command: must name a program",
+                'kind = "run", command = ["x"], timeout = 1e300': "timeout: must be more than 0",
+            }.items()
+        ),
+        ('backend = "hello-world"\nfiles = { "../a" = "b" }', "within the instance's directory"),
+        ('backend = "hello-world"\nfiles = { "manifest.json" = "b" }', "is Stoker's own"),
+        ('backend = "hello-world"\nhost = ""', "workergroup[0].host: must be a name"),
+        ('backend = "hello-world"\npublic_host = "a:5"', "public_host: must be a name"),
+        ('backend = "hello-world"\npublic_host = "0.0.0.0"', "public_host: is no address that"),
+        ('backend = "hello-world"\nenv = { A = "a\\u0000" }', "env.A: must not hold a zero byte"),
+        ('backend = "hello-world"\nenv = { WORKER_PORT = "5" }', "is what the launcher itself"),
     ],
 )
 def test_what_a_workergroup_cannot_have_is_named(tmp_path: Path, group: str, said: str) -> None:
@@ -199,6 +245,15 @@ def test_what_a_workergroup_cannot_have_is_named(tmp_path: Path, group: str, sai
         ('[server]\ncertificate = "c.pem"', "server.certificate: HTTPS needs both"),
         ('[server]\nstate = "stoker.toml"', "stoker.toml is no directory"),
         ("[provider.local]\nmax_instances = 0", "max_instances: must be at least 1"),
+        ("[provider.local]\nmax_instances = 1000000", "max_instances: must be at most 100000"),
+        ("[provider.local]\nowner_timeout = inf", "owner_timeout: must be 0 seconds or more"),
+        ('[server]\nstate = ""', "server.state: must not be empty"),
+        ('[server]\nstate = "a\\u0000b"', "server.state: must not hold a zero byte"),
+        ('[server]\ncertificate = " "', "server.certificate: must not be empty"),
+        ('[server]\npublic_url = "http://a:0"', "server.public_url: has port 0"),
+        ('[server]\npublic_url = "http://a:70000"', "server.public_url: is no URL"),
+        ('[server]\npublic_url = "http://a?b"', "public_url: must not have a query"),
+        ('[server]\ncors_origins = [""]', "cors_origins: must not have an empty origin"),
         ("[provider.local]\nowner_timeout = -1.0", "owner_timeout: must be 0 seconds or more"),
         ("[simulator]\nperf = -1.0", "simulator.perf: must be above 0"),
         ('[[endpoint]]\nname = "a/b"', "endpoint[0].name: must be printable, without a slash"),
@@ -208,6 +263,12 @@ def test_what_a_workergroup_cannot_have_is_named(tmp_path: Path, group: str, sai
 )
 def test_what_else_cannot_be_is_named(tmp_path: Path, text: str, said: str) -> None:
     assert said in "\n".join(look(tmp_path, text))
+
+
+def test_a_number_of_instances_that_cannot_be_is_told_once(tmp_path: Path) -> None:
+    group = endpoint("cold_workers = 2", 'backend = "hello-world"')
+    (found,) = look(tmp_path, f"[provider.local]\nmax_instances = -3\n{group}")
+    assert "max_instances: must be at least 1" in found
 
 
 def test_a_load_that_no_number_of_workers_gives_is_known_where_the_options_tell(

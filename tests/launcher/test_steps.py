@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stoker.errors import ConfigError
+from stoker.launcher import environment, manifest, preparing, state
 from stoker.launcher.steps import (
     DOWNLOAD,
+    RESERVED,
     AnyStep,
     DownloadStep,
     GitStep,
@@ -110,3 +112,25 @@ def test_a_file_is_written_with_its_permissions(tmp_path: Path) -> None:
     WriteStep(path="conf/a.toml", text="x = 'é'\n", mode="0640").apply(tmp_path)
     assert (tmp_path / "conf" / "a.toml").read_text() == "x = 'é'\n"
     assert (tmp_path / "conf" / "a.toml").stat().st_mode & 0o777 == 0o640
+
+
+def test_no_step_writes_over_what_the_launcher_and_its_provider_keep_there() -> None:
+    from stoker.providers import folder
+
+    kept = {
+        *environment.LOGS,
+        environment.CERTIFICATE,
+        environment.PRIVATE_KEY,
+        manifest.MANIFEST,
+        manifest.MANIFEST_TOML,
+        preparing.DONE,
+        state.LOCK,
+        state.STATE,
+        folder.DESIRED,
+    }
+    assert kept == RESERVED
+    for name in kept:
+        with pytest.raises(ConfigError, match="is Stoker's own"):
+            step(kind="write", path=f"./{name}", text="").check("")
+        step(kind="write", path=f"mine/{name}", text="").check("")
+        step(kind="write", path=f"/elsewhere/{name}", text="").check("")

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import ssl
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -33,7 +32,10 @@ from stoker.cli.settings import (
 from stoker.config import expanded, problems_of
 from stoker.errors import ConfigError
 from stoker.http.cors import Cors
+from stoker.launcher.environment import is_ours
 from stoker.launcher.manifest import InstanceManifest
+from stoker.launcher.steps import MAX_SECONDS, check_path
+from stoker.network import is_host, is_loopback, is_this_machine
 from stoker.wire import MAX_COST, EndpointParameters
 
 MAX_FILE = 1 << 20
@@ -42,12 +44,12 @@ MAX_FILE = 1 << 20
 MAX_NAME = 128
 """Characters of the name of an endpoint or a workergroup."""
 
+MAX_INSTANCES = 100_000
+"""Of a provider, as of the workers of an endpoint."""
+
 MAX_PERF = 1e6
 """Load units per second that no worker of our own backends does, where load is tokens, megapixels
 times steps, or requests: a large GPU generates about 1e4 tokens/s."""
-
-_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:%\w+)?")
-"""A name, an IPv4 address, or an IPv6 address, which has two colons at least."""
 
 SYNONYMS = {"min_workers": "cold_workers", "replicas": "max_workers", "model": "options.model"}
 """Names that people know from elsewhere; the nearest by its letters would be another thing."""
@@ -187,6 +189,9 @@ class _Search:
                 text += f" ({found.description})"
             self._add("error", found.path, text)
             bad.add(found.path)
+        for path in _zero_bytes(data):
+            self._add("error", path, "must not hold a zero byte")
+            bad.add(path)
         clean = _without(data, bad)
         server = _part(clean.get("server"), ServerSettings)
         local = _part(clean.get("provider", {}).get("local"), LocalSettings)
@@ -225,9 +230,13 @@ class _Search:
 
     def _server(self, server: ServerSettings) -> None:
         at: KeyPath = ("server",)
-        if not _HOST.fullmatch(server.host):
+        if not is_host(server.host):
             problem = "must be an address such as 127.0.0.1, 0.0.0.0 or ::1, without a port"
             self._add("error", (*at, "host"), problem)
+        for name in ("state", "certificate", "certificate_key"):
+            if (value := getattr(server, name)) is not None and not value.strip():
+                problem = "must not be empty: leave it out where it is not wanted"
+                self._add("error", (*at, name), problem)
         if server.public_url is not None:
             problem = _url_problem(server.public_url)
             if problem:
@@ -239,6 +248,8 @@ class _Search:
             if getattr(server, given) and not getattr(server, missing):
                 problem = f"HTTPS needs both certificate and certificate_key: name {missing}"
                 self._add("error", (*at, given), problem)
+        if not all(origin.strip() for origin in server.cors_origins):
+            self._add("error", (*at, "cors_origins"), "must not have an empty origin")
         try:
             Cors(server.cors_origins)
         except ConfigError as error:
@@ -272,8 +283,11 @@ class _Search:
         if local.max_instances is not None and local.max_instances < 1:
             problem = "must be at least 1; to start no workers on this machine: enabled = false"
             self._add("error", (*at, "max_instances"), problem)
-        if not (math.isfinite(local.owner_timeout) and local.owner_timeout >= 0):
-            self._add("error", (*at, "owner_timeout"), "must be 0 seconds or more")
+        elif (local.max_instances or 0) > MAX_INSTANCES:
+            self._add("error", (*at, "max_instances"), f"must be at most {MAX_INSTANCES}")
+        if not 0 <= local.owner_timeout <= MAX_SECONDS:
+            problem = f"must be 0 seconds or more, and at most {MAX_SECONDS:g}"
+            self._add("error", (*at, "owner_timeout"), problem)
 
     # -- endpoints -------------------------------------------------------------------------------
 
@@ -476,6 +490,17 @@ class _Search:
             if not target or target.startswith(("/", "~")) or ".." in parts:
                 problem = "must be a path within the instance's directory"
                 self._add("error", (*at, "files", target), problem)
+                continue
+            try:
+                check_path(target, "", file=True)
+            except ConfigError as error:
+                self._add("error", (*at, "files", target), str(error))
+        for name in filter(is_ours, group.env):
+            problem = (
+                "is what the launcher itself tells a worker: it has no effect, or not the one that "
+                "is meant; use the keys of this file"
+            )
+            self._add("warning", (*at, "env", name), problem)
         ill = False
         for number, step in enumerate(group.steps):
             try:
@@ -495,6 +520,9 @@ class _Search:
             field, _, target = error.field.partition(".")
             self._add("error", (*at, field, target), str(error).removeprefix(f"{error.field}: "))
             return
+        if is_this_machine(group.public_host) and not is_loopback(group.public_host):
+            problem = "is no address that a client can connect to: name this machine's own"
+            self._add("error", (*at, "public_host"), problem)
         if ill or backend is None:
             return
         fields = {
@@ -533,7 +561,7 @@ class _Search:
                 )
                 self._add("warning", (*at, "enabled"), problem)
             return
-        if not self._machine:
+        if not self._machine or (local.max_instances or 1) < 1:
             return
         room = local.max_instances or os.cpu_count() or 1
         held = sum(held_when_idle(e.parameters()) for e in with_groups)
@@ -575,6 +603,19 @@ def _without(data: Any, bad: set[KeyPath], path: KeyPath = ()) -> Any:
     return data
 
 
+def _zero_bytes(data: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
+    """Where there is a text that no path, argument or environment can hold."""
+    parts: Iterable[tuple[str | int, Any]] = ()
+    if isinstance(data, dict):
+        parts = data.items()
+    elif isinstance(data, list):
+        parts = enumerate(data)
+    elif isinstance(data, str) and "\0" in data:
+        yield path
+    for key, value in parts:
+        yield from _zero_bytes(value, (*path, key))
+
+
 def _part(data: Any, type_: Any) -> Any:
     """A part of the file; None where something of it is missing or wrong beyond a key."""
     try:
@@ -586,9 +627,13 @@ def _part(data: Any, type_: Any) -> Any:
 def _url_problem(url: str) -> str:
     try:
         parts = urlsplit(url)
-        _ = parts.port
+        port = parts.port
     except ValueError:
         return "is no URL"
+    if port == 0:
+        return "has port 0, which nobody can connect to"
+    if parts.query or parts.fragment:
+        return "must not have a query or a fragment: paths are added to it"
     if parts.scheme not in ("http", "https") or not parts.hostname:
         return "must be an http:// or https:// URL with a host"
     return "must not hold a user or a password" if parts.username or parts.password else ""

@@ -51,9 +51,14 @@ def model_log(manifest: InstanceManifest, directory: Path) -> Path:
     return expanded(manifest.model_log) if manifest.model_log else directory / MODEL_LOG
 
 
+def is_ours(name: str) -> bool:
+    """Whether a variable is one by which the launcher configures a worker."""
+    return name not in _PASSED_ON and _OURS.fullmatch(name) is not None
+
+
 def inherited(environ: Mapping[str, str]) -> dict[str, str]:
     """`environ` without secrets of the control plane and what we set ourselves."""
-    return {n: v for n, v in environ.items() if n in _PASSED_ON or not _OURS.fullmatch(n)}
+    return {n: v for n, v in environ.items() if not is_ours(n)}
 
 
 def resolve(manifest: InstanceManifest) -> tuple[Backend | None, Any]:

@@ -6,7 +6,6 @@ environment (see `stoker.launcher.reading`).
 
 from __future__ import annotations
 
-import math
 import signal
 from hashlib import sha256
 from pathlib import Path
@@ -16,11 +15,36 @@ import msgspec
 
 from stoker.errors import ConfigError
 from stoker.launcher.files import write_atomic
-from stoker.launcher.steps import AnyStep, Directory, RunStep, check_env, mode_of
+from stoker.launcher.steps import (
+    MAX_SECONDS,
+    AnyStep,
+    Directory,
+    RunStep,
+    check_env,
+    check_path,
+    mode_of,
+)
 from stoker.logs import MIN_SECRET
+from stoker.network import is_host, is_loopback
 
 MANIFEST = "manifest.json"
 MANIFEST_TOML = "manifest.toml"
+
+
+MIN_SECONDS = 0.01
+"""The shortest time that something may take; 0 would leave no time at all, or never rest."""
+
+_TIMES_ABOVE_ZERO = (
+    "start_timeout",
+    "health_interval",
+    "health_timeout",
+    "hang_after",
+    "silence_timeout",
+    "report_interval",
+)
+
+MIN_LOG_BYTES = 4096
+"""A log that is smaller would be rotated with each line."""
 
 
 class Supervision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -53,6 +77,32 @@ class Supervision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """Between two reports of an error."""
     log_bytes: int = 16 * 2**20
     """Size at which a log is rotated; two older ones are kept."""
+
+    def check(self, where: str) -> None:
+        """Look for values that nothing could be watched with.
+
+        Args:
+            where: what stands before a field's name, such as ``supervision.``.
+
+        Raises:
+            ConfigError: names the field.
+        """
+        for name in _TIMES_ABOVE_ZERO:
+            if not getattr(self, name) >= MIN_SECONDS:
+                problem = f"must be {MIN_SECONDS:g} seconds or more"
+                raise ConfigError(f"{where}{name}", problem)
+        _check_times(self, where)
+        if not 1 <= self.unhealthy_checks <= 1_000_000:
+            raise ConfigError(f"{where}unhealthy_checks", "must be from 1 to 1000000")
+        if not self.log_bytes >= MIN_LOG_BYTES:
+            raise ConfigError(f"{where}log_bytes", f"must be {MIN_LOG_BYTES} bytes or more")
+
+
+def _check_times(holder: msgspec.Struct, where: str) -> None:
+    for field in msgspec.structs.fields(holder):
+        value = getattr(holder, field.name)
+        if isinstance(value, float) and not 0 <= value <= MAX_SECONDS:
+            raise ConfigError(f"{where}{field.name}", f"must be from 0 to {MAX_SECONDS:g} seconds")
 
 
 class InstanceManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -139,23 +189,20 @@ class InstanceManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
             raise ConfigError("backend", "name a backend, or give worker_file or worker_command")
         if self.worker_command and self.worker_file:
             raise ConfigError("worker_file", "give this or worker_command, not both")
+        for name in ("host", "public_host"):
+            if not is_host(getattr(self, name)):
+                raise ConfigError(name, "must be a name or an address, without a port")
         for name in ("public_port", "worker_port", "model_port"):
             if not 0 <= getattr(self, name) <= 65535:
                 raise ConfigError(name, "must be from 1 to 65535, or 0")
-        if self.unsecured:
-            from stoker.network import is_loopback  # late: few instances need it
-
-            if not is_loopback(self.host):
-                raise ConfigError(
-                    "unsecured", f"needs a loopback host such as 127.0.0.1, not {self.host}"
-                )
+        if self.unsecured and not is_loopback(self.host):
+            raise ConfigError(
+                "unsecured", f"needs a loopback host such as 127.0.0.1, not {self.host}"
+            )
         if self.max_restarts < 0:
             raise ConfigError("max_restarts", "must be 0 or more")
-        for where, holder in (("", self), ("supervision.", self.supervision)):
-            for field in msgspec.structs.fields(holder):
-                value = getattr(holder, field.name)
-                if isinstance(value, float) and not (math.isfinite(value) and value >= 0):
-                    raise ConfigError(f"{where}{field.name}", "must be 0 or more")
+        _check_times(self, "")
+        self.supervision.check("supervision.")
         if self.health_url and self.health_path is not None:
             raise ConfigError("health_url", "give this or health_path, not both")
         if self.health_url and not self.health_url.startswith(("http://", "https://")):
@@ -179,6 +226,8 @@ class InstanceManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         for number, directory in enumerate(self.directories):
             mode = "0755" if isinstance(directory, str) else directory.mode
             mode_of(mode, f"directories[{number}].mode")
+            path = directory if isinstance(directory, str) else directory.path
+            check_path(path, f"directories[{number}]")
         for number, step in enumerate(self.steps):
             step.check(f"steps[{number}]")
 

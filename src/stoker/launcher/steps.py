@@ -12,7 +12,7 @@ Paths that do not begin with ``/`` are meant from the instance's directory.
 
 from __future__ import annotations
 
-import math
+import os
 import re
 import sys
 from hashlib import sha256
@@ -29,6 +29,29 @@ _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+-]{0,254}")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _URL = re.compile(r"[a-z]+://[^\s'\"]*")
 _MODE = re.compile(r"0?[0-7]{3}")
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+MAX_SECONDS = 1e9
+"""30 years: no time of a manifest is longer."""
+
+RESERVED = frozenset(
+    {
+        "manifest.json",
+        "manifest.toml",
+        "lock",
+        "state.json",
+        "desired.json",
+        "setup",
+        "launcher.log",
+        "setup.log",
+        "model.log",
+        "worker.log",
+        "instance.crt",
+        "instance.key",
+    }
+)
+"""Names in an instance's directory that the launcher and its provider use themselves."""
 
 DOWNLOAD = "STOKER_DOWNLOAD"
 """Environment variable that tells `stoker.launcher.download` what to fetch."""
@@ -85,8 +108,9 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         Raises:
             ConfigError: names the field.
         """
-        if not (math.isfinite(self.timeout) and self.timeout > 0):
-            raise ConfigError(f"{where}.timeout", "must be more than 0 seconds")
+        if not 0 < self.timeout <= MAX_SECONDS:
+            problem = f"must be more than 0 and at most {MAX_SECONDS:g} seconds"
+            raise ConfigError(f"{where}.timeout", problem)
 
     def commands(self, directory: Path) -> list[Command]:
         """Argument vectors, to run one after the other; none where it is done by `apply` alone."""
@@ -131,6 +155,8 @@ class PipStep(Step, frozen=True, kw_only=True, tag="pip"):
     def check(self, where: str) -> None:
         """See `Step.check`."""
         super().check(where)
+        if self.venv:
+            check_path(self.venv, f"{where}.venv")
         if not self.packages:
             raise ConfigError(f"{where}.packages", "must name at least one package")
         for package in self.packages:
@@ -181,7 +207,7 @@ class GitStep(Step, frozen=True, kw_only=True, tag="git"):
             raise ConfigError(f"{where}.url", "must be https://…, file://… or a path")
         if not _REVISION.fullmatch(self.revision) or ".." in self.revision:
             raise ConfigError(f"{where}.revision", "must be a branch, a tag or a commit id")
-        _check_path(self.destination, f"{where}.destination")
+        check_path(self.destination, f"{where}.destination")
 
     def commands(self, directory: Path) -> list[Command]:
         """See `Step.commands`."""
@@ -220,8 +246,10 @@ class RunStep(Step, frozen=True, kw_only=True, tag="run"):
     def check(self, where: str) -> None:
         """See `Step.check`."""
         super().check(where)
-        if not self.command or not self.command[0]:
+        if not self.command or not self.command[0].strip():
             raise ConfigError(f"{where}.command", "must name a program")
+        if self.directory:
+            check_path(self.directory, f"{where}.directory")
         for word in self.command:
             _check_word(word, f"{where}.command")
         check_env(self.env, f"{where}.env")
@@ -263,7 +291,10 @@ class DownloadStep(Step, frozen=True, kw_only=True, tag="download"):
             raise ConfigError(f"{where}.url", "must be https://…, http://… or file://…")
         if not _SHA256.fullmatch(self.sha256):
             raise ConfigError(f"{where}.sha256", "must be 64 hexadecimal digits")
-        _check_path(self.destination, f"{where}.destination")
+        check_path(self.destination, f"{where}.destination", file=True)
+        if self.token_env and not _VARIABLE.fullmatch(self.token_env):
+            problem = "must be the name of an environment variable"
+            raise ConfigError(f"{where}.token_env", problem)
 
     def commands(self, directory: Path) -> list[Command]:
         """See `Step.commands`."""
@@ -300,7 +331,7 @@ class WriteStep(Step, frozen=True, kw_only=True, tag="write"):
     def check(self, where: str) -> None:
         """See `Step.check`."""
         super().check(where)
-        _check_path(self.path, f"{where}.path")
+        check_path(self.path, f"{where}.path", file=True)
         mode_of(self.mode, f"{where}.mode")
 
     def apply(self, directory: Path) -> None:
@@ -358,9 +389,29 @@ def _check_word(word: str, field: str) -> None:
         raise ConfigError(field, "must not hold a zero byte")
 
 
-def _check_path(path: str, field: str) -> None:
-    if not path or "\0" in path:
+def check_path(path: str, field: str, *, file: bool = False) -> None:
+    """Look whether something can be made at a path of a manifest.
+
+    Args:
+        path: absolute, or from the instance's directory.
+        field: for the error.
+        file: it is to be a file, not a directory.
+
+    Raises:
+        ConfigError: nothing can, or what the launcher needs would be lost.
+    """
+    if not path.strip() or "\0" in path:
         raise ConfigError(field, "must be a path")
+    normal = os.path.normpath(path)
+    if file and (path.endswith("/") or normal == "."):
+        raise ConfigError(field, "must be the path of a file, not of a directory")
+    first = normal.partition("/")[0]
+    if first == "..":
+        raise ConfigError(
+            field, "leads out of the instance's directory: name an absolute path if that is meant"
+        )
+    if first in RESERVED:
+        raise ConfigError(field, f"{first!r} in the instance's directory is Stoker's own")
 
 
 def _check_url(url: str, field: str) -> None:
