@@ -171,7 +171,7 @@ def test_a_marker_is_another_each_time_and_is_answered(tmp_path):
     assert marker.taken() in tokens
 
 
-@pytest.mark.parametrize("name", ["7", "e1", "current"])
+@pytest.mark.parametrize("name", ["7", "e1", "current", ".", ".."])
 async def test_no_key_has_a_name_that_means_another_key(house, name):
     await house.endpoint()
     with pytest.raises(InvalidMessageError, match="name other keys"):

@@ -35,6 +35,16 @@ def test_endpoints_are_offered_by_their_beginning(monkeypatch):
     assert completion.endpoints("c") == ["chat"]
 
 
+def test_no_name_is_offered_that_means_something_to_a_shell(monkeypatch):
+    harmless = ["chat", "чат", "a.b-c_d:8", "42"]
+
+    async def listed():
+        return ["$(id)", "`id`", "a;id", "a b", "--prune", "~root", "a\x1b[2J", "*", *harmless]
+
+    monkeypatch.setattr(completion, "_endpoints", listed)
+    assert completion.endpoints("") == harmless
+
+
 def test_a_command_asks_for_what_fits_its_argument():
     asked = {"COMP_WORDS": "stoker backends show vl", "COMP_CWORD": "3"}
     done = subprocess.run(

@@ -29,7 +29,7 @@ from stoker.errors import ConflictError, InvalidMessageError, NotFoundError
 from stoker.launcher import write_atomic
 from stoker.store import ApiKeyRecord, EndpointRecord, Store
 
-_LIKE_AN_ID = re.compile(r"e?\d+|current")
+_LIKE_AN_ID = re.compile(r"e?\d+|current|\.\.?")
 """How keys are named by their ids, and the key of who asks (`GET /api/v0/keys/current/`)."""
 
 MAX_SECONDS = 366 * 86_400.0
@@ -184,9 +184,7 @@ class Keys:
         """
         if _LIKE_AN_ID.fullmatch(name):
             # Else whoever revokes it by its name would revoke another one, and it would live on.
-            problem = (
-                "must be no number, nor 'e' and a number, nor 'current': those name other keys"
-            )
+            problem = "must not be like 7, e7, current or dots: those name other keys"
             raise InvalidMessageError({"name": problem})
         former: int | None = None
         if replaces is not None:
