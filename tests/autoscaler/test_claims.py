@@ -31,6 +31,17 @@ def test_with_nothing_seen_no_request_is_believed_to_need_a_worker_for_long() ->
     assert beliefs.believed(None, perf=50.0) == DEFAULT_LOAD
 
 
+def test_many_claims_that_no_worker_has_seen_are_expected_to_need_what_requests_usually_do() -> (
+    None
+):
+    beliefs = Beliefs()
+    assert beliefs.expected(4 * 500.0, 4, perf=50.0) == COLD_SECONDS * 50.0  # as much as one
+    assert beliefs.expected(4 * 20.0, 4, perf=50.0) == 80.0  # they claim no more
+    beliefs = seen(100.0)
+    assert beliefs.expected(100 * 800.0, 100, perf=50.0) == pytest.approx(100 * 100.0)
+    assert beliefs.expected(2 * 90.0, 2, perf=50.0) == 180.0
+
+
 def test_a_claim_far_above_what_was_seen_is_cut_and_one_near_it_is_not() -> None:
     beliefs = seen(100.0)
     assert beliefs.believed(1e9) <= 8 * 142

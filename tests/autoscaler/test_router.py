@@ -769,3 +769,15 @@ def test_a_promise_is_kept_for_a_client_that_polls_slowly() -> None:
     router.tick(14.0)
     answer = assigned(router, idx=waiting.request_idx, now=14.0)
     assert (answer.request_idx, answer.assigned_at) == (waiting.request_idx, 14.0)
+
+
+def test_claims_that_no_worker_has_seen_are_booked_in_full_and_planned_for_once() -> None:
+    router = a_router(1)
+    answers = [assigned(router, 1e9) for _ in range(3)]
+    demand = router.demand(ENDPOINT, 0.0)
+    assert demand.booked_load == 3 * 100.0  # each as what keeps a worker of perf 10 busy for 10 s
+    assert demand.outstanding_load == 100.0
+    # The worker has seen two of them, and takes them for so large too.
+    report(router, 1, 1.0, *[one.request_idx for one in answers[:2]], load=200.0)
+    demand = router.demand(ENDPOINT, 1.0)
+    assert (demand.booked_load, demand.outstanding_load) == (300.0, 300.0)

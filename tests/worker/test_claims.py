@@ -89,3 +89,26 @@ async def test_lies_that_nobody_counts_teach_no_more_than_the_worker_can_have_do
         assert (await worker.post("/echo", worker.envelope(HUGE))).status == 200
     workload = worker.running._app._routes["/echo"].workload
     assert workload.believed(1e9, PERF) < 1e6
+
+
+@pytest.mark.parametrize("calculator", CALCULATORS)
+async def test_a_claim_that_the_model_server_turns_down_is_no_demand(
+    start_worker: StartWorker, control: Control, calculator: Any
+) -> None:
+    worker = await begin(start_worker, calculator)
+    for _ in range(3):
+        assert (await worker.post("/refuse", worker.envelope(HUGE))).status == 422
+    told = await control.until(lambda: len(control.finished) == 3 and control.finished)
+    assert all(request.load < COLD_SECONDS * PERF / 10 for request in told)
+    await control.until(lambda: control.total("num_requests_recieved") == 3)
+    await control.until(lambda: control.total("new_load") < COLD_SECONDS * PERF / 10)
+
+
+async def test_what_the_model_server_failed_to_do_is_demand(
+    start_worker: StartWorker, control: Control
+) -> None:
+    worker = await begin(start_worker, LlmTokens())
+    assert (await worker.post("/break", worker.envelope(HUGE))).status == 500
+    (request,) = await control.until(lambda: control.finished)
+    assert request.load == COLD_SECONDS * PERF
+    await control.until(lambda: control.total("new_load") == COLD_SECONDS * PERF)

@@ -216,6 +216,15 @@ def test_a_load_that_turned_out_otherwise_takes_the_place_of_the_estimate() -> N
     assert (figures.new_load, figures.cur_perf, meter.cur_load) == (40.0, 40.0, 0.0)
 
 
+def test_what_was_turned_down_is_no_load_that_came() -> None:
+    meter = Meter()
+    request = accept(meter, 1, 1e6, 0.0)
+    meter.ended(request, "Error", 1.0, actual=2.0)
+    figures = meter.take()
+    assert (figures.new_load, figures.cur_perf, meter.cur_load) == (2.0, 0.0, 0.0)
+    assert meter.take_finished()[0].load == 2.0
+
+
 def test_what_a_cancelled_request_was_served_stays_in_the_figures() -> None:
     meter = Meter()
     request = accept(meter, 1, 100.0, 0.0)
@@ -254,7 +263,7 @@ def test_in_the_end_what_came_less_what_was_lost_is_what_was_served(
         request.load -= off
         meter.progress(request, float(passed), off)
         meter.ended(request, end, 1.0, actual=None if actual is None else float(actual))
-        lost += load - passed if end == "Error" else 0.0
+        lost += (load if actual is None else actual) - passed if end == "Error" else 0.0
     figures = meter.take()
     assert figures.new_load - lost == pytest.approx(figures.cur_perf)
     assert meter.served == pytest.approx(figures.cur_perf)

@@ -40,6 +40,9 @@ class Demand:
     held_count: int = 0
     booked_load: float = 0.0
     """Load assigned to workers and not finished."""
+    overstated_load: float = 0.0
+    """What of it no worker has seen, and is not to be expected of so many requests: it is booked,
+    and not planned for."""
     booked_count: int = 0
     last_request_at: float | None = None
     """When a request was last asked for, polled for or finished; None: never."""
@@ -56,6 +59,11 @@ class Demand:
     """By how much in all, load units, by second of arrival; the last `REVISED` seconds."""
     seen: bool = True
     """A worker has seen one of its requests: before that, all load is hearsay."""
+
+    @property
+    def outstanding_load(self) -> float:
+        """Load that waits or works, to plan for."""
+        return self.held_load + max(0.0, self.booked_load - self.overstated_load)
 
 
 class ArrivalWindow:

@@ -73,6 +73,12 @@ class EndpointBook:
         """Load assigned to its workers and not finished."""
         return self._booked * GRAIN
 
+    @property
+    def overstated_load(self) -> float:
+        """What of it is claimed alone, and more than is to be expected of so many requests."""
+        unseen = self.shares.total
+        return unseen - self.beliefs.expected(unseen, len(self.shares), self.perf)
+
     def settle(self, worker: WorkerBook) -> None:
         """The figures of a worker have changed: put right the sums and who is next."""
         load, requests = grains(worker.load), worker.requests

@@ -63,6 +63,20 @@ class Beliefs:
         if route:
             _of(self._routes, route, MAX_ROUTES).add(load)
 
+    def expected(self, claimed: float, count: int, perf: float = 0.0) -> float:
+        """The load to plan for of requests that no worker has seen yet.
+
+        A claim is booked as far as it can be true, so that no worker gets too much. Many such
+        claims at once are not all true: they are expected to need what requests need on average,
+        or in all as much as one of them can.
+
+        Args:
+            claimed: load units that all of them together are booked with.
+            count: how many there are.
+            perf: of a worker, load units per second; 0: not known.
+        """
+        return min(claimed, max(count * self._all.typical, self._all.most(perf)))
+
     def believed(
         self, claim: float | None, *, key: str = "", route: str = "", perf: float = 0.0
     ) -> float:

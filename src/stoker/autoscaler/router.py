@@ -408,6 +408,7 @@ class Router:
             held_load=endpoint.held.load,
             held_count=len(endpoint.held),
             booked_load=endpoint.booked_load,
+            overstated_load=endpoint.overstated_load,
             booked_count=endpoint.booked_count,
             last_request_at=endpoint.last_request_at,
             arrived_load=endpoint.arrivals.total_load,

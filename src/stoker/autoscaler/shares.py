@@ -58,6 +58,15 @@ class Shares:
         """Load units that a key has booked unseen."""
         return self._loads.get(key, 0.0)
 
+    @property
+    def total(self) -> float:
+        """Load units booked unseen, of all keys."""
+        return sum(self._loads.values())
+
+    def __len__(self) -> int:
+        """How many bookings there are."""
+        return len(self._bookings)
+
     def by_key(self) -> dict[str, float]:
         """Load units booked unseen, of each key that has some."""
         return dict(self._loads)

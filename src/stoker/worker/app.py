@@ -57,6 +57,9 @@ _CHALLENGE = re.compile(rb"challenge=([0-9a-f]{16,64})")
 _GIVEN_UP = frozenset({CLIENT_LEFT, 410, 504})
 """Statuses of requests that we ended, and the model server may not have noticed."""
 
+_WANTED = frozenset({408, 429, CLIENT_LEFT})
+"""Statuses below 500 of requests that could have been served at another time."""
+
 _log = logs.get_logger("worker")
 
 
@@ -412,6 +415,8 @@ class WorkerApp:
                 self.on_answer(True, "")
         else:
             job.flush()
+            if status == "Error" and 400 <= http_status < 500 and http_status not in _WANTED:
+                actual = self._turned_down(job)
             if status == "Error" and not 400 <= http_status < 500 and not self.cutting:
                 self.on_answer(False, f"{job.route.path} failed ({http_status})")
         if status == "Error" and job.session is None:
@@ -437,6 +442,15 @@ class WorkerApp:
         if actual is None and shown > job.estimate:
             return shown
         return actual
+
+    def _turned_down(self, job: Job) -> float:
+        """The load of a job whose request was wrong: what it claimed, nobody will need.
+
+        Otherwise claims that no model server takes, at no cost to who makes them, would look like
+        demand for more workers.
+        """
+        done = self._admission.perf * (monotonic() - job.started) if job.working else 0.0
+        return max(job.served, min(job.estimate, done))
 
     # --- the worker's own routes, and refusals
 

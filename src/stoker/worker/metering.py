@@ -14,6 +14,8 @@ Rules (all figures that are reported live in this file):
   When it goes beyond that, `new_load` gets what it grows by, at once.
 * Where a request's load is known in the end (the model server's own count of tokens), it takes the
   place of the estimate in all figures: `new_load` gets the difference.
+* A request that the model server turns down as wrong counts as no more than the worker can have
+  done meanwhile: no other worker is needed for it.
 * A session counts as a request without a load of its own; the requests in it are not told of one by
   one, because the router knows only the one that opened it.
 * Each request is told of with its load: when it is at work, as estimated; when it has ended, as it
@@ -179,6 +181,8 @@ class Meter:
             self.served += served
         elif status == "Cancelled":
             self._new_load -= request.estimate - request.served
+        elif actual is not None:
+            self._new_load += actual - request.estimate
         self.changes += 1
         if request.silent:
             return

@@ -36,7 +36,7 @@ def explanation_of(draft: Draft, needs: Needs) -> Explanation:
         stopped=draft.known_perf(draft.all(_STOPPED)),
         workers=workers,
         held=demand.held_count,
-        backlog=demand.held_load + demand.booked_load,
+        backlog=demand.outstanding_load,
         binds=binds,
         why=why,
         details=_details(draft, needs),

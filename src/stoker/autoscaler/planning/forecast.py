@@ -134,7 +134,7 @@ def _mean(figures: list[float]) -> float:
 def _waiting(demand: Demand, around: Surroundings) -> tuple[int, float]:
     """Requests that wait or work, and the capacity that each asks for that is over the slots."""
     count = demand.held_count + demand.booked_count
-    load = demand.held_load + demand.booked_load
+    load = demand.outstanding_load
     if count <= 0 or not 0 < load < math.inf:
         return 0, 0.0
     return count, min(load / count, MAX_COST) / max(1.0, around.patience)

@@ -142,7 +142,7 @@ def _by_means(snapshot: EndpointSnapshot, floor: int, outstanding: int, quiet_fo
     # Above max_queue_time nothing is routed, so to wait for more than that before we scale up
     # would leave requests held although more workers are allowed.
     patience = min(parameters.target_queue_time, parameters.max_queue_time)
-    backlog = demand.held_load + demand.booked_load
+    backlog = demand.outstanding_load
     clearing = 0.0 if backlog <= 0 else backlog / patience if patience > 0 else math.inf
     recent = demand.recent_rate / util
     burst = max(recent, clearing)
