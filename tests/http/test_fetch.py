@@ -111,3 +111,14 @@ async def test_a_pool_is_used_for_its_connections(net: Harness) -> None:
 async def test_a_url_that_cannot_be_used_is_an_error(url: str) -> None:
     with pytest.raises(ValueError):
         await fetch(url)
+
+
+async def test_a_server_that_closes_in_the_handshake_is_not_said_to_refuse() -> None:
+    def close(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    server = await asyncio.start_server(close, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    with pytest.raises(UpstreamError, match=r"closed the connection .* does it speak TLS"):
+        await fetch(f"https://127.0.0.1:{port}/")
+    server.close()

@@ -60,6 +60,8 @@ def why_not_connected(error: Exception) -> str:
         return f"the upstream's name cannot be looked up: {error.strerror or error}"
     if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError):
         return f"the upstream cannot be reached: {os.strerror(error.errno)}"
+    if isinstance(error, ConnectionResetError | ConnectionAbortedError | BrokenPipeError):
+        return "the upstream closed the connection before it was set up: does it speak TLS there?"
     return "the upstream refused the connection"
 
 
