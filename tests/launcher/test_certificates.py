@@ -357,3 +357,13 @@ async def test_a_worker_gets_a_new_certificate_by_a_restart_that_is_no_fault(
     assert len(instance.lines("model.starts")) == 1
     assert instance.state.restarts == instance.state.failures == 0
     assert instance.lines("order") == ["worker"]  # it ended by itself: it was asked to
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 503])
+async def test_a_status_that_says_nothing_of_the_request_is_no_refusal(
+    plane: Plane, status: int
+) -> None:
+    plane.refuse = status, b"{}"
+    with pytest.raises(CertificateError, match=f"answered {status}") as caught:
+        await have_signed(plane.url, 7, MTOKEN, b"request")
+    assert not isinstance(caught.value, CertificateRefusedError)
