@@ -98,6 +98,7 @@ def test_a_workers_url_is_taken_as_it_is(url):
     [
         *("", "ftp://a", "http://", "http://a b", "http://a@b", "http://a\n", "http://é:1"),
         *("http://a:0", "http://a:65536", "http://a:99999", "http://[::1::1]:1", "http://[....]:1"),
+        "http://a/" + "x" * 512,
     ],
 )
 def test_what_is_no_workers_url_is_refused(url):

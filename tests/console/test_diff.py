@@ -450,3 +450,13 @@ def test_workers_start_anew_only_where_what_they_run_differs(
             differs = any(getattr(before[change.id], name) != change.values[name] for name in RUNS)
             assert change.rolling == differs
     assert set(PARAMETER_DEFAULTS) == set(EndpointParameters.__struct_fields__)
+
+
+def test_what_is_deleted_goes_last_so_that_what_takes_its_place_is_there() -> None:
+    there = applied(chat(group("vllm", "old")), WantedEndpoint(name="former"))
+    wanted = [chat(group("vllm", "new")), WantedEndpoint(name="later", workergroups=[group()])]
+    plan = seen(*wanted, actual=there, prune=True)
+    assert [change.kind for change in plan.changes] == [
+        *("keep", "create", "create", "create"),
+        *("delete", "delete"),
+    ]

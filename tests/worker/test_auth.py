@@ -164,3 +164,11 @@ def test_what_cannot_be_read_is_refused_by_field(body: bytes, field: str) -> Non
     with pytest.raises(InvalidMessageError) as caught:
         gate().read(body)
     assert list(caught.value.fields) == [field]
+
+
+@pytest.mark.parametrize(("padding", "named"), [(0, 2), (70_000, 1)])
+def test_all_mistakes_of_a_body_are_named_unless_it_is_large(padding: int, named: int) -> None:
+    auth = {"url": 5, "cost": "x", "endpoint": "x" * padding}
+    with pytest.raises(InvalidMessageError) as caught:
+        gate().read(json.dumps({"auth_data": auth, "payload": {}}).encode())
+    assert len(caught.value.fields) == named
