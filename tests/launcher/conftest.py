@@ -26,11 +26,26 @@ from stoker.launcher import (
     write_manifest,
 )
 
-# Knobs come as environment variables, so that every test can use the one program.
-MODEL = r"""
-import http.server, json, os, signal, subprocess, sys
+# In place of http.server, whose imports take as long as all else that these programs do.
+SERVE = r"""
+import contextlib, json, os, signal, socket, sys
 from pathlib import Path
 
+def serve(port, answer):
+    listener = socket.create_server(("127.0.0.1", port))
+    print("model loaded", flush=True)
+    while True:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.settimeout(5)
+            connection.recv(65536)
+            status, body = answer()
+            head = f"HTTP/1.1 {status} X\r\ncontent-length: {len(body)}\r\nconnection: close"
+            connection.sendall(head.encode() + b"\r\n\r\n" + body)
+"""
+
+# Knobs come as environment variables, so that every test can use the one program.
+MODEL = r"""
 port, folder = int(sys.argv[1]), Path(sys.argv[2])
 with (folder / "model.starts").open("a") as starts:
     starts.write(f"{os.getpid()}\n")
@@ -39,6 +54,7 @@ if os.environ.get("CANNOT_START"):
     sys.exit("boom: api_key=hunter2 no weights here")
 if os.environ.get("GRANDCHILD"):
     # Leaves the session, and its parent ends at once: only the tag leads to it.
+    import subprocess
     code = "import os,time; os.fork() and os._exit(0); os.setsid(); time.sleep(600)"
     subprocess.run([sys.executable, "-c", code])
 if os.environ.get("ESCAPES") and os.fork() == 0:
@@ -49,53 +65,32 @@ if os.environ.get("ESCAPES") and os.fork() == 0:
         os.execve("/bin/sleep", ["sleep", "600"], {})
     os._exit(0)
 
-class Answer(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        ill = (folder / "ill").exists()
-        self.send_response(500 if ill else 200)
-        self.send_header("content-length", "2")
-        self.end_headers()
-        self.wfile.write(b"ok")
-    def log_message(self, *args):
-        pass
-
 def end(*_):
     (folder / "order").open("a").write("model\n")
     os._exit(0)
 
 signal.signal(signal.SIGTERM, signal.SIG_IGN if os.environ.get("STUBBORN") else end)
-server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Answer)
-print("model loaded", flush=True)
-server.serve_forever()
+serve(port, lambda: (500 if (folder / "ill").exists() else 200, b"ok"))
 """
 
-WORKER = r"""
-import json, os, signal, sys, threading
-from pathlib import Path
-
+WORKER = rf"""
+import signal, threading
+told = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: told.set())  # before what takes time
+{SERVE}
 folder = Path(os.environ["WORKSPACE_DIR"])
 with (folder / "worker.starts").open("a") as starts:
-    starts.write(f"{os.getpid()}\n")
-told = threading.Event()
-signal.signal(signal.SIGTERM, lambda *_: told.set())
+    starts.write(f"{{os.getpid()}}\n")
 (folder / "worker.env").write_text(json.dumps(dict(os.environ)))
-import http.server  # takes a while; signals must be taken before
 
-class Local(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        busy = (folder / "busy").exists()
-        with (folder / "asked").open("a") as asked:
-            asked.write(f"{busy}\n")
-        body = json.dumps({"busy": busy}).encode()
-        self.send_response(200)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-    def log_message(self, *args):
-        pass
+def local():
+    busy = (folder / "busy").exists()
+    with (folder / "asked").open("a") as asked:
+        asked.write(f"{{busy}}\n")
+    return 200, json.dumps({{"busy": busy}}).encode()
 
-local = http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["WORKER_HTTP_PORT"])), Local)
-threading.Thread(target=local.serve_forever, daemon=True).start()
+port = int(os.environ["WORKER_HTTP_PORT"])
+threading.Thread(target=serve, args=(port, local), daemon=True).start()
 told.wait()
 if os.environ.get("SLOW_DRAIN"):
     threading.Event().wait()
@@ -121,7 +116,7 @@ class Launched:
         self.directory = directory
         self.launchers: list[subprocess.Popen[bytes]] = []
         directory.mkdir(mode=0o755)
-        (directory / "model_server.py").write_text(MODEL)
+        (directory / "model_server.py").write_text(SERVE + MODEL)
         (directory / "worker_program.py").write_text(WORKER)
         self.manifest = InstanceManifest(
             instance_id="local-7",
