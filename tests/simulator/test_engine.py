@@ -75,7 +75,7 @@ def test_requests_in_the_system_are_rate_times_time(policy: str) -> None:
 
 def test_one_slot_waits_as_theory_says_and_at_the_router_a_report_longer_at_most() -> None:
     # M/M/1: E[W] = rho / (1 - rho) x S; 0.7 / 0.3 x 1 s, when the router may send all at once.
-    trace = poisson(0.7, 100, 20_000, seed=6)
+    trace = poisson(0.7, 100, 10_000, seed=7)
     one = settings(perf=100.0, slots=1, max_share=100.0, patience=1e6)
     patient = msgspec.structs.replace(LAZY, max_queue_time=1e6, max_workers=1)
     at_worker = simulate(trace, "fixed:1", one, patient)
@@ -84,7 +84,7 @@ def test_one_slot_waits_as_theory_says_and_at_the_router_a_report_longer_at_most
     # Above max_queue_time they are held, and handed out as the worker reports, each second.
     held = msgspec.structs.replace(patient, max_queue_time=3.0)
     at_router = simulate(trace, "fixed:1", one, held)
-    assert at_worker.wait_mean <= at_router.wait_mean <= at_worker.wait_mean + 1.0
+    assert -1e-9 <= at_router.wait_mean - at_worker.wait_mean <= 1.0
 
 
 def test_a_fixed_fleet_costs_its_size_times_the_time_that_is_scored() -> None:
