@@ -43,11 +43,19 @@ async def test_an_unknown_endpoint_is_an_error_that_names_it(house):
 
 
 async def test_an_endpoints_own_key_opens_that_endpoint_alone(house):
-    mine, _ = await house.endpoint("mine"), await house.endpoint("other")
+    mine, other = await house.endpoint("mine"), await house.endpoint("other")
     key = house.plane.endpoint_key(mine)
     assert (await house.route("mine", key=key))["request_idx"] > 0
     status, _ = await house.post("/route/", {"endpoint": "other"}, key=key)
     assert status == 404
+    groups = {group.endpoint_id: group.id for group in house.plane.fleet.groups.values()}
+    for path, own, foreign in [
+        ("/get_endpoint_workers/", mine.id, other.id),
+        ("/get_endpoint_logs/", mine.id, other.id),
+        ("/get_autogroup_logs/", groups[mine.id], groups[other.id]),
+    ]:
+        assert (await house.post(path, {"id": own}, key=key))[0] == 200
+        assert (await house.post(path, {"id": foreign}, key=key))[0] == 404
 
 
 @pytest.mark.parametrize(
@@ -226,13 +234,14 @@ async def test_a_report_of_an_unknown_worker_is_refused(house):
     assert status == 401
 
 
-@pytest.mark.parametrize("name", ["cur_load", "max_perf", "loadtime"])
-async def test_a_figure_that_cannot_be_is_refused(house, name):
+async def test_figures_that_cannot_be_are_refused(house):
     await house.endpoint()
     worker = await house.ready_worker()
-    status, body = await house.report(worker, **{name: -1.0})
-    assert status == 400
-    assert name in body["fields"]
+    for name in ("cur_load", "rej_load", "cur_perf", "max_perf", "loadtime", "new_load"):
+        for figure in (-1e300 if name == "new_load" else -1.0, 1e300):
+            status, body = await house.report(worker, **{name: figure})
+            assert status == 400
+            assert list(body["fields"]) == [name]
 
 
 @pytest.mark.parametrize(

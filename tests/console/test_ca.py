@@ -153,6 +153,7 @@ def test_the_names_asked_for_are_in_the_certificate(authority: CertificateAuthor
     assert found.get_values_for_type(x509.DNSName) == ["worker.example.com"]
     assert found.get_values_for_type(x509.IPAddress) == [ipaddress.ip_address("127.0.0.1")]
     assert certificate.not_valid_after_utc.timestamp() == pytest.approx(NOW + 365 * 86_400, abs=2)
+    assert certificate.not_valid_before_utc.timestamp() == pytest.approx(NOW - 3600, abs=2)
     constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
     assert not constraints.ca
 

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from stoker.http import strict
+
 if TYPE_CHECKING:
     from tests.http.conftest import Harness
 
@@ -166,3 +168,9 @@ async def test_a_refusal_waits_for_the_answers_before_it(net: Harness) -> None:
     assert (await client.answer()).body == b"first"
     assert (await client.answer()).status == 400
     assert await client.rest() == b""
+
+
+def test_names_of_headers_are_remembered_within_a_bound() -> None:
+    for number in range(5000):
+        strict._check_name(b"x-made-up-%d" % number)
+    assert len(strict._PLAIN_NAMES) <= 1024

@@ -136,3 +136,17 @@ def test_a_json_body_that_is_an_error_is_a_failure_though_the_status_was_good():
 def test_no_bytes_make_it_fail(data, kind):
     outcome = read(kind, data, b"data: " + data)
     assert outcome.end == 3.0
+
+
+def test_what_is_kept_of_one_answer_is_bounded():
+    timer = AnswerTimer(start=0.0)
+    timer.head(200, "text/event-stream")
+    for second in range(1, 8):
+        timer.feed(event(delta("x")) * 10_000, float(second))
+    assert timer.finish(9.0).tokens == 70_000
+    assert len(timer.outcome.gaps) == 65_536
+    timer = AnswerTimer(start=0.0)
+    timer.head(503)
+    for second in range(1, 100):
+        timer.feed(b"x" * 10_000, float(second))
+    assert len(timer._refusal) < 100_000
