@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from stoker.launcher import Supervision
 from stoker.launcher.watch import HealthJudge, OwnerWatch
+from stoker.worker.readiness import PATIENCE
+from stoker.worker.watch import Rhythm
 
 
 def test_nothing_is_ill_before_it_was_healthy() -> None:
@@ -61,3 +64,9 @@ def test_an_owner_that_comes_back_is_the_owner_again() -> None:
     assert not watch.observe(held=True, now=400.0)
     assert not watch.observe(held=False, now=699.0)
     assert watch.observe(held=False, now=700.0)
+
+
+def test_the_launcher_waits_for_a_check_as_long_as_the_worker_does() -> None:
+    """A server that needs seconds for each would else be ended beside a worker that is ready."""
+    assert Supervision().health_timeout >= PATIENCE * Rhythm().check_timeout
+    assert Supervision().hang_after > Supervision().health_timeout

@@ -60,8 +60,8 @@ class Supervision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """For the model server to become healthy (it may download its weights first)."""
     health_interval: float = 2.0
     """Between two health checks."""
-    health_timeout: float = 5.0
-    """For the answer to one."""
+    health_timeout: float = 15.0
+    """For the answer to one: some servers need seconds for each, and the worker waits as long."""
     unhealthy_checks: int = 3
     """Bad answers in a row that count as illness; see `stoker.launcher.watch`."""
     hang_after: float = 60.0
