@@ -1,6 +1,7 @@
 """What a client that waits is told of why no worker comes."""
 
 import pytest
+from msgspec.structs import replace
 
 from stoker.autoscaler.observe import snapshot
 from stoker.autoscaler.waiting import MAX_REASON, public
@@ -22,6 +23,18 @@ async def test_the_last_failure_of_a_worker_is_told_to_who_waits(house):
     reply = await house.route(request_idx=index)
     assert "1 error" in reply["status"]
     assert f"worker {worker.id} failed: model server: …/llama.gguf: No such" in reply["reason"]
+
+
+async def test_what_a_worker_stumbles_over_while_it_comes_up_is_told_to_who_waits(house):
+    await house.endpoint()
+    index = (await house.route())["request_idx"]
+    await house.settle()
+    ((key, instance),) = house.shelf.instances.items()
+    why = "the control plane at https://10.0.0.1 cannot be told: its certificate is not trusted"
+    house.shelf.instances[key] = replace(instance, error=why)
+    await house.settle()
+    reply = await house.route(request_idx=index)
+    assert reply["reason"] == f"worker {instance.worker_id}: {why}"
 
 
 async def test_the_failure_of_an_attached_worker_is_told_too(house):

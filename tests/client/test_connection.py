@@ -192,3 +192,14 @@ def test_a_wrong_file_of_authorities_is_named(
     Client("http://127.0.0.1:1", KEY)  # looks at no certificate
     with pytest.raises(ConfigError, match=r"SSL_CERT_FILE: .*authorities\.pem: "):
         Client("https://127.0.0.1:1", KEY)
+
+
+async def test_a_proxy_that_does_not_answer_is_named_without_its_password() -> None:
+    proxy = "http://user:letmein@127.0.0.1:1"
+    async with Client("http://stoker.invalid:1", KEY, proxy=proxy) as client:
+        with pytest.raises(
+            RequestFailedError, match="through the proxy at 127.0.0.1:1: "
+        ) as caught:
+            await client.endpoints()
+    assert "STOKER_PROXY" in caught.value.hint
+    assert "letmein" not in f"{caught.value}{caught.value.hint}"

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from stoker.autoscaler.experience import Failure
 from stoker.autoscaler.plane import Plane
 from stoker.autoscaler.planning import Plan
-from stoker.autoscaler.states import WorkerState
+from stoker.autoscaler.states import LOADING_STATES, WorkerState
 from stoker.logs import printable, redact
 from stoker.providers import Offer
 
@@ -52,6 +52,15 @@ def waiting_reason(plane: Plane, endpoint_id: int, decided: Plan | None) -> str:
     last = last_failure(plane, endpoint_id)
     if last is not None:
         found.append(f"worker {last.worker_id} failed: {last.text}")
+    # One that comes up, and says what it stumbles over: it cannot reach its control plane, say.
+    coming = [
+        worker
+        for worker in plane.fleet.of_endpoint(endpoint_id)
+        if worker.state in LOADING_STATES and worker.error
+    ]
+    if last is None and coming:
+        newest = max(coming, key=lambda worker: worker.state_since)
+        found.append(f"worker {newest.id}: {newest.error}")
     return public("; ".join(found))
 
 

@@ -105,7 +105,9 @@ class ServerSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     certificate: Annotated[
         str | None,
         Meta(
-            description="PEM file of the certificate chain; with `certificate_key`, serves HTTPS."
+            description="PEM file of the certificate chain; with `certificate_key`, serves HTTPS. "
+            "Where its authority is your own, set `SSL_CERT_FILE` (an absolute path) for `stoker "
+            "up`, so that workers trust it, and for the clients."
         ),
     ] = None
     certificate_key: Annotated[

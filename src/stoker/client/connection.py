@@ -25,6 +25,8 @@ CONNECT_TIMEOUT = 5.0
 CALL_TIMEOUT = 30.0
 """Seconds for a call to the control plane that need not wait for anything."""
 
+PROXY_HINT = "STOKER_PROXY, or `proxy` of the client, names it; without it calls go direct"
+
 MAX_ANSWER = 64 * 2**20
 """Bytes of an answer of the control plane that are read. The longest are records of traffic (4 MB)
 and logs of a worker (a few MB)."""
@@ -218,11 +220,13 @@ class Connection:
     def _unreachable(self, error: Exception) -> RequestFailedError:
         """The error for a control plane that did not answer."""
         timed_out = isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout | TimeoutError)
+        proxy = proxy_for(httpx.URL(self.url).host, self._proxy)
+        through = f" through the proxy at {_shown(proxy)}" if proxy else ""
         return RequestFailedError(
             None,
-            f"the control plane at {self.url} cannot be reached: {reason_of(error)}",
+            f"the control plane at {self.url} cannot be reached{through}: {reason_of(error)}",
             kind="timed out" if timed_out else "unreachable",
-            hint=_hint_of(error, self.url),
+            hint=PROXY_HINT if proxy else _hint_of(error, self.url),
         )
 
     async def worker_client(self, url: str) -> httpx.AsyncClient:
@@ -326,6 +330,12 @@ def _hint_of(error: Exception, url: str) -> str:
         where = "on this machine" if is_this_machine(host) else f"on {host}, with --host"
         return f"is `stoker up` running {where}? STOKER_URL or --url says where to ask"
     return ""
+
+
+def _shown(proxy: str) -> str:
+    """A proxy without its user and password."""
+    url = httpx.URL(proxy)
+    return f"{url.host}:{url.port}" if url.port else url.host
 
 
 def _is_plain(error: BaseException | None) -> bool:
