@@ -119,9 +119,9 @@ def test_the_suite_itself_starts_its_programs_with_defaults(number):
 
 ENDS_AT_ONCE = """
 import os, signal, threading, time
-from stoker import signals
+from stoker import interrupts
 
-signals.end_on_interrupt()
+interrupts.end_on_interrupt()
 threading.Thread(target=time.sleep, args=(60,)).start()
 os.kill(os.getpid(), signal.SIGINT)
 time.sleep(60)
@@ -129,14 +129,14 @@ time.sleep(60)
 
 NOT_LOST = """
 import os, signal, threading, time
-from stoker import signals
+from stoker import interrupts, signals
 
 class Finalized:
     def __del__(self):
         os.kill(os.getpid(), signal.SIGINT)  # raised here, where Python drops it
         time.sleep(0)
 
-signals.end_on_interrupt()
+interrupts.end_on_interrupt()
 signals.raise_on_interrupt()
 threading.Thread(target=time.sleep, args=(60,)).start()
 try:
@@ -186,10 +186,10 @@ def test_ctrl_c_ends_a_program_with_130_and_without_a_word_at_any_moment(program
 
 IGNORES = """
 import os, signal
-from stoker import signals
+from stoker import interrupts, signals
 
 signal.signal(signal.SIGINT, signal.SIG_IGN)
-signals.end_on_interrupt()
+interrupts.end_on_interrupt()
 signals.raise_on_interrupt()
 os.kill(os.getpid(), signal.SIGINT)
 """
@@ -198,3 +198,16 @@ os.kill(os.getpid(), signal.SIGINT)
 def test_a_program_that_was_started_to_ignore_ctrl_c_goes_on_ignoring_it():
     done = subprocess.run([sys.executable, "-c", IGNORES], capture_output=True, timeout=30)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+FIRST = """
+import sys
+before = set(sys.modules)
+from stoker import cli, interrupts
+found = {name for name in set(sys.modules) - before if not name.startswith("stoker")}
+assert found <= {"__future__"}, found
+"""
+
+
+def test_nothing_but_ours_is_imported_before_ctrl_c_is_seen_to():
+    assert subprocess.run([sys.executable, "-c", FIRST]).returncode == 0

@@ -5,14 +5,15 @@ All that a user needs is importable from here; each name loads its room when it 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from stoker import lazy
-from stoker.errors import ConfigError, NotFoundError, StokerError
 from stoker.version import __version__
 
+# Not that of `typing`, whose import takes a while: every program of ours begins with this file, and
+# Ctrl-C leaves a stack trace until it is loaded (see `stoker.cli.main`).
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stoker.client import Client
+    from stoker.errors import ConfigError, NotFoundError, StokerError
     from stoker.worker import (
         ApiPayload,
         BenchmarkConfig,
@@ -59,6 +60,7 @@ __getattr__ = lazy.front(
     __name__,
     {
         "client": "Client",
+        "errors": "ConfigError NotFoundError StokerError",
         "worker": "ApiPayload BenchmarkConfig EndpointHandler HandlerConfig JsonDataException "
         "LogActionConfig ModelResponse MultipartConfig Request Response Worker WorkerConfig "
         "raw_calculator",

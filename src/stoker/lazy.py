@@ -6,10 +6,12 @@ would load the rest of it at each start.
 
 from __future__ import annotations
 
-import importlib
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any
+
+TYPE_CHECKING = False  # not that of `typing`: every program's start would wait for it
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
 
 def front(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
@@ -29,6 +31,8 @@ def front(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     def load(name: str) -> Any:
         if name not in home_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        import importlib
+
         value = getattr(importlib.import_module(home_of[name]), name)
         setattr(sys.modules[package], name, value)  # the next look finds it there
         return value

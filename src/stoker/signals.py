@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
-# Nothing that takes long to import: this is what a program does before all else.
+from stoker import interrupts
 
 # Without SIGPIPE and SIGXFSZ, which Python ignores itself and resets in its children, and without
 # SIGTTIN and SIGTTOU: a handler for them makes a background job wait for its terminal.
@@ -72,26 +72,8 @@ def hear_no_more(*numbers: signal.Signals) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-INTERRUPTED = 130
-"""Exit code of a program that Ctrl-C ended: 128 + SIGINT, as shells have it."""
-
 _PAUSE = 0.01
 """Seconds until an interrupt that Python dropped is sent again."""
-
-
-def end_on_interrupt() -> None:
-    """Have Ctrl-C end this process at once, without a stack trace.
-
-    For a program's first and last moments: while it imports, and after it has done everything.
-    Python would raise `KeyboardInterrupt` in the middle of an import, or print "Exception ignored"
-    as it winds up. A signal that is ignored, or that the program handles itself, stays so.
-    """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _end)
-
-
-def _end(_number: int, _frame: object) -> None:
-    os._exit(INTERRUPTED)
 
 
 def end_interrupted() -> NoReturn:
@@ -103,7 +85,7 @@ def end_interrupted() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()
-    os._exit(INTERRUPTED)
+    os._exit(interrupts.INTERRUPTED)
 
 
 def raise_on_interrupt() -> None:
@@ -113,7 +95,7 @@ def raise_on_interrupt() -> None:
     where a signal may well be handled: each import has such a callback. It says so to
     `sys.unraisablehook`, and here the interrupt is sent again.
     """
-    if signal.getsignal(signal.SIGINT) is _end:
+    if signal.getsignal(signal.SIGINT) is interrupts.end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     former, main = sys.unraisablehook, threading.main_thread().ident or 0
 

@@ -8,9 +8,10 @@ __all__ = ["main"]
 def main() -> None:
     """Entry point of the command `stoker`."""
     # First of all: what follows is a moment of imports, in which Ctrl-C must leave no stack trace.
-    from stoker import signals
+    from stoker import interrupts
 
-    signals.end_on_interrupt()
+    interrupts.end_on_interrupt()
+    from stoker import signals
     from stoker.cli import app
 
     try:
@@ -19,8 +20,8 @@ def main() -> None:
     except KeyboardInterrupt:
         signals.end_interrupted()
     except SystemExit as end:
-        if end.code == signals.INTERRUPTED:
+        if end.code == interrupts.INTERRUPTED:
             signals.end_interrupted()
         raise
     finally:
-        signals.end_on_interrupt()
+        interrupts.end_on_interrupt()
