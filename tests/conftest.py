@@ -88,6 +88,13 @@ def pytest_addoption(parser):
 def pytest_configure():
     """Under nohup, or in the background of a script, programs of the tests end on signals too."""
     signals.start_children_with_defaults()
+    gc.disable()  # nothing of what is collected now is garbage
+
+
+def pytest_collection_finish():
+    """What was imported and collected stays: no garbage collection has to go through it again."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_unconfigure():

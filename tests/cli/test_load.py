@@ -60,7 +60,7 @@ def server():
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as serving:
         serving.url = f"http://127.0.0.1:{serving.server_port}"
         serving.held, serving.over, serving.bodies = threading.Event(), threading.Event(), []
-        thread = threading.Thread(target=serving.serve_forever, args=(0.05,))
+        thread = threading.Thread(target=serving.serve_forever, args=(0.01,))
         thread.start()
         yield serving
         serving.over.set()

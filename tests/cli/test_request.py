@@ -75,7 +75,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def peer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Peer]:
     serving = Peer()
-    thread = threading.Thread(target=serving.serve_forever)
+    thread = threading.Thread(target=serving.serve_forever, args=(0.01,))
     thread.start()
     monkeypatch.setenv("STOKER_URL", serving.url)
     monkeypatch.setenv("STOKER_API_KEY", KEY)

@@ -58,7 +58,7 @@ class Files(http.server.BaseHTTPRequestHandler):
 def server() -> Iterator[Any]:
     Files.seen = []
     serving = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Files)
-    thread = threading.Thread(target=serving.serve_forever)
+    thread = threading.Thread(target=serving.serve_forever, args=(0.01,))
     thread.start()
     yield serving
     serving.shutdown()

@@ -279,7 +279,7 @@ def test_a_health_check_may_be_on_another_port(instance: Launched) -> None:
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Health)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
         url = f"http://127.0.0.1:{server.server_port}/ready?of={{port}}"

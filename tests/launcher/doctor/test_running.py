@@ -150,7 +150,7 @@ def serve() -> Iterator[Callable[[int, bytes], int]]:
     def start(status: int, body: bytes) -> int:
         handler = type("Answer", (Answers,), {"status": status, "body": body})
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         servers.append((server, thread))
         return int(server.server_port)
