@@ -414,6 +414,9 @@ async def test_the_log_has_a_line_for_each_decision(house):
     assert f"create worker {worker.id}" in body["info0"]
     assert "-> idle" in body["info1"]
     assert "-> idle" not in body["info0"]
+    for tail in (0, -1, 10_001):
+        status, body = await house.post("/get_endpoint_logs/", {"id": record.id, "tail": tail})
+        assert (status, list(body["fields"])) == (400, ["tail"])
 
 
 async def test_metrics_are_for_an_accounts_key_or_one_of_their_own(house):

@@ -14,7 +14,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from stoker.console import create_app
 from stoker.console.ca import CertificateAuthority
@@ -156,6 +156,10 @@ def test_the_names_asked_for_are_in_the_certificate(authority: CertificateAuthor
     assert certificate.not_valid_before_utc.timestamp() == pytest.approx(NOW - 3600, abs=2)
     constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
     assert not constraints.ca
+    usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(usage) == [ExtendedKeyUsageOID.SERVER_AUTH]
+    above = x509.load_pem_x509_certificate(authority.certificate_pem)
+    assert above.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length == 0
 
 
 def test_without_names_the_common_name_counts(authority: CertificateAuthority) -> None:
