@@ -335,6 +335,14 @@ def test_a_failure_inside_a_good_status_is_seen(name: str, failures_only: bool) 
             break
 
 
+@pytest.mark.parametrize("failures_only", [False, True])
+def test_the_first_failure_counts_whatever_follows_it(failures_only: bool) -> None:
+    later = (event(error="later"), event(choices=[{"delta": {}, "error": None}]), DONE)
+    failure = read(event(error="dead"), *later, failures_only=failures_only).failure
+    assert failure is not None
+    assert failure.message == "dead"
+
+
 @pytest.mark.parametrize(
     "data",
     [
