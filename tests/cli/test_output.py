@@ -67,7 +67,7 @@ def test_a_terminal_of_hardly_any_width_loses_no_word(monkeypatch, columns):
 def test_nothing_that_is_printed_can_steer_the_terminal(monkeypatch, capsys):
     stream = io.StringIO()
     for name in ("out", "err"):
-        console = output.SafeConsole(file=stream, width=200, highlight=False)
+        console = SafeConsole(file=stream, width=200, highlight=False)
         monkeypatch.setattr(output, name, console)
     output.print_table([HOSTILE], [(HOSTILE,)], empty="none")
     output.print_error(HOSTILE, HOSTILE)
@@ -82,7 +82,7 @@ def test_nothing_that_is_printed_can_steer_the_terminal(monkeypatch, capsys):
 
 def test_colours_of_our_own_reach_a_terminal():
     stream = io.StringIO()
-    console = output.SafeConsole(
+    console = SafeConsole(
         file=stream, force_terminal=True, color_system="standard", highlight=False
     )
     console.print("[red]x[/]\x1b[31m")
@@ -91,7 +91,7 @@ def test_colours_of_our_own_reach_a_terminal():
 
 def test_an_error_shows_no_key_and_its_further_lines_stand_apart(monkeypatch):
     stream = io.StringIO()
-    monkeypatch.setattr(output, "err", output.SafeConsole(file=stream, width=200, highlight=False))
+    monkeypatch.setattr(output, "err", SafeConsole(file=stream, width=200, highlight=False))
     output.print_error("no key stk_" + "k" * 30 + "\nerror: forged", "use ste_" + "k" * 30)
     assert "kkkk" not in stream.getvalue()
     assert [line.partition(":")[0] for line in stream.getvalue().splitlines()] == [
