@@ -84,7 +84,7 @@ Log = Annotated[
 
 def _version(show: bool) -> None:
     if show:
-        output.out.print(f"stoker {__version__}")
+        output.write(f"stoker {__version__}\n")
         raise typer.Exit
 
 
