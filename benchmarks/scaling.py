@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from stoker import interrupts
 from stoker.simulator import Cell, Result, SimulatorSettings, Trace, generate, read_trace, run_cells
 from stoker.simulator.plot import draw
 
@@ -177,4 +178,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    interrupts.end_on_interrupt()  # its processes end with it
     main()

@@ -1,10 +1,15 @@
 """The screen of `stoker status`, of what a control plane answers."""
 
+import asyncio
+import contextlib
 import io
 
+import pytest
 from rich.console import Console
 
+from stoker.cli import output, status
 from stoker.cli.overview import screen
+from stoker.wire import EndpointParameters
 
 FOUND = {
     "endpoints": [
@@ -84,3 +89,44 @@ def test_a_narrow_terminal_loses_nothing():
 def test_a_new_control_plane_says_what_to_do():
     text = shown({"endpoints": [], "workers": [], "providers": []})
     assert "stoker endpoint create" in text
+
+
+class Terminal(io.StringIO):
+    """Where a command writes; tells when something was written."""
+
+    def __init__(self):
+        super().__init__()
+        self.written = asyncio.Event()
+
+    def write(self, text):
+        self.written.set()
+        return super().write(text)
+
+    async def shows(self, text):
+        async with asyncio.timeout(30):
+            while text not in self.getvalue():
+                self.written.clear()
+                await self.written.wait()
+        self.truncate(self.seek(0))
+
+
+@pytest.mark.parametrize("terminal", [True, False], ids=["on_a_terminal", "into_a_file"])
+async def test_watch_shows_what_changes_and_waits_for_a_control_plane_that_is_away(
+    server, access, monkeypatch, terminal
+):
+    file = Terminal()
+    for name, value in access.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(output.out, "_made", Console(file=file, width=100, force_terminal=terminal))
+    watching = asyncio.create_task(status._watch(None, 0.01))
+    try:
+        await file.shows("no endpoint yet")
+        await server.plane.store.create_endpoint("chat", EndpointParameters())
+        await server.plane.changed()
+        await file.shows("chat")
+        await server.stop(keep_instances=True, hurry=asyncio.Event())
+        await file.shows("trying again")
+    finally:
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watching

@@ -50,8 +50,9 @@ async def _watch(url: str | None, interval: float) -> None:
     from stoker.cli.overview import screen
     from stoker.client import RequestFailedError
 
+    terminal = output.out.is_terminal
     async with connect(url) as client:
-        with Live(console=output.out, auto_refresh=False, screen=output.out.is_terminal) as live:
+        with Live(console=output.out, auto_refresh=False, screen=terminal) as live:
             while True:
                 try:
                     shown = screen(await client.status())
@@ -59,5 +60,8 @@ async def _watch(url: str | None, interval: float) -> None:
                     if error.status is not None:
                         raise
                     shown = Text(f"{error}; trying again", style="yellow")
-                live.update(shown, refresh=True)
+                if terminal:
+                    live.update(shown, refresh=True)
+                else:  # one screen below the other
+                    live.console.print(shown)
                 await asyncio.sleep(interval)
