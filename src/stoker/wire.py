@@ -10,6 +10,7 @@ seconds, Unix time where they name a moment.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -355,6 +356,21 @@ def check_worker_url(url: str) -> str:
 
 
 encode = msgspec.json.Encoder().encode
+
+
+def encode_any(value: Any) -> bytes:
+    """JSON of what others made: integers may have more than 64 bits, which `encode` refuses.
+
+    Raises:
+        TypeError: something in it has no form in JSON.
+        ValueError: it is nested too deep, or in itself, or has text that is none.
+    """
+    try:
+        return encode(value)
+    except OverflowError:
+        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
 
 
 def error_body(message: str, fields: dict[str, str] | None = None, **more: Any) -> bytes:

@@ -97,3 +97,7 @@ def test_an_error_shows_no_key_and_its_further_lines_stand_apart(monkeypatch):
     assert [line.partition(":")[0] for line in stream.getvalue().splitlines()] == [
         *("error", "  error", "hint"),
     ]
+
+
+def test_json_has_integers_of_any_size():
+    assert output.json_text({"a": 2**70}) == f'{{"a":{2**70}}}'

@@ -443,9 +443,12 @@ async def test_a_bad_cost_is_refused_before_anything_is_sent(
 async def test_a_bad_argument_is_refused_before_anything_is_sent(
     client: Client, system: Any
 ) -> None:
+    endless: list[Any] = []
+    endless.append(endless)
     for call in (
         client.request("llm", "v1/x", {}),
         client.request("llm", "/x", object()),
+        client.request("llm", "/x", endless),
         client.request("llm", "/x", {}, timeout=0),
         client.request("llm", "/x", {}, timeout=float("inf")),
     ):
@@ -597,3 +600,8 @@ async def test_a_refusal_that_never_ends_is_bounded_by_the_timeout(
     async with asyncio.timeout(5):
         with pytest.raises(RequestFailedError):
             await client.request("llm", "/x", {}, timeout=0.2)
+
+
+async def test_integers_of_any_size_reach_the_model_server(client: Client, system: Any) -> None:
+    answer = await client.request("llm", "/x", {"seed": 2**70, "text": "é"})
+    assert answer.json() == {"payload": {"seed": 2**70, "text": "é"}}

@@ -21,6 +21,7 @@ import typer
 from stoker.cli.exits import Exit, exit_of
 from stoker.errors import StokerError
 from stoker.logs import displayable, trace, without_shapes
+from stoker.wire import encode_any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -112,7 +113,7 @@ def print_json(data: Any) -> None:
 
 def json_text(data: Any, *, indent: int = -1) -> str:
     """JSON that can be shown on a terminal; without `indent` on one line."""
-    text = msgspec.json.encode(data)
+    text = encode_any(data)
     if indent >= 0:
         text = msgspec.json.format(text, indent=indent)
     # JSON escapes the controls below U+0020 itself. These stand in strings alone.

@@ -524,7 +524,7 @@ def _object_in(status: int, body: bytes) -> dict[str, Any]:
 
 def _encode(payload: Any) -> bytes:
     try:
-        return msgspec.json.encode(payload)
+        return wire.encode_any(payload)
     except (TypeError, ValueError) as error:
         raise StokerError(f"the payload can't be sent as JSON: {error}") from None
 

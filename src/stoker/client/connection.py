@@ -18,6 +18,7 @@ from stoker.client.transport import PLAIN, PlainTransport
 from stoker.errors import UNREADABLE, ConfigError, StokerError
 from stoker.logins import find
 from stoker.network import checked_proxy, is_this_machine, proxy_for, proxy_of
+from stoker.wire import encode_any
 
 CONNECT_TIMEOUT = 5.0
 """Seconds to establish a connection."""
@@ -145,7 +146,7 @@ class Connection:
         content = None
         if body is not None:
             try:
-                content = msgspec.json.encode(body)
+                content = encode_any(body)
             except (TypeError, ValueError) as error:  # bytes of a terminal that are no UTF-8, too
                 raise ConfigError("", f"cannot be sent as JSON: {error}") from None
             headers["content-type"] = "application/json"

@@ -17,6 +17,7 @@ import msgspec
 
 from stoker.config import expanded
 from stoker.errors import UNREADABLE, ConfigError
+from stoker.wire import encode_any
 
 _PLACE = re.compile(rb"\{\{(i|random)\}\}")
 
@@ -29,7 +30,7 @@ class PayloadTemplate:
 
     def __init__(self, payload: Any) -> None:
         # In JSON "{{" can only be inside a string: what takes its place needs no escape there.
-        self._parts = _PLACE.split(msgspec.json.encode(payload))
+        self._parts = _PLACE.split(encode_any(payload))
 
     def render(self, number: int, rng: random.Random) -> bytes:
         """The JSON text for request `number`."""
