@@ -130,7 +130,7 @@ async def test_asking_twice_or_for_nothing_says_so_and_changes_nothing(house, wo
     for cancel, said in [(False, "all 1 workers run"), (True, "no update is under way")]:
         _, body = await house.post("/update_workers/", {"id": group, "cancel_update": cancel})
         assert said in body["msg"]
-        assert (body["cancelled"], body["workers_to_update"]) == (False, 0)
+        assert (body["cancelled"], body["workers_to_update"]) == (cancel, 0)
     await change(house, worker)
     _, body = await house.post("/update_workers/", {"workergroup_id": group})
     assert "an update is under way; 1 of 1 workers are to come" in body["msg"]

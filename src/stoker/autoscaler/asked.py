@@ -147,15 +147,14 @@ class Asked(Plane):
         Raises:
             NotFoundError: no such workergroup.
         """
-        group = self.fleet.groups.get(group_id)
-        under_way = group is not None and group.updating
         text, former = await request_update(self, group_id, cancel=cancel)
         self.wake()
         return {
             "success": True,
             "msg": text,
             "workergroup_id": group_id,
-            "cancelled": cancel and under_way,
+            # Which of the two was asked: vastai's command line announces a start where it is false.
+            "cancelled": cancel,
             "workers_to_update": 0 if cancel else former,
         }
 
