@@ -109,13 +109,12 @@ class Served:
 Serve = Callable[..., Served]
 
 
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Serve]:
-    """Serves a backend with these options, until the test ends."""
+@contextlib.contextmanager
+def serving(directory: Path) -> Iterator[Serve]:
     served: list[Served] = []
 
     def start(backend: str, **options: Any) -> Served:
-        served.append(Served(tmp_path / f"instance-{len(served)}", backend, options))
+        served.append(Served(directory / f"instance-{len(served)}", backend, options))
         return served[-1]
 
     try:
@@ -125,3 +124,17 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
             one.stop()
         for one in served:
             one.end()
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """Serves a backend with these options, until the test ends."""
+    with serving(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def serve_for_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """As `serve`, until the last test of the module ends."""
+    with serving(tmp_path_factory.mktemp("served")) as start:
+        yield start

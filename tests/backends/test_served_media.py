@@ -102,31 +102,34 @@ server.serve_forever()
 """
 
 
-def test_a_job_of_comfyui_is_one_request(serve: Serve, tmp_path: Path) -> None:
-    (tmp_path / "main.py").write_text(COMFYUI)
-    served = serve("comfyui", directory=str(tmp_path))
+@pytest.fixture(scope="module")
+def comfyui(serve_for_module: Serve, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    directory = tmp_path_factory.mktemp("comfyui")
+    (directory / "main.py").write_text(COMFYUI)
+    served = serve_for_module("comfyui", directory=str(directory))
     served.until_ready()
+    return served
+
+
+def test_a_job_of_comfyui_is_one_request(comfyui: Any) -> None:
     graph = {"5": {"class_type": "KSampler", "inputs": {"steps": 9}}}
-    with served.post("/generate", {"prompt": graph}) as answer:
+    with comfyui.post("/generate", {"prompt": graph}) as answer:
         told = json.loads(answer.read())["result"]
     assert told["status"] == "success"
     assert told["outputs"]["7"]["images"][0]["steps"] == 9
 
-    with served.post("/generate", {"prompt": {}}) as answer:
+    with comfyui.post("/generate", {"prompt": {}}) as answer:
         refused = json.loads(answer.read())["result"]
     assert refused["error"] == {"type": "no_outputs"}
 
 
-def test_what_comfyui_made_is_read_by_plain_get(serve: Serve, tmp_path: Path) -> None:
-    (tmp_path / "main.py").write_text(COMFYUI)
-    served = serve("comfyui", directory=str(tmp_path))
-    served.until_ready()
+def test_what_comfyui_made_is_read_by_plain_get(comfyui: Any) -> None:
     graph = {"5": {"class_type": "KSampler", "inputs": {"steps": 9}}}
-    with served.post("/prompt", {"prompt": graph}) as answer:
+    with comfyui.post("/prompt", {"prompt": graph}) as answer:
         queued = json.loads(answer.read())["prompt_id"]
-    with served.get(f"/history/{queued}") as answer:
+    with comfyui.get(f"/history/{queued}") as answer:
         assert queued in json.loads(answer.read())
-    with served.get("/view?filename=a.png") as answer:
+    with comfyui.get("/view?filename=a.png") as answer:
         assert answer.headers["content-type"] == "image/png"
         assert answer.read() == b"\x89PNG /view?filename=a.png"
 
@@ -140,16 +143,13 @@ def test_a_checkpoint_that_is_not_there_is_why_comfyui_is_not_measured(
     served.until(lambda: "no_outputs" in served.log("worker"), "the reason in the worker's log")
 
 
-def test_a_picture_is_uploaded_to_comfyui_as_a_form(serve: Serve, tmp_path: Path) -> None:
-    (tmp_path / "main.py").write_text(COMFYUI)
-    served = serve("comfyui", directory=str(tmp_path))
-    served.until_ready()
+def test_a_picture_is_uploaded_to_comfyui_as_a_form(comfyui: Any) -> None:
     picture = {
         "filename": "cat.png",
         "content_type": "image/png",
         "data": base64.b64encode(b"\x89PNG").decode(),
     }
-    with served.post("/upload/image", {"image": picture}) as answer:
+    with comfyui.post("/upload/image", {"image": picture}) as answer:
         assert json.loads(answer.read())["name"] == "cat.png"
 
 

@@ -205,6 +205,12 @@ class Launched:
             finally:
                 process.kill()
 
+    def environment_of(self, name: str) -> dict[str, str]:
+        path = self.directory / f"{name}.env"
+        self.until(lambda: path.exists() and path.read_text().endswith("}"), f"{name} started")
+        found: dict[str, str] = json.loads(path.read_text())
+        return found
+
 
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[Launched]:
@@ -215,12 +221,18 @@ def instance(tmp_path: Path) -> Iterator[Launched]:
         launched.end()
 
 
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
+    """An instance for tests that only look at it."""
+    launched = Launched(tmp_path_factory.mktemp("running") / "local-7")
+    launched.change(env={"HF_TOKEN": "hf-secret"}, public_host="10.1.2.3", public_port=4711)
+    try:
+        launched.up()
+        yield launched
+    finally:
+        launched.end()
+
+
 @pytest.fixture
 def environment_of(instance: Launched) -> Callable[[str], dict[str, str]]:
-    def read(name: str) -> dict[str, str]:
-        path = instance.directory / f"{name}.env"
-        instance.until(path.exists, f"{name} started")
-        found: dict[str, str] = json.loads(path.read_text())
-        return found
-
-    return read
+    return instance.environment_of

@@ -40,31 +40,23 @@ def test_an_instance_comes_up_and_drains_worker_first(instance: Launched) -> Non
     assert instance.processes() == {}
 
 
-def test_only_the_worker_gets_the_secret(
-    instance: Launched, environment_of: Callable[[str], dict[str, str]]
-) -> None:
-    instance.change(env={"HF_TOKEN": "hf-secret"})
-    instance.up()
-    model, worker = environment_of("model"), environment_of("worker")
+def test_only_the_worker_gets_the_secret(running: Launched) -> None:
+    model, worker = running.environment_of("model"), running.environment_of("worker")
     assert "secret-mtoken" not in model.values()
     assert worker["MASTER_TOKEN"] == "secret-mtoken"
     assert model["HF_TOKEN"] == worker["HF_TOKEN"] == "hf-secret"
     assert "the-api-key" not in {*model.values(), *worker.values()}
 
 
-def test_the_worker_gets_the_environment_of_the_protocol(
-    instance: Launched, environment_of: Callable[[str], dict[str, str]]
-) -> None:
-    instance.change(public_host="10.1.2.3", public_port=4711)
-    instance.up()
-    worker, port = environment_of("worker"), str(instance.state.worker_port)
+def test_the_worker_gets_the_environment_of_the_protocol(running: Launched) -> None:
+    worker, port = running.environment_of("worker"), str(running.state.worker_port)
     assert worker["CONTAINER_ID"] == "7"
     assert worker["REPORT_ADDR"] == "http://127.0.0.1:9"
     assert worker["WORKER_PORT"] == port
     assert worker[f"VAST_TCP_PORT_{port}"] == "4711"
     assert worker["PUBLIC_IPADDR"] == "10.1.2.3"
-    assert worker["MODEL_LOG"] == str(instance.directory / "model.log")
-    assert worker["MODEL_PORT"] == str(instance.state.model_port)
+    assert worker["MODEL_LOG"] == str(running.directory / "model.log")
+    assert worker["MODEL_PORT"] == str(running.state.model_port)
     assert worker["STOKER_TICKETS"] == "required"
 
 
@@ -78,11 +70,10 @@ def test_a_model_log_can_be_kept_where_a_worker_file_looks_for_it(
     assert "model loaded" in path.read_text()
 
 
-def test_the_directory_and_its_files_are_private(instance: Launched) -> None:
-    instance.up()
-    assert stat.S_IMODE(instance.directory.stat().st_mode) == 0o700
+def test_the_directory_and_its_files_are_private(running: Launched) -> None:
+    assert stat.S_IMODE(running.directory.stat().st_mode) == 0o700
     for name in ("manifest.json", "state.json", "model.log", "worker.log"):
-        assert stat.S_IMODE((instance.directory / name).stat().st_mode) == 0o600
+        assert stat.S_IMODE((running.directory / name).stat().st_mode) == 0o600
 
 
 def test_a_launcher_that_is_killed_leaves_no_process(instance: Launched) -> None:

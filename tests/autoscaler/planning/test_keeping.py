@@ -129,6 +129,7 @@ def test_a_forecaster_that_knows_nothing_can_be_kept() -> None:
 
 
 @given(st.text(max_size=60))
+@settings(max_examples=30)
 def test_no_text_makes_it_fail(text: str) -> None:
     forecaster = Forecaster()
     assert not forecaster.read(text, 100.0)
