@@ -335,6 +335,31 @@ def test_a_failure_inside_a_good_status_is_seen(name: str, failures_only: bool) 
             break
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"error": "dead"},
+        {"error_code": 5},
+        {"type": "error"},
+        {"object": "error"},
+        {"status": "failed"},
+        {"response": {"status": "failed"}},
+        {"timings": {"predicted_n": 7}},
+        {"usage": {"completion_tokens": 7, "input_tokens": 3}},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("said", [{"text": "a"}, {"delta": {"content": "a"}}], ids=str)
+def test_what_stands_beside_a_piece_of_text_is_read_too(
+    said: dict[str, Any], more: dict[str, Any]
+) -> None:
+    body = event(choices=[said], **more)
+    events, tokens, figures, failure, _ = told(read(body))
+    assert (events, tokens, figures, failure) == told(read(body, keep_pieces=True))[:4]
+    assert tokens == 1
+    assert failure is not None or 7 in figures
+
+
 @pytest.mark.parametrize("failures_only", [False, True])
 def test_the_first_failure_counts_whatever_follows_it(failures_only: bool) -> None:
     later = (event(error="later"), event(choices=[{"delta": {}, "error": None}]), DONE)

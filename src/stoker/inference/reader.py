@@ -68,6 +68,7 @@ class _Choice(msgspec.Struct, gc=False):
 class _Usage(msgspec.Struct, gc=False):
     completion_tokens: int
     prompt_tokens: int | None = None
+    input_tokens: None = None
 
 
 class _Chunk(msgspec.Struct, gc=False):
