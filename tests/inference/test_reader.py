@@ -344,6 +344,8 @@ def test_a_failure_inside_a_good_status_is_seen(name: str, failures_only: bool) 
         {"object": "error"},
         {"status": "failed"},
         {"response": {"status": "failed"}},
+        {"success": False, "message": "dead"},
+        {"meta_info": {"finish_reason": {"type": "abort", "message": "dead"}}},
         {"timings": {"predicted_n": 7}},
         {"usage": {"completion_tokens": 7, "input_tokens": 3}},
     ],

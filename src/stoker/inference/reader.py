@@ -87,6 +87,8 @@ class _Chunk(msgspec.Struct, gc=False):
     type: None = None
     response: None = None
     status: None = None
+    success: None = None
+    meta_info: None = None
 
 
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
