@@ -234,7 +234,7 @@ def test_a_genuine_signature_is_accepted_again_and_again(private_key):
 
 
 def test_signatures_and_verdicts_are_kept_within_bounds(private_key, monkeypatch):
-    monkeypatch.setattr("stoker.tickets.MAX_CACHED", 2)
+    monkeypatch.setattr("stoker.signatures.MAX_CACHED", 2)
     signer = SignatureSigner(private_key)
     checker = SignatureVerifier(signer.public_pem)
     for number in range(4):
