@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from stoker import logs, network
 from stoker.errors import ConfigError
 from stoker.network import (
     is_loopback,
@@ -67,3 +68,8 @@ def test_a_worker_that_only_this_machine_knows_listens_on_it_alone(
     report_addr: str, public_host: str, host: str
 ) -> None:
     assert listening_host(report_addr, public_host) == host
+
+
+def test_a_proxys_password_is_kept_out_of_every_log_line():
+    network.checked_proxy("http://user:a-long-password@proxy.lan:3128")
+    assert logs.without("said a-long-password", logs._known_secrets) == "said ***"
