@@ -7,7 +7,6 @@ and where the launcher itself is that first process (in a container) it would st
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 from collections.abc import Callable, Collection, Iterator
@@ -24,9 +23,16 @@ _PASSED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 def adopt_orphans() -> bool:
     """Make this process the parent of its orphaned descendants; False where that is impossible."""
+    return _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _prctl(option: int, value: int) -> bool:
+    # libffi keeps a file open from the import on: that must not get the number of a standard
+    # stream that is closed, and that the program is about to open.
+    import ctypes
+
     try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        return bool(libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+        return bool(ctypes.CDLL(None).prctl(option, value, 0, 0, 0) == 0)
     except (OSError, AttributeError):
         return False
 
@@ -75,8 +81,7 @@ def _shell_code(code: int) -> int:
 
 
 def _end_with_parent(parent: int) -> None:
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    _prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
     if os.getppid() != parent:  # it was killed before the line above
         os.kill(os.getpid(), signal.SIGTERM)
 
