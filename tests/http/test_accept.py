@@ -115,12 +115,15 @@ async def test_idle_connections_make_room_for_a_new_one_the_oldest_first(
 ) -> None:
     monkeypatch.setattr("stoker.http.accept.IDLE_ENOUGH", 0.0)
     server, port = await net.serve(ok, Limits(max_connections=3))
-    held = []
+    held, came = [], []
     for _ in range(3):
         held.append(await net.dial(port))
         held[-1].send(GET)
         assert (await held[-1].answer()).status == 200
-        server.now += 1.0  # each came a second after the one before it
+        (latest,) = [one for one in server.open if one not in came]
+        came.append(latest)
+    for place, connection in enumerate(came):
+        connection.since -= 10.0 - place  # each came a second after the one before it
     newest = await net.dial(port)
     newest.send(GET)
     assert (await newest.answer()).status == 200
