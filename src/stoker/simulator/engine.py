@@ -23,6 +23,7 @@ from collections.abc import Callable
 
 from stoker.autoscaler.planning import EndpointSnapshot
 from stoker.autoscaler.router import Assigned, Router, RouterFullError
+from stoker.simulator.clients import Clients
 from stoker.simulator.clock import Clock
 from stoker.simulator.fleet import ENDPOINT, SimFleet, SimWorker
 from stoker.simulator.lifecycle import Lifecycle
@@ -69,6 +70,7 @@ class Simulation:
         self.router = Router(on_assigned=self._assigned)
         self.fleet = SimFleet(settings, (settings.warm_up, trace.duration))
         self.traffic = Traffic()
+        self._clients = Clients(str(settings.cost_error), settings.seed)
         self.waits = array("d", [math.nan]) * len(trace)
         """Seconds from arrival to service, by place in the trace; NaN while it waits."""
         self.finished = array("d", [math.nan]) * len(trace)
@@ -104,7 +106,7 @@ class Simulation:
                 clock.happen()
             elif arrival <= clock.next_round:
                 clock.now = arrival
-                self._arrive(Job(place, arrival, trace.loads[place]), arrival)
+                self._arrive(self._job(place), arrival)
                 place += 1
             else:
                 clock.begin_round()
@@ -126,6 +128,11 @@ class Simulation:
 
     # Clients.
 
+    def _job(self, place: int) -> Job:
+        load = self.trace.loads[place]
+        key, claim = self._clients.ask(place, load)
+        return Job(place, self.trace.arrivals[place], load, key=key, claim=claim)
+
     def _arrive(self, job: Job, now: float) -> None:
         self.traffic.came(job, now)
         self._outstanding += 1
@@ -142,7 +149,9 @@ class Simulation:
             self._give_up(job, now)
             return
         try:
-            answer = self.router.route(ENDPOINT, job.load, job.number, patience, now, wait=patience)
+            answer = self.router.route(
+                ENDPOINT, job.claim, job.number, patience, now, wait=patience, key=job.key
+            )
         except RouterFullError:
             job.number = 0
             self._clock.at(min(now + RETRY_AFTER, now + patience), self._ask, job)
@@ -218,17 +227,17 @@ class Simulation:
         self._expect_end(worker)
 
     def _status(self, worker: SimWorker, now: float) -> WorkerStatus:
-        server = worker.server
+        server, error = worker.server, self.settings.estimate_error
         return WorkerStatus(
             id=worker.id,
             mtoken="",
             url=worker.url,
             loadtime=1.0,
-            cur_load=server.left(now),
+            cur_load=server.left(now) * error,
             max_perf=worker.kind.perf,
             num_requests_working=len(server.jobs),
             working_request_idxs=list(server.jobs),
-            working_loads=[job.load for job in server.jobs.values()],
+            working_loads=[job.load * error for job in server.jobs.values()],
             slots=worker.kind.slots,
         )
 

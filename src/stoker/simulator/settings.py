@@ -10,6 +10,7 @@ import math
 import msgspec
 
 from stoker.errors import ConfigError
+from stoker.simulator.clients import parse_claims
 
 MAX_SECONDS = 1e8
 """Longest time that a setting may name: three years."""
@@ -124,6 +125,12 @@ class SimulatorSettings(Hardware, forbid_unknown_fields=True, frozen=True, kw_on
     """Seconds between two reports of a worker while something changes."""
     quiet_interval: float = 10.0
     """... while nothing does."""
+    cost_error: str | float = 1.0
+    """What clients claim that a request costs: 4, x0.25, constant:100, noise:0.5, none; of several
+    keys 10+1."""
+    estimate_error: float = 1.0
+    """What workers take the load of a request to be when it comes, as a factor of the truth; what
+    it was in the end they tell truly."""
     generate: str | None = None
     """Traffic where no trace is given, such as ``onoff:rate=20`` (`stoker.simulator.generate`)."""
     update_at: float | None = None
@@ -154,6 +161,12 @@ class SimulatorSettings(Hardware, forbid_unknown_fields=True, frozen=True, kw_on
                 found[name] = "must be from 0 to 100000"
         if self.initial_stopped and not self.stoppable:
             found["initial_stopped"] = "is for machines that can be stopped (stoppable = true)"
+        try:
+            parse_claims(str(self.cost_error))
+        except ValueError as error:
+            found["cost_error"] = str(error)
+        if not 0 < self.estimate_error <= 1e6:
+            found["estimate_error"] = "must be a factor above 0"
         if self.update_at is not None and not (
             math.isfinite(self.update_at) and self.update_at >= 0
         ):

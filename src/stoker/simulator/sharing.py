@@ -19,13 +19,19 @@ from collections import deque
 class Job:
     """One request of the trace on its way through the simulation."""
 
-    __slots__ = ("arrived", "begun", "index", "load", "number", "over")
+    __slots__ = ("arrived", "begun", "claim", "index", "key", "load", "number", "over")
 
-    def __init__(self, index: int, arrived: float, load: float) -> None:
+    def __init__(
+        self, index: int, arrived: float, load: float, *, key: str = "", claim: float | None = None
+    ) -> None:
         self.index = index
         """Its place in the trace."""
         self.arrived = arrived
         self.load = load
+        self.key = key
+        """Whose it is."""
+        self.claim = claim
+        """The load that its client claims; None: it says nothing."""
         self.number = 0
         """The router's `request_idx`; 0: has none."""
         self.begun: float | None = None
