@@ -577,14 +577,14 @@ def test_an_estimate_that_is_no_load_leaves_what_was_booked(estimate: float) -> 
     assert router.demand(ENDPOINT, 1.0).arrived_load == 10.0
 
 
-def test_what_was_far_overestimated_is_put_right_when_it_ends() -> None:
-    for turned_out, counted in [(40.0, 90.0), (5.0, 5.0)]:
+def test_what_was_estimated_wrongly_is_put_right_when_it_ends() -> None:
+    for turned_out in (200.0, 40.0, 5.0):
         router = a_router(1)
         idx = assigned(router, 90.0).request_idx
         tell(router, 1.0, idx, 90.0)
         router.finished(1, [FinishedRequest(idx, load=turned_out)], 2.0)
         demand = router.demand(ENDPOINT, 2.0)
-        assert demand.arrived_load + sum(demand.revised.values()) == counted
+        assert demand.arrived_load + sum(demand.revised.values()) == turned_out
 
 
 def believed(router: Router) -> float:
@@ -781,3 +781,74 @@ def test_claims_that_no_worker_has_seen_are_booked_in_full_and_planned_for_once(
     report(router, 1, 1.0, *[one.request_idx for one in answers[:2]], load=200.0)
     demand = router.demand(ENDPOINT, 1.0)
     assert (demand.booked_load, demand.outstanding_load) == (300.0, 300.0)
+
+
+def served(router: Router, claim: float, load: float, now: float, times: int = 5) -> None:
+    """Worker 1 serves requests that are claimed to be `claim` and are `load`."""
+    for _ in range(times):
+        idx = assigned(router, claim, now=now).request_idx
+        router.finished(1, [FinishedRequest(idx, load=load)], now)
+
+
+def test_what_is_booked_counts_for_what_such_claims_turned_out_to_be() -> None:
+    router = a_router(1)
+    served(router, 40.0, 10.0, 1.0)
+    assert assigned(router, 40.0, now=2.0).cost == pytest.approx(10.0)
+    assert load(router, 1) == pytest.approx(10.0)
+
+
+def test_what_waits_counts_for_what_such_claims_turned_out_to_be() -> None:
+    router = a_router(1)
+    served(router, 40.0, 10.0, 1.0)
+    router.set_available(1, False, 2.0)
+    assert held(router, 80.0, now=2.0).cost == pytest.approx(20.0)
+    assert router.demand(ENDPOINT, 2.0).held_load == pytest.approx(20.0, rel=1e-5)
+
+
+def test_what_waited_before_that_was_known_is_put_right() -> None:
+    router = a_router(max_queue_time=1.0)
+    first = [held(router, 40.0, now=1.0).request_idx for _ in range(10)]
+    assert router.demand(ENDPOINT, 1.0).held_load == 400.0
+    add(router, 1, now=2.0)
+    for now, idx in enumerate(first[:5], 2):
+        router.tick(float(now))
+        assert isinstance(route(router, 40.0, idx, float(now)), Assigned)
+        router.finished(1, [FinishedRequest(idx, load=10.0)], float(now))
+    router.tick(8.0)
+    demand = router.demand(ENDPOINT, 8.0)
+    left = demand.held_count + demand.booked_count
+    assert demand.held_load + demand.booked_load <= 10.0 * left + 30.0
+    assert demand.held_load == pytest.approx(10.0 * demand.held_count, rel=1e-5)
+
+
+def test_of_a_worker_that_tells_no_loads_one_by_one_the_sum_of_what_came_judges_the_claims() -> (
+    None
+):
+    router = a_router(1)
+    for now in range(1, 7):
+        idx = assigned(router, 100.0, now=float(now)).request_idx
+        status = WorkerStatus(
+            id=1,
+            mtoken="",
+            cur_load=25.0,
+            new_load=25.0,
+            max_perf=10.0,
+            num_requests_working=1,
+            working_request_idxs=[idx],
+        )
+        router.report(1, status, float(now))
+        router.finished(1, [FinishedRequest(idx)], now + 0.5)
+    assert assigned(router, 100.0, now=9.0).cost == pytest.approx(25.0)
+
+
+def test_a_worker_that_estimates_four_times_too_much_is_believed_to_have_a_quarter() -> None:
+    router = a_router(1)
+    for now in range(1, 7):
+        idx = assigned(router, 100.0, now=float(now)).request_idx
+        tell(router, float(now), idx, 100.0)
+        router.finished(1, [FinishedRequest(idx, load=25.0)], now + 0.5)
+    idx = assigned(router, 100.0, now=9.0).request_idx
+    tell(router, 9.5, idx, 100.0)
+    assert load(router, 1) == pytest.approx(25.0)
+    demand = router.demand(ENDPOINT, 9.5)
+    assert demand.arrived_load + sum(demand.revised.values()) == pytest.approx(7 * 25.0)

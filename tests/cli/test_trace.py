@@ -24,7 +24,9 @@ def test_what_came_to_a_live_endpoint_is_recorded_and_can_be_simulated(stroller,
     assert done.returncode == 0, done.stderr
     assert "requests of" in done.stderr
     trace = read_trace(path)
-    assert list(trace.loads)[-3:] == [4.0, 8.0, 16.0]
+    # Costs are claims: each counts for what such claims turned out to be until then.
+    first, second, third = list(trace.loads)[-3:]
+    assert 0 < first < second < third
     assert 0 < trace.duration <= since
     # The same on standard output, and into the simulator.
     printed = stoker.cli("trace", "chat").stdout

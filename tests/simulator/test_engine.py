@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 
@@ -285,3 +286,34 @@ def test_without_an_inactivity_timeout_the_last_worker_goes_after_two_minutes() 
     one = Trace.of("one", [(0.0, 4.0)], 400.0)
     result = simulate(one, "stoker", settings(perf=400.0, boot_seconds=3.0), parameters)
     assert 118 < result.active_seconds < 126
+
+
+@functools.cache
+def claimed(cost_error: str | float = 1.0, estimate_error: float = 1.0) -> Result:
+    given = settings(
+        stoppable=False, warm_up=60.0, cost_error=cost_error, estimate_error=estimate_error
+    )
+    return simulate(poisson(4, 100, 600), "stoker", given, LAZY)
+
+
+@pytest.mark.parametrize(
+    ("cost_error", "estimate_error"), [(4.0, 1.0), ("constant:1024", 1.0), (0.25, 4.0)]
+)
+def test_what_clients_claim_and_workers_estimate_moves_neither_the_fleet_nor_the_waits(
+    cost_error: str | float, estimate_error: float
+) -> None:
+    honest, other = claimed(), claimed(cost_error, estimate_error)
+    assert other.ratio <= 1.05 * honest.ratio
+    assert other.over_limit <= honest.over_limit + 0.005
+
+
+def test_of_two_keys_neither_waits_for_the_lie_of_the_other() -> None:
+    """More load than the fleet can do, so that both have requests waiting all the time."""
+    trace = poisson(6, 100, 600)
+    waits = []
+    for cost_error in ("1+1", "10+1"):
+        run = simulation(trace, "fixed:1", settings(cost_error=cost_error))
+        run.run()
+        waits.append([sum(run.waits[key::2]) / len(run.waits[key::2]) for key in (0, 1)])
+    honest, lying = waits
+    assert lying == pytest.approx(honest, rel=0.15)

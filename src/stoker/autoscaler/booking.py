@@ -104,6 +104,12 @@ class Request:
     """It ended well, or because its client left; None: it has not ended, or nobody knows how."""
     charged: float = 0.0
     """What its key was charged in the queue."""
+    claim: float | None = None
+    """What its client said that it costs; None: nothing."""
+    route: str = ""
+    """Of the worker's routes, the one that it is for; "": not known."""
+    estimate: float | None = None
+    """What its worker took it for when it came; None: it was not told."""
     watched: float = float("inf")
     """When it is looked at next, as far as anybody waits for it."""
 
@@ -131,6 +137,9 @@ class WorkerBook:
     unseen_load: float = 0.0
     working_cost: float = 0.0
     """What those that are WORKING were booked with."""
+    claimed: float = 0.0
+    """What was claimed of requests that came to it and of which it tells no load one by one, since
+    it last told the load of all that came."""
     last_turn: int = 0
     """When it was last chosen, in turns: breaks ties."""
     idle_since: float = 0.0
@@ -212,19 +221,19 @@ class WorkerBook:
         self.unseen_load = max(0.0, self.unseen_load - request.booked)
         request.booked = 0.0
 
-    def see(self, request: Request, estimate: float | None = None) -> None:
+    def see(self, request: Request, load: float | None = None) -> None:
         """A report names it: its load is in the reported figure.
 
         Args:
             request: one that it has, or had.
-            estimate: what the worker takes its load to be; None: it does not tell.
+            load: what is made of its worker's estimate, load units; None: it does not tell.
         """
         if request.phase is Phase.WORKING:
             return
         if request.phase is Phase.BOOKED:
             self._drop_unseen(request)
-        if estimate is not None:
-            request.cost = estimate
+        if load is not None:
+            request.cost = load
         self.has[request.idx] = request
         request.phase = Phase.WORKING
         self.working_cost += request.cost

@@ -25,6 +25,7 @@ class EndpointBook:
         group_perf: perf that its workers will have, where there is none; 0: not known.
         last_request_at: when it was last asked for anything; None: never.
         seen: a worker has seen one of its requests.
+        judged_at: when what is held was last believed to be something else.
         booked_count: requests that its workers have or are about to get.
     """
 
@@ -42,6 +43,7 @@ class EndpointBook:
         "endpoint_id",
         "group_perf",
         "held",
+        "judged_at",
         "last_request_at",
         "max_queue_time",
         "seen",
@@ -60,6 +62,7 @@ class EndpointBook:
         self.group_perf = 0.0
         self.last_request_at: float | None = None
         self.seen = False
+        self.judged_at = float("-inf")
         self.booked_count = 0
         self._booked = 0
         self._in_rotation = 0

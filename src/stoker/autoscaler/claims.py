@@ -2,13 +2,16 @@
 
 The cost that a client gives is a claim. Rules:
 
+* A claim counts for so many times itself as what was claimed by such requests turned out to be (see
+  `...calibration`), so whoever claims four times what it needs, or always 100, is believed to need
+  what it needs.
 * **Seen** is what workers tell of requests that they served well: the model server's own count
   where there is one, else the worker's estimate; but no more than the worker can do in the time
   that it worked on it, `SPEEDUP` times over. What was only booked, cancelled or refused teaches
   nothing.
-* A claim is believed from 1/`FAR` of the smallest to `FAR` times the largest that was seen (both
-  without the outermost 5%): of this key's own requests where `ENOUGH` of them were seen, else of
-  the endpoint's. So what one key does moves what is believed of others only while they are new.
+* What that gives is believed from 1/`FAR` of the smallest to `FAR` times the largest that was seen
+  (both without the outermost 5%): of this key's own requests where `ENOUGH` of them were seen, else
+  of the endpoint's. So what one key does moves what is believed of others only while they are new.
 * Before that, no request is believed to keep a worker busy for more than 10 s; where perf is not
   known either, nor to be larger than 1000 load units (see `Sizes.most`).
 * Who gives no cost gets the mean of what the requests of the same route were seen to need, else of
@@ -21,6 +24,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+from stoker.autoscaler.calibration import Calibration
 from stoker.sizes import FAR, Sizes
 from stoker.wire import DEFAULT_LOAD, MAX_COST
 
@@ -35,9 +39,10 @@ MAX_ROUTES = 64
 class Beliefs:
     """What one endpoint's requests were seen to need."""
 
-    __slots__ = ("_all", "_keys", "_routes")
+    __slots__ = ("_all", "_keys", "_routes", "calibration")
 
     def __init__(self) -> None:
+        self.calibration = Calibration()
         self._all = Sizes()
         self._keys: OrderedDict[str, Sizes] = OrderedDict()
         self._routes: OrderedDict[str, Sizes] = OrderedDict()
@@ -93,6 +98,8 @@ class Beliefs:
         if claim is None:
             same = self._routes.get(route) or self._all
             claim = same.typical if same.count else DEFAULT_LOAD
+        else:
+            claim *= self.calibration.of_claim(key, route)
         if seen.known:
             claim = max(claim, seen.low / FAR)
         return min(claim, seen.most(perf))

@@ -27,6 +27,7 @@ in any case, up to 3 x `limit` in all.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 
 from stoker.autoscaler.booking import GRAIN, Request, grains
@@ -173,6 +174,25 @@ class FairQueue:
         line.tag += change
         if line.requests:
             self._stand(line, key)
+
+    def judge(self, believe: Callable[[Request], float]) -> list[tuple[Request, float]]:
+        """Take what waits for something else than before; nobody's turn changes.
+
+        Args:
+            believe: tells what a request is believed to cost, load units.
+
+        Returns:
+            The requests whose cost has changed, and by how much.
+        """
+        changed = []
+        for line in self._lines.values():
+            for request in line.requests.values():
+                cost = believe(request)
+                if cost != request.cost:
+                    self._grains += grains(cost) - grains(request.cost)
+                    changed.append((request, cost - request.cost))
+                    request.cost = cost
+        return changed
 
     def others(self, key: str) -> list[Request]:
         """The first of each key but `key`, in the order in which they are next."""

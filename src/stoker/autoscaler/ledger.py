@@ -8,8 +8,10 @@ What makes the books right all the same:
   ticket expires unseen. So each is taken off once, and none stays longer than its ticket's lifetime
   and one report.
 * What a worker shows counts as arrived, once, with the worker's own estimate; what waited for a
-  worker was counted then, and is put right (`...arrivals`). So is what turns out to be larger than
-  the worker's estimate, or `FAR` times smaller.
+  worker was counted then, and is put right (`...arrivals`). So is what turns out to be
+  other than that.
+* A worker's estimates, and the load that it reports, count for so many times themselves as what was
+  estimated turned out to be (`...calibration`).
 * A finish is believed at once, and so is a report that does not name a request any more. If another
   report names it after that, one of the two was overtaken: it is at work again, until the next
   report. So a message that is late may make a worker look busier than it is for as long as that,
@@ -28,7 +30,6 @@ from stoker.autoscaler.affinity import CacheTable
 from stoker.autoscaler.booking import Phase, Request, WorkerBook
 from stoker.autoscaler.choosing import EndpointBook
 from stoker.errors import NotFoundError
-from stoker.sizes import FAR
 from stoker.wire import MAX_COST, MAX_ROUTE, FinishedRequest, WorkerStatus
 
 MAX_LATE = 3
@@ -233,6 +234,7 @@ class Ledger:
         if len(status.working_loads) == len(status.working_request_idxs):
             named = dict(zip(status.working_request_idxs, status.working_loads, strict=True))
         endpoint = self.endpoint_of(worker)
+        calibration = endpoint.beliefs.calibration
         for request in [one for idx, one in worker.has.items() if idx not in named]:
             if request.phase is Phase.WORKING:
                 # It has gone without a finish, which may be lost or follow.
@@ -243,17 +245,40 @@ class Ledger:
             if known is None or known.worker_id != worker.worker_id:
                 continue
             estimate = load if load is not None and 0 <= load <= MAX_COST else None
+            believed = None
+            if estimate is not None:
+                believed = estimate * calibration.of_estimate(known.route)
             if known.phase is not Phase.WORKING:
-                worker.see(known, estimate)
+                worker.see(known, believed)
+                self._came(worker, known, estimate)
                 self._arrived(endpoint, known, now)
-            elif estimate is not None and estimate > known.cost:
-                worker.grow(known, estimate)
+            elif estimate is not None and believed is not None and estimate > (known.estimate or 0):
+                worker.grow(known, believed)
+                known.estimate = estimate
                 self._arrived(endpoint, known, now)
-        worker.reported = max(0.0, status.cur_load)
+        if not status.working_loads:
+            self._total(endpoint, worker, status.new_load)
+        worker.reported = max(0.0, status.cur_load) * calibration.of_estimate()
         worker.reported_requests = max(0, status.num_requests_working)
         if worker.idle and not was_idle:
             worker.idle_since = now
         endpoint.settle(worker)
+
+    def _came(self, worker: WorkerBook, request: Request, estimate: float | None) -> None:
+        """A worker has told of a request for the first time: what was claimed of it is judged."""
+        if estimate is None:
+            worker.claimed += request.claim or 0.0
+            return
+        request.estimate = estimate
+        self.endpoint_of(worker).beliefs.calibration.arrived(
+            request.claim, estimate, key=request.key, route=request.route
+        )
+
+    def _total(self, endpoint: EndpointBook, worker: WorkerBook, new_load: float) -> None:
+        """A worker that tells no loads one by one tells that of all that came since it last did."""
+        if worker.claimed > 0 and 0 < new_load <= MAX_COST:
+            endpoint.beliefs.calibration.arrived(worker.claimed, new_load, key=None)
+            worker.claimed = 0.0
 
     def _arrived(self, endpoint: EndpointBook, request: Request, now: float) -> None:
         """A worker has seen it, and takes its load to be `request.cost`."""
@@ -324,15 +349,19 @@ class Ledger:
         load = told.load if told.load is not None and 0 <= told.load <= MAX_COST else None
         if not request.shown:
             # It came and went between two reports.
+            self._came(worker, request, load)
             if load is not None:
                 request.cost = load
             self._arrived(endpoint, request, now)
-        elif load is not None and request.counted and not load <= request.counted <= FAR * load:
-            # More than it was believed to need, or what it said of itself was as wrong as a claim.
+        elif load is not None and request.counted is not None and load != request.counted:
             endpoint.arrivals.revise(load - request.counted, request.arrived, now)
             request.counted = load
         if told.status != "Success" or load is None:
             return
+        if request.estimate is not None:
+            endpoint.beliefs.calibration.ended(
+                request.estimate, load, route=request.route or told.route[:MAX_ROUTE]
+            )
         began, ended = told.work_started_at, told.work_completed_at
         seconds = ended - began if began is not None and ended is not None else 0.0
         endpoint.beliefs.learn(

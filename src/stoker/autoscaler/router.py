@@ -55,6 +55,9 @@ __all__ = ["TICKET_LIFETIME", "Assigned", "Held", "Router", "RouterFullError"]
 TICKET_LIFETIME = LIFETIME
 """Seconds for which a client may show its ticket, and for which its booking is kept for it."""
 
+JUDGE_EVERY = 1.0
+"""Seconds between two looks at all that waits, where what is believed of claims has changed."""
+
 MAX_RETRIES = 3
 """Tickets under one number after the first."""
 
@@ -281,6 +284,8 @@ class Router:
                 poll_by,
                 key=key,
                 affinity=names,
+                claim=cost,
+                route=path,
             )
             if earlier is not None:
                 self._ledger.leave_behind(earlier, request)
@@ -291,6 +296,7 @@ class Router:
         else:
             request.avoid, request.answered = request.worker_id, False
             request.cost, request.affinity = believed, names
+            request.claim, request.route, request.estimate = cost, path, None
             request.deadline, request.poll_by = now + replay_timeout, poll_by
             request.retries += 1
         self._place(endpoint, request, now)
@@ -388,6 +394,7 @@ class Router:
         given: list[Assigned] = []
         for endpoint in self._ledger.endpoints.values():
             if endpoint.held:
+                self._judge_held(endpoint, now)
                 given += self._hand_out(endpoint, now)
         return given
 
@@ -559,6 +566,21 @@ class Router:
                     request.answered = True
                     self._ledger.lend(request, now)
         return given
+
+    def _judge_held(self, endpoint: EndpointBook, now: float) -> None:
+        """What waits was believed to be what was known when it came."""
+        if now - endpoint.judged_at < JUDGE_EVERY or not endpoint.beliefs.calibration.moved():
+            return
+        endpoint.judged_at = now
+        changed = endpoint.held.judge(
+            lambda one: endpoint.beliefs.believed(
+                one.claim, key=one.key, route=one.route, perf=endpoint.perf
+            )
+        )
+        for request, change in changed:
+            if request.counted is not None:
+                endpoint.arrivals.revise(change, request.arrived, now)
+                request.counted += change
 
     def _entitled(
         self, endpoint: EndpointBook, first: Request, now: float
