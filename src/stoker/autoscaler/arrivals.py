@@ -121,9 +121,7 @@ class ArrivalWindow:
         oldest_first = self._buckets[newest + 1 :] + self._buckets[: newest + 1]
         total = sum(oldest_first)
         recent = sum(oldest_first[-RECENT:])
-        peak = max(
-            sum(oldest_first[start : start + RECENT]) for start in range(WINDOW - RECENT + 1)
-        )
+        peak = max(map(sum, zip(*(oldest_first[start:] for start in range(RECENT)), strict=False)))
         return total / WINDOW, recent / RECENT, max(peak / RECENT, total / WINDOW)
 
     def _advance(self, now: float) -> None:

@@ -67,6 +67,9 @@ UNKNOWN_SLOTS_SHARE = 0.5
 """Where slots are not known, workers are taken to be full with as much load as they can do in this
 share of `target_queue_time`."""
 
+TELL_EVERY = 10.0
+"""Seconds between two looks ahead at the horizons: nothing but what is told depends on them."""
+
 NEW_MEAN = 0.01
 """Weight of one request in the mean load of a request."""
 
@@ -165,6 +168,8 @@ class Forecaster:
         self._peak = 0.0
         self._peak_at = -math.inf
         self._idle = 0.0
+        self._told_at = -math.inf
+        self._told: tuple[Horizon, ...] = ()
 
     def observe(self, snapshot: EndpointSnapshot, now: float) -> Outlook:
         """Take note of what arrived since the last call, and say what is needed.
@@ -196,6 +201,7 @@ class Forecaster:
         if self._second is not None:
             self._second += round(by)
         self._peak_at += by
+        self._told_at += by
 
     # What outlives the process.
 
@@ -507,6 +513,12 @@ class Forecaster:
         )
 
     def _horizons(self, around: Surroundings, now: float) -> tuple[Horizon, ...]:
+        if 0 <= now - self._told_at < TELL_EVERY and self._told[0].seconds == around.create_seconds:
+            return self._told
+        self._told_at, self._told = now, self._look_ahead(around, now)
+        return self._told
+
+    def _look_ahead(self, around: Surroundings, now: float) -> tuple[Horizon, ...]:
         level = self.history.mean(_TREND_BASE)
         seconds = (around.create_seconds, *HORIZONS)
         found = []

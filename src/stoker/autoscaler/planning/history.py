@@ -5,8 +5,6 @@ Constant memory, no clock: `now` is passed in, and may stand still or jump.
 
 from __future__ import annotations
 
-from collections import deque
-
 from stoker.autoscaler.planning.season import DayProfile
 
 SECONDS = 600
@@ -30,8 +28,8 @@ class LoadHistory:
     __slots__ = ("_load", "_requests", "_sums", "day")
 
     def __init__(self) -> None:
-        self._load: deque[float] = deque(maxlen=SECONDS)
-        self._requests: deque[float] = deque(maxlen=SECONDS)
+        self._load: list[float] = []
+        self._requests: list[float] = []
         self.day = DayProfile()
         self._sums: dict[int, float] = {}
 
@@ -48,9 +46,11 @@ class LoadHistory:
             second: when it began, on the planner's clock.
             seconds: more than 1 only where nothing arrived.
         """
-        for _ in range(min(SECONDS, max(1, round(seconds)))):
-            self._load.append(load)
-            self._requests.append(requests)
+        count = min(SECONDS, max(1, round(seconds)))
+        for figures, figure in ((self._load, load), (self._requests, requests)):
+            figures.extend([figure] * count)
+            if len(figures) > SECONDS:
+                del figures[:-SECONDS]
         self._sums.clear()
         self.day.add(load, second, seconds)
 
@@ -76,19 +76,14 @@ class LoadHistory:
         self._load[place] += change
         self._sums.clear()
         self.day.revise(change, second)
-        since = sum(self._requests[index] for index in range(place + 1, size))
-        return change, self._requests[place], since
+        return change, self._requests[place], sum(self._requests[place + 1 :])
 
     def mean(self, seconds: int) -> float:
         """Load units per second over the last `seconds`, or over as many as are known."""
         known = self._sums.get(seconds)
         if known is None:
-            size = len(self._load)
-            used = min(seconds, size)
-            total = 0.0
-            for index in range(size - used, size):
-                total += self._load[index]
-            known = self._sums[seconds] = total / used if used else 0.0
+            used = min(seconds, len(self._load))
+            known = self._sums[seconds] = sum(self._load[-used:]) / used if used else 0.0
         return known
 
     def trend(self) -> float:

@@ -48,7 +48,11 @@ _RECALLED = (WorkerState.DRAINING, WorkerState.STOPPED, WorkerState.STOPPING)
 
 
 def plan(
-    snapshot: EndpointSnapshot, now: float, settings: PlannerSettings = DEFAULT_SETTINGS
+    snapshot: EndpointSnapshot,
+    now: float,
+    settings: PlannerSettings = DEFAULT_SETTINGS,
+    *,
+    explain: bool = True,
 ) -> Plan:
     """Decide what to do about one endpoint.
 
@@ -56,6 +60,7 @@ def plan(
         snapshot: the endpoint as it is.
         now: seconds, on the clock of the snapshot's times.
         settings: the planner's own figures.
+        explain: the plan is to have an `explanation`.
 
     Returns:
         The same plan for the same arguments. Parameters that contradict each other, or mean
@@ -70,7 +75,7 @@ def plan(
         return Plan(
             summary=summary_of(draft, needs),
             notes=tuple(problems),
-            explanation=explanation_of(draft, needs),
+            explanation=explanation_of(draft, needs) if explain else None,
         )
     clear_away(draft)
     if parameters.endpoint_state == "stopped":
@@ -91,7 +96,7 @@ def plan(
         tuple(draft.actions),
         summary_of(draft, needs),
         tuple(dict.fromkeys(draft.notes)),
-        explanation_of(draft, needs),
+        explanation_of(draft, needs) if explain else None,
         tuple(dict.fromkeys(draft.refusals)),
     )
 

@@ -26,4 +26,5 @@ class Planner:
     def decide(self, snapshot: EndpointSnapshot, traffic: Traffic, now: float) -> Sequence[Action]:
         """What to do now; `traffic` is for the others."""
         outlook = self._forecaster.observe(snapshot, now)
-        return plan(replace(snapshot, outlook=outlook), now, self._settings).actions
+        known = replace(snapshot, outlook=outlook)
+        return plan(known, now, self._settings, explain=False).actions
