@@ -72,7 +72,7 @@ async def test_one_that_cannot_tell_is_taken_as_it_is(case: Case, foreign: Forei
     ("ahead", "status", "said"),
     [
         (120.0, "warning", "the clock here is 1[12]. s ahead of"),
-        (-120.0, "warning", "the clock here is 12. s behind"),
+        (-120.0, "warning", "the clock here is 1[12]. s behind"),
         (2 * 3600.0, "problem", "certificates and logs suffer"),
     ],
 )
