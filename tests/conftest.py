@@ -19,6 +19,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis.database import DirectoryBasedExampleDatabase
 
 from stoker import backends, signals
 from stoker.store import Store
@@ -59,8 +60,12 @@ SERVERS = {"stoker"}
 """Fixtures of the session that start processes: one test process runs all their tests."""
 
 
-hypothesis.settings.register_profile("default", deadline=None)
+# The same examples at each run, so that a change is judged by what it changed. `--examples`
+# (`make thorough`) looks for others.
+hypothesis.settings.register_profile("default", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("default")
+EXAMPLES = DirectoryBasedExampleDatabase(".hypothesis/examples")
+"""Examples that failed, for the next run."""
 
 
 # What is imported and collected stays for the whole run. Each test process does it, and a third of
@@ -102,12 +107,13 @@ def pytest_unconfigure():
 
 
 def examine(item, number):
-    """Have a property test take so many examples, whatever it says itself."""
+    """Have a property test take so many examples, and others at each run."""
+    other = {"max_examples": number, "derandomize": False, "database": EXAMPLES}
     machine, test = item.cls, item.obj
     if hasattr(test, "_hypothesis_state_machine_class"):
-        machine.settings = hypothesis.settings(machine.settings, max_examples=number)
+        machine.settings = hypothesis.settings(machine.settings, **other)
     elif found := getattr(test, "_hypothesis_internal_use_settings", None):
-        changed = hypothesis.settings(found, max_examples=number)
+        changed = hypothesis.settings(found, **other)
         getattr(test, "__func__", test)._hypothesis_internal_use_settings = changed
 
 
