@@ -320,6 +320,15 @@ def test_cold_workers_are_stopped_and_kept_when_it_is_quiet() -> None:
     assert kinds(decided) == [("stop", 1)]
 
 
+def test_what_is_drained_and_cannot_be_stopped_is_missing_in_the_pool_at_once() -> None:
+    workers = [worker(1), worker(2, stoppable=False), worker(3, stoppable=False)]
+    decided = decide(steady(40.0), *workers, scaling=parameters(cold_mult=3))
+    drained = [action.worker_id for action in decided.actions if action.kind is ActionKind.DRAIN]
+    created = [action for action in decided.actions if action.kind is ActionKind.CREATE]
+    assert drained == [3, 2]
+    assert len(created) == 2  # as if the two were gone: 1 worker of 50/s, and 133.3/s are needed
+
+
 def test_cold_mult_keeps_a_reserve_of_stopped_workers() -> None:
     decided = decide(
         steady(40.0), worker(1), scaling=parameters(cold_mult=3)

@@ -330,6 +330,7 @@ class Draft:
         """Has the model, or is about to; what was decided above is taken into account."""
         gone = {action.worker_id for action in self.actions if action.kind is ActionKind.DESTROY}
         gone |= self.leaving
+        drained = {action.worker_id for action in self.actions if action.kind is ActionKind.DRAIN}
         coming = {worker.id for worker in self.coming()}
         return [
             worker
@@ -338,5 +339,8 @@ class Draft:
             and worker.id not in gone
             and (worker.attached or worker.workergroup_id in self.groups)
             # What cannot be stopped is destroyed once it is drained.
-            and (worker.stoppable or worker.state is not WorkerState.DRAINING)
+            and (
+                worker.stoppable
+                or (worker.state is not WorkerState.DRAINING and worker.id not in drained)
+            )
         ]
