@@ -1,5 +1,8 @@
 """The check that no test leaves a process behind."""
 
+import contextlib
+import os
+import signal
 import subprocess
 
 import pytest
@@ -21,7 +24,8 @@ def leave():
 
     yield start
     for process in made:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # with what a shell among them started
         process.wait()
 
 
