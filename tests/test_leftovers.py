@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 
+import psutil
 import pytest
 
 from stoker.launcher import TAG, tag
@@ -20,6 +21,8 @@ def leave():
             words or ("/bin/sleep", "600"), cwd=cwd, env=environment, start_new_session=True
         )
         made.append(process)
+        while not psutil.Process(process.pid).cmdline():
+            pass  # the kernel has not set up its arguments and its environment yet
         return process
 
     yield start

@@ -27,9 +27,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def one_error(done: subprocess.CompletedProcess[str]) -> str:
     assert done.returncode == 1
-    errors = [
-        line for line in done.stderr.splitlines() if line.startswith("llamacpp_server: error")
-    ]
+    errors = [line for line in done.stderr.splitlines() if "llamacpp_server: error" in line]
     assert len(errors) == 1
     assert "Traceback" not in done.stderr
     return errors[0]

@@ -18,7 +18,7 @@ from stoker.launcher import InstanceState, Phase, created_at
 from stoker.launcher.orphans import end_orphans, find_orphans
 from stoker.launcher.state import Descendants, place_of, read_state, write_state
 
-TAG = "local-7@nowhere"
+TAG = f"local-7@nowhere-{os.getpid()}"
 Leave = Callable[..., psutil.Process]
 
 
@@ -110,7 +110,7 @@ def proven(directory: Path, state: InstanceState) -> set[int]:
         {"said": "a pipe"},
         {"STOKER_INSTANCE": TAG},
     ],
-    ids=lambda shows: " ".join(shows.values()),
+    ids=["directory", "below", "log", "pipe", "tag"],
 )
 def test_an_orphan_that_shows_where_it_comes_from_is_ended(
     tmp_path: Path, leave: Leave, noted: Noted, shows: dict[str, str]
