@@ -20,7 +20,7 @@ as one: one outlier decides nothing.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from statistics import median_low
 from typing import TypeVar
 
@@ -43,6 +43,7 @@ MAX_PAIRS = 2000
 """Keys with their routes."""
 
 _Name = TypeVar("_Name", bound=Hashable)
+_Kept = TypeVar("_Kept")
 
 
 class Ratio:
@@ -111,10 +112,10 @@ class Calibration:
         self._all.add(claim, estimate)
         if key is None:
             return
-        _of(self._keys, key, MAX_KEYS).add(claim, estimate)
+        kept_of(self._keys, key, MAX_KEYS, Ratio).add(claim, estimate)
         if route:
-            _of(self._routes, route, MAX_ROUTES).add(claim, estimate)
-            _of(self._pairs, (key, route), MAX_PAIRS).add(claim, estimate)
+            kept_of(self._routes, route, MAX_ROUTES, Ratio).add(claim, estimate)
+            kept_of(self._pairs, (key, route), MAX_PAIRS, Ratio).add(claim, estimate)
 
     def ended(self, estimate: float, served: float, *, route: str) -> None:
         """A worker has told what a request that it estimated has needed.
@@ -128,7 +129,7 @@ class Calibration:
             return
         self._estimates_all.add(estimate, served)
         if route:
-            _of(self._estimates, route, MAX_ROUTES).add(estimate, served)
+            kept_of(self._estimates, route, MAX_ROUTES, Ratio).add(estimate, served)
 
     def moved(self) -> bool:
         """Whether all in all a claim means something else by now than when this was last so."""
@@ -154,12 +155,15 @@ class Calibration:
         return self._all
 
 
-def _of(kept: OrderedDict[_Name, Ratio], name: _Name, limit: int) -> Ratio:
-    ratio = kept.get(name)
-    if ratio is None:
-        ratio = kept[name] = Ratio()
+def kept_of(
+    kept: OrderedDict[_Name, _Kept], name: _Name, limit: int, make: Callable[[], _Kept]
+) -> _Kept:
+    """What is kept of `name`, made where there is none; that used longest ago goes at the limit."""
+    found = kept.get(name)
+    if found is None:
+        found = kept[name] = make()
         if len(kept) > limit:
             kept.popitem(last=False)
     else:
         kept.move_to_end(name)
-    return ratio
+    return found

@@ -24,16 +24,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from stoker.autoscaler.calibration import Calibration
+from stoker.autoscaler.calibration import MAX_KEYS, MAX_ROUTES, Calibration, kept_of
 from stoker.sizes import FAR, Sizes
 from stoker.wire import DEFAULT_LOAD, MAX_COST
 
 SPEEDUP = 8.0
 """A request is served at most so many times faster than a worker's perf (from a cache, say)."""
-
-MAX_KEYS = 1000
-
-MAX_ROUTES = 64
 
 
 class Beliefs:
@@ -64,9 +60,9 @@ class Beliefs:
         if perf > 0 and seconds > 0:
             load = min(load, SPEEDUP * perf * seconds)
         self._all.add(load)
-        _of(self._keys, key, MAX_KEYS).add(load)
+        kept_of(self._keys, key, MAX_KEYS, Sizes).add(load)
         if route:
-            _of(self._routes, route, MAX_ROUTES).add(load)
+            kept_of(self._routes, route, MAX_ROUTES, Sizes).add(load)
 
     def expected(self, claimed: float, count: int, perf: float = 0.0) -> float:
         """The load to plan for of requests that no worker has seen yet.
@@ -103,14 +99,3 @@ class Beliefs:
         if seen.known:
             claim = max(claim, seen.low / FAR)
         return min(claim, seen.most(perf))
-
-
-def _of(kept: OrderedDict[str, Sizes], name: str, limit: int) -> Sizes:
-    sizes = kept.get(name)
-    if sizes is None:
-        sizes = kept[name] = Sizes()
-        if len(kept) > limit:
-            kept.popitem(last=False)
-    else:
-        kept.move_to_end(name)
-    return sizes
