@@ -841,6 +841,24 @@ def test_of_a_worker_that_tells_no_loads_one_by_one_the_sum_of_what_came_judges_
     assert assigned(router, 100.0, now=9.0).cost == pytest.approx(25.0)
 
 
+def test_the_sum_that_a_worker_of_ours_tells_judges_no_claim_of_a_session() -> None:
+    router = a_router(1)
+    for now in range(1, 7):
+        idx = assigned(router, 100.0, now=float(now)).request_idx
+        for named, loads in (([idx], [None]), ([], [])):
+            status = WorkerStatus(
+                id=1,
+                mtoken="",
+                new_load=5.0,  # of the requests in the session
+                max_perf=10.0,
+                working_request_idxs=named,
+                working_loads=loads,
+                boot_id="a",
+            )
+            router.report(1, status, float(now))
+    assert assigned(router, 100.0, now=9.0).cost == 100.0
+
+
 def test_a_worker_that_estimates_four_times_too_much_is_believed_to_have_a_quarter() -> None:
     router = a_router(1)
     for now in range(1, 7):

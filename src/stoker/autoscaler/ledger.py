@@ -256,7 +256,7 @@ class Ledger:
                 worker.grow(known, believed)
                 known.estimate = estimate
                 self._arrived(endpoint, known, now)
-        if not status.working_loads:
+        if not status.boot_id:  # it is none of ours, and tells no loads one by one
             self._total(endpoint, worker, status.new_load)
         worker.reported = max(0.0, status.cur_load) * calibration.of_estimate()
         worker.reported_requests = max(0, status.num_requests_working)
