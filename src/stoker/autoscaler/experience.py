@@ -25,6 +25,7 @@ from stoker.autoscaler.fleet import Worker
 from stoker.autoscaler.learnt import Learnt, OfferKey, Trouble
 from stoker.autoscaler.planning import PlannerSettings
 from stoker.autoscaler.states import LOADING_STATES, WorkerState
+from stoker.errors import UNREADABLE
 from stoker.store import WorkergroupRecord
 
 LOADING_LIMIT = PlannerSettings().loading_limit
@@ -205,7 +206,7 @@ class Experience:
         """
         try:
             record = _decode(text)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except UNREADABLE:
             return
         if record.revision != group.revision:
             return

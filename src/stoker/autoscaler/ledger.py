@@ -8,8 +8,8 @@ What makes the books right all the same:
   ticket expires unseen. So each is taken off once, and none stays longer than its ticket's lifetime
   and one report.
 * What a worker shows counts as arrived, once, with the worker's own estimate; what waited for a
-  worker was counted then, and is put right (`...arrivals`). So is what turns out to be
-  other than that.
+  worker was counted then, and is put right (`...arrivals`). Both are put right once more when it
+  ends, by what it needed.
 * A worker's estimates, and the load that it reports, count for so many times themselves as what was
   estimated turned out to be (`...calibration`).
 * A finish is believed at once, and so is a report that does not name a request any more. If another

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from stoker.errors import InvalidMessageError
+from stoker.errors import UNREADABLE, InvalidMessageError
 
 MAX_TOKENS = 131_072
 """Most tokens of a request's answers together."""
@@ -128,7 +128,7 @@ def read_embedding(body: bytes) -> EmbeddingRequest:
 def _read(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
     try:
         return decoder.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise InvalidMessageError({"body": str(error)}) from None
 
 

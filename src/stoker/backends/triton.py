@@ -18,6 +18,7 @@ from stoker.backends.base import (
     more_arguments,
 )
 from stoker.backends.openai import Count, Share, fronted, handlers
+from stoker.errors import UNREADABLE
 from stoker.logline import LogLine
 from stoker.wire import DEFAULT_LOAD
 
@@ -75,7 +76,7 @@ def rows(payload: msgspec.Raw) -> float:
     """Load of an inference: the first dimension of its first tensor, which is the batch."""
     try:
         inputs = _INFERENCE.decode(payload).inputs
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+    except UNREADABLE:
         return DEFAULT_LOAD
     first = inputs[0].shape[0] if inputs and inputs[0].shape else 1
     return float(min(max(first, 1), MAX_ROWS))

@@ -16,6 +16,7 @@ from urllib.parse import urljoin, urlsplit
 
 import msgspec
 
+from stoker.errors import UNREADABLE
 from stoker.http.fetch import fetch
 from stoker.http.request import UpstreamError
 
@@ -91,7 +92,7 @@ def _error_in(body: bytes) -> str:
         return ""
     try:
         told = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+    except UNREADABLE:
         return ""
     error, word = told.get("error"), told.get("status")
     if isinstance(error, dict) and error:

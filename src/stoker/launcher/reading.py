@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from stoker.config import convert
-from stoker.errors import ConfigError
+from stoker.errors import UNREADABLE, ConfigError
 from stoker.launcher.files import read_small, write_atomic
 from stoker.launcher.manifest import MANIFEST, MANIFEST_TOML, InstanceManifest
 from stoker.launcher.steps import fill
@@ -136,7 +136,7 @@ def _parse(path: Path) -> Any:
         if path.suffix == ".toml":
             return tomllib.loads(raw.decode())
         return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, tomllib.TOMLDecodeError, ValueError, RecursionError) as error:
+    except UNREADABLE as error:
         kind = "TOML" if path.suffix == ".toml" else "JSON"
         raise ConfigError(str(path), f"not valid {kind}: {error}") from None
 

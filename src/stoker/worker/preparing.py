@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from stoker.errors import UNREADABLE
 from stoker.wire import MAX_COST, encode
 from stoker.worker.config import HandlerConfig
 from stoker.worker.multipart import PayloadError, form, parts_of, parts_of_payload
@@ -82,7 +83,7 @@ def preparer_of(handler: HandlerConfig, workload: Workload) -> Preparer | None:
 def _decoded(raw: msgspec.Raw) -> dict[str, Any]:
     try:
         return _decode(raw)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+    except UNREADABLE as error:
         raise PayloadError({"payload": f"not valid JSON: {error}"}) from None
 
 

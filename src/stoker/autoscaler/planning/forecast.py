@@ -25,8 +25,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import msgspec
-
 from stoker.autoscaler.arrivals import Demand
 from stoker.autoscaler.planning.contradictions import clamped
 from stoker.autoscaler.planning.errors import HORIZONS, ForecastErrors
@@ -38,6 +36,7 @@ from stoker.autoscaler.planning.season import DAY
 from stoker.autoscaler.planning.settings import PlannerSettings
 from stoker.autoscaler.planning.snapshot import EndpointSnapshot
 from stoker.autoscaler.states import ACTIVE, LOADING_STATES
+from stoker.errors import UNREADABLE
 from stoker.sizes import FAR
 from stoker.wire import MAX_COST, EndpointParameters
 
@@ -236,7 +235,7 @@ class Forecaster:
             if not (fresh and 0 <= kept.mean_load <= MAX_COST):
                 return False
             self.history.day.resume(kept.day, now)
-        except (msgspec.MsgspecError, ValueError):
+        except UNREADABLE:
             return False
         self._mean_load = kept.mean_load
         self._kept = kept.rehearsal
