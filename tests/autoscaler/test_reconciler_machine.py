@@ -517,7 +517,7 @@ def test_a_worker_that_was_just_destroyed_is_in_the_books_until_a_list_lacks_it(
     machine.lie_in_a_list("forget")
     del machine.world.instances["i1"]
     machine.run(machine.rounds(4))
-    for _ in range(5):
+    for _ in range(8):
         machine.ask(2000.0)
     machine.run(machine.rounds(1))
     machine.teardown()

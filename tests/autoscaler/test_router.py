@@ -870,3 +870,15 @@ def test_a_worker_that_estimates_four_times_too_much_is_believed_to_have_a_quart
     assert load(router, 1) == pytest.approx(25.0)
     demand = router.demand(ENDPOINT, 9.5)
     assert demand.arrived_load + sum(demand.revised.values()) == pytest.approx(7 * 25.0)
+
+
+def test_a_worker_with_a_free_slot_takes_a_request_however_much_it_has() -> None:
+    router = a_router(max_queue_time=5.0)
+    router.add_worker(1, ENDPOINT, reqnum_base=1)
+    status = WorkerStatus(id=1, mtoken="", url="http://worker-1", max_perf=10.0, slots=2)
+    router.report(1, status, 0.0)
+    router.set_available(1, True, 0.0)
+    assigned(router, 100.0)
+    assert load(router, 1) > 5.0 * 10.0
+    assigned(router, 100.0)
+    held(router, 1.0)

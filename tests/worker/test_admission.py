@@ -87,6 +87,17 @@ def test_a_free_place_is_taken_whatever_the_load_at_work() -> None:
     assert admission.enter(Place(lane, 1.0, "third"), 30.0) is Verdict.REFUSE
 
 
+def test_the_wait_in_a_lane_with_places_is_until_one_of_them_is_free() -> None:
+    admission: Admission = Admission(perf=100.0)
+    lane: Lane = Lane(16)
+    for number in range(16):
+        assert admission.enter(Place(lane, 250.0, number), 0.0) is Verdict.START
+    assert admission.enter(Place(lane, 250.0, "first to wait"), 2.4) is Verdict.REFUSE
+    assert admission.enter(Place(lane, 250.0, "first to wait"), 2.5) is Verdict.WAIT
+    assert admission.expected_wait(lane) == pytest.approx(2 / 17 * 42.5)
+    assert admission.expected_wait() == 42.5
+
+
 def test_without_a_limit_the_wait_inside_the_model_server_counts() -> None:
     admission: Admission = Admission(perf=1.0)
     lane: Lane = Lane(None)

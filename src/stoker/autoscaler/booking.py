@@ -196,11 +196,14 @@ class WorkerBook:
         return (requests - self.slots + 1) / requests * self.load / self.perf
 
     def takes(self, max_queue_time: float) -> bool:
-        """Whether `max_queue_time` lets another request in: seconds that its load takes, at most.
+        """Whether `max_queue_time` lets another request in: seconds until it begins, at most.
 
-        What the request itself takes does not matter: a large one would wait for a worker that is
-        all but idle, and all behind it with it.
+        Where the slots are not known, that is taken to be when all load is done. What the request
+        itself takes does not matter: a large one would wait for a worker that is all but idle, and
+        all behind it with it.
         """
+        if self.slots > 0:
+            return self.start_after() <= max_queue_time
         return self.load <= NOTHING or self.load <= max_queue_time * self.perf
 
     def book(self, request: Request) -> None:

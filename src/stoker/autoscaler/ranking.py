@@ -12,9 +12,10 @@ Rules:
 
 Finish times of workers of different perf have no one order for all costs: a small request may end
 first on a slow idle worker, a large one on a fast busy one. So workers are put into **classes** of
-perf, `PERF_STEP` wide (9%). Within a class they are ordered by load / perf, which no cost changes,
-in **steps** of at most 1/64 of it; between classes their first ones are compared by what the
-request really costs there. So nobody is passed over who would have finished it much sooner:
+perf, `PERF_STEP` wide (9%); those whose slots are not known into others than those whose are.
+Within a class they are ordered by load / perf, which no cost changes, in **steps** of at most 1/64
+of it; between classes their first ones are compared by what the request really costs there. So
+nobody is passed over who would have finished it much sooner:
 
     finish(chosen) <= PERF_STEP * finish(any other that may be chosen)
 
@@ -57,7 +58,7 @@ class _Class:
 
     __slots__ = ("_heap", "_steps", "first", "index", "number")
 
-    def __init__(self, number: int, index: int) -> None:
+    def __init__(self, number: tuple[int, bool], index: int) -> None:
         self._steps: dict[int, OrderedDict[int, WorkerBook]] = {}
         self._heap: list[int] = []
         """Every key of `_steps`, once. One that is empty is dropped when it comes up."""
@@ -98,14 +99,16 @@ class _Class:
 class Ranking:
     """The workers of an endpoint that are in rotation, by who is next."""
 
-    __slots__ = ("_by_number", "_classes", "_delays", "_full", "_rates")
+    __slots__ = ("_by_number", "_classes", "_delays", "_full", "_rates", "_starts")
 
     def __init__(self) -> None:
-        self._full = _Class(0, -1)
-        self._by_number: dict[int, _Class] = {}
-        # For each class, of its first worker: seconds until its load is done (inf: no worker), and
-        # seconds for a load unit. Beside each other, so that one pass over them is fast.
+        self._full = _Class((0, True), -1)
+        self._by_number: dict[tuple[int, bool], _Class] = {}
+        # For each class, of its first worker: seconds until a request begins as far as is known,
+        # seconds until its load is done (both inf: no worker), and seconds for a load unit. Beside
+        # each other, so that one pass over them is fast.
         self._classes: list[_Class] = []
+        self._starts: list[float] = []
         self._delays: list[float] = []
         self._rates: list[float] = []
 
@@ -120,7 +123,7 @@ class Ranking:
         if 0 < worker.slots <= requests:
             target, order = self._full, worker.start_after()
         else:
-            number = floor(log2(worker.perf) * CLASSES_PER_DOUBLING)
+            number = floor(log2(worker.perf) * CLASSES_PER_DOUBLING), worker.slots > 0
             target = self._by_number.get(number) or self._new_class(number)
             order = load / worker.perf
         step = step_of(order) if load > NOTHING else _NO_LOAD + requests
@@ -159,8 +162,8 @@ class Ranking:
 
     def _best(self, cost: float, max_queue_time: float) -> WorkerBook | None:
         finishes = [
-            delay + cost * rate if delay <= max_queue_time else inf
-            for delay, rate in zip(self._delays, self._rates, strict=True)
+            delay + cost * rate if start <= max_queue_time else inf
+            for start, delay, rate in zip(self._starts, self._delays, self._rates, strict=True)
         ]
         least = min(finishes, default=inf)
         if least < inf:
@@ -182,9 +185,10 @@ class Ranking:
         former.drop(worker)
         self._figures(former)
 
-    def _new_class(self, number: int) -> _Class:
+    def _new_class(self, number: tuple[int, bool]) -> _Class:
         new = self._by_number[number] = _Class(number, len(self._classes))
         self._classes.append(new)
+        self._starts.append(inf)
         self._delays.append(inf)
         self._rates.append(0.0)
         return new
@@ -197,12 +201,15 @@ class Ranking:
         first = changed.first
         if first is not None:
             load = first.load
-            self._delays[index] = load / first.perf if load > NOTHING else 0.0
+            delay = self._delays[index] = load / first.perf if load > NOTHING else 0.0
+            self._starts[index] = 0.0 if first.slots > 0 else delay
             self._rates[index] = 1.0 / first.perf
             return
         # Its last worker has gone: the last class takes its place.
         del self._by_number[changed.number]
-        last, delay, rate = self._classes.pop(), self._delays.pop(), self._rates.pop()
+        last, start = self._classes.pop(), self._starts.pop()
+        delay, rate = self._delays.pop(), self._rates.pop()
         if last is not changed:
             last.index = index
-            self._classes[index], self._delays[index], self._rates[index] = last, delay, rate
+            self._classes[index], self._starts[index] = last, start
+            self._delays[index], self._rates[index] = delay, rate

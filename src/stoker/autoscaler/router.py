@@ -4,9 +4,9 @@ Rules:
 
 * A request goes to the available worker of its endpoint that would begin and finish it first,
   counting what is booked there already, and is booked at once (`stoker.autoscaler.ranking` says
-  which that is; `...affinity` when another one is taken for the sake of its cache). Workers whose
-  load takes longer than the endpoint's `max_queue_time` are left out, however large or small the
-  request is: one that is too large for every worker is still served.
+  which that is; `...affinity` when another one is taken for the sake of its cache). Workers where
+  it would begin after more than the endpoint's `max_queue_time` are left out, however large or
+  small the request is: one that is too large for every worker is still served.
 * When there is none, it is **held** in its endpoint's queue, and nothing overtakes it but what is
   due before it: first come first served within an API key, fair among keys (`...fairness`). Its
   client polls with the `request_idx`, or waits (see `on_assigned`).

@@ -4,12 +4,13 @@ Rules (everything that decides about the queue lives in this file):
 
 * A *lane* lets `limit` requests work at a time and keeps the others in order of arrival. Handlers
   that take one request at a time share one lane: there is one model server behind all of them.
-* The expected wait is the load queued and working, in all lanes, over perf (load per second).
-* A request that finds its lane full waits if the expected wait is within the handler's
-  `max_queue_time`, else it is refused. E.g. perf 100/s, 1,000 working and 1,500 queued: 25 s. That
-  is within 30, so the next one waits, whatever its own size.
-* In a lane without a limit nobody waits here, but the model server has a queue of its own: there
-  the same rule is applied to everyone. In a lane with a limit, a free place is taken at once.
+* The expected wait is the time until a request would begin. In a lane without a limit, that is the
+  load queued and working, in all lanes, over perf (load per second): the model server has a queue
+  of its own. In a lane with a limit a free place is taken at once. When it is full, of its n
+  requests (n - limit + 1) must end before: so much of that time is waited for.
+* A request is refused where the expected wait is above its handler's `max_queue_time`, whatever its
+  own size. E.g. one at a time, perf 100/s, 1,000 load units working and 1,500 queued: 25 s, within
+  30, so the next one waits. With a limit of 16, and 16 of 250 each at work: 1/16 of 40 s.
 * Without a known perf (0) there is no expected wait, and only the length of the queue is bounded.
 * Refused requests are told when to come back: after the wait is below the limit again.
 * What is known to be served of a request (tokens that have passed) is no load any more, so that the
@@ -103,9 +104,17 @@ class Admission(Generic[P]):
         self.retry_after = 0.0
         self._present = 0
 
-    def expected_wait(self) -> float:
-        """Seconds until all that is here now is served."""
-        return self.load / self.perf if self.perf > 0.0 else 0.0
+    def expected_wait(self, lane: Lane[P] | None = None) -> float:
+        """Seconds until a request that comes now would begin.
+
+        Args:
+            lane: where; None: when all that is here is served.
+        """
+        wait = self.load / self.perf if self.perf > 0.0 else 0.0
+        if lane is None or lane.limit is None:
+            return wait
+        present = lane.working + len(lane.queue)
+        return wait * max(0, present - lane.limit + 1) / max(1, present)
 
     def enter(self, place: P, max_queue_time: float | None) -> Verdict:
         """Let a request in, if it may.
@@ -117,7 +126,7 @@ class Admission(Generic[P]):
         lane: Lane[P] = place.lane
         free = lane.limit is None or lane.working < lane.limit
         if not free or lane.limit is None:
-            wait = self.expected_wait()
+            wait = self.expected_wait(lane)
             if max_queue_time is not None and wait > max_queue_time:
                 self.retry_after = max(1.0, wait - max_queue_time)
                 return Verdict.REFUSE

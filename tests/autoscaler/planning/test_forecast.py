@@ -231,16 +231,19 @@ def test_forecasts_that_wait_to_be_judged_are_bounded() -> None:
     assert max(len(pending) for pending in errors._pending) <= 1441
 
 
-def test_slots_that_the_router_leaves_free_are_not_waited_for() -> None:
-    """Three requests of 1,000 on a worker of 100/s: the next is held, though slots are free."""
-    endpoint = Endpoint(replace(ENDPOINT, workers=(replace(WORKER, slots=16),)))
+@pytest.mark.parametrize(("slots", "full"), [(0, True), (16, False)])
+def test_workers_are_full_where_their_slots_are_and_else_where_much_is_at_work(
+    slots: int, full: bool
+) -> None:
+    """Four requests of 1,000 on a worker of 100/s: with 16 slots, the next begins at once."""
+    endpoint = Endpoint(replace(ENDPOINT, workers=(replace(WORKER, slots=slots),)))
     for _ in range(120):
         endpoint.count -= 19  # of 20 that `second` counts
         endpoint.second(1000.0)
     before = endpoint.second(0.0)
     after = endpoint.second(0.0, booked_count=3, booked_load=2900.0, held_count=1, held_load=1000.0)
     assert before.clearing == 0.0
-    assert after.clearing > 100.0
+    assert (after.clearing > 100.0) is full
 
 
 def test_requests_without_load_do_not_spoil_what_was_learnt() -> None:

@@ -10,8 +10,7 @@ Rules:
   the margin, for how long a peak is held, and a floor are those that would have cost least so far
   (see `rehearsal`).
 * What is over the slots of the workers is worked off within `target_queue_time`, whatever is
-  predicted: it is there already. Where requests are so large that the router fills fewer slots
-  (`max_queue_time`), only those count.
+  predicted: it is there already.
 * What recurs each day is prepared for in time, whatever the rehearsal says (see `season`); its
   candidates are given those workers too.
 * Until perf is known, and a worker has seen a request, nothing can be rehearsed; what arrived
@@ -64,7 +63,7 @@ SEASON_LEAD = 1.25
 
 UNKNOWN_SLOTS_SHARE = 0.5
 """Where slots are not known, workers are taken to be full with as much load as they can do in this
-share of `target_queue_time`."""
+share of `target_queue_time`, and of no more than `max_queue_time`."""
 
 TELL_EVERY = 10.0
 """Seconds between two looks ahead at the horizons: nothing but what is told depends on them."""
@@ -343,9 +342,9 @@ class Forecaster:
         slots = float(fleet.slots)
         if slots <= 0:
             share = UNKNOWN_SLOTS_SHARE * parameters.target_queue_time
+            # The router leaves slots free where what is there takes longer: others wait, held.
+            share = min(share, parameters.max_queue_time)
             slots = max(1.0, share * fleet.perf / self._mean_load)
-        # The router leaves slots free where what is there takes longer: others wait, held.
-        slots = min(slots, max(1.0, parameters.max_queue_time * fleet.perf / self._mean_load))
         create = fleet.create_seconds or settings.rehearsed_create_seconds
         # One that takes longer is given up.
         create = min(create, settings.loading_limit)
