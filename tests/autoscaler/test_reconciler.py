@@ -319,7 +319,7 @@ async def test_what_comes_each_day_is_known_after_a_restart(house, worker):
         history.add(0.0, 0, night + SLOT, seconds=DAY - SLOT)
     await house.reopen()
     history = house.plane.forecasters[worker.endpoint_id].history
-    assert history.day.recurring(today, today) == pytest.approx(70.0)
+    assert history.profile.recurring(today, today).load == pytest.approx(70.0)
 
 
 async def test_a_clock_that_is_set_after_the_start_puts_times_of_day_right(house, worker):
@@ -338,7 +338,7 @@ async def test_a_clock_that_is_set_after_the_start_puts_times_of_day_right(house
         await house.settle(rounds=1)
     assert house.plane.day_time() == pytest.approx(house.clock.wall())
     history = house.plane.forecasters[worker.endpoint_id].history
-    assert history.day.recurring(today, today) == pytest.approx(70.0)
+    assert history.profile.recurring(today, today).load == pytest.approx(70.0)
 
 
 async def test_what_was_learnt_of_a_load_is_written_every_ten_minutes(house, worker):

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from tests.autoscaler.planning.test_forecast import ENDPOINT, Endpoint, after_tw
 
 from stoker.autoscaler.arrivals import Demand
 from stoker.autoscaler.planning import Forecaster, Outlook
-from stoker.autoscaler.planning.keeping import packed, unpacked
+from stoker.autoscaler.planning.keeping import halved, packed, unhalved, unpacked
 from stoker.wire import EndpointParameters
 
 BURSTS = ([0.0] * 110 + [1000.0] * 10) * 6
@@ -116,7 +117,7 @@ def test_the_rehearsal_of_another_cap_is_of_no_use_but_the_season_is() -> None:
     assert outlook.candidate.floor == 0
 
 
-@pytest.mark.parametrize("after", [-3600.0, 3 * 86400.0])
+@pytest.mark.parametrize("after", [-3600.0, 15 * 86400.0])
 def test_what_is_too_old_or_of_the_future_is_left(after: float) -> None:
     endpoint = learnt()
     assert not restart(endpoint, after=after)
@@ -142,7 +143,7 @@ def test_no_figure_makes_it_fail(data: st.DataObject) -> None:
     endpoint = Endpoint()
     endpoint.run([100.0] * 5)
     kept = json.loads(endpoint.forecaster.written(endpoint.now))
-    part = data.draw(st.sampled_from([kept, kept["rehearsal"], kept["day"]]))
+    part = data.draw(st.sampled_from([kept, kept["rehearsal"], kept["season"]]))
     name = data.draw(st.sampled_from(sorted(part)))
     numbers = st.one_of(st.floats(), st.integers(-(10**20), 10**20), st.none(), st.just("AAAA"))
     part[name] = data.draw(st.one_of(numbers, st.lists(numbers, max_size=3)))
@@ -161,3 +162,18 @@ def test_packed_numbers_come_back(values: list[float]) -> None:
 def test_numbers_that_cannot_be_a_cost_are_refused(values: list[float]) -> None:
     with pytest.raises(ValueError, match=r"numbers|below 0"):
         unpacked(packed(values), 2)
+
+
+@given(st.lists(st.floats(1e-30, 2.0**100)))
+def test_halved_numbers_come_back_within_a_250th(values: list[float]) -> None:
+    assert unhalved(halved(values), len(values)).tolist() == pytest.approx(values, rel=1 / 250)
+
+
+def test_what_is_not_known_is_not_known_afterwards() -> None:
+    assert np.isnan(unhalved(halved([math.nan]), 1)).all()
+
+
+@pytest.mark.parametrize("values", [[1.0], [1.0, -1.0], [1.0, math.inf]])
+def test_halved_numbers_that_cannot_be_a_load_are_refused(values: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"numbers|below 0"):
+        unhalved(halved(values), 2)

@@ -11,8 +11,8 @@ Rules:
   (see `rehearsal`).
 * What is over the slots of the workers is worked off within `target_queue_time`, whatever is
   predicted: it is there already.
-* What recurs each day is prepared for in time, whatever the rehearsal says (see `season`); its
-  candidates are given those workers too.
+* What recurs each day or week is prepared for in time, whatever the rehearsal says (see `season`);
+  its candidates are given those workers too.
 * Until perf is known, and a worker has seen a request, nothing can be rehearsed; what arrived
   meanwhile is made up for then.
 * What arrived is a claim until a worker has seen it: where that puts it right, it is put right here
@@ -31,7 +31,7 @@ from stoker.autoscaler.planning.history import SECONDS, LoadHistory
 from stoker.autoscaler.planning.keeping import KeptForecast, KeptRehearsal, decode, encode
 from stoker.autoscaler.planning.outlook import PREDICTORS, Horizon, Outlook
 from stoker.autoscaler.planning.rehearsal import FULL, Rehearsal, Surroundings
-from stoker.autoscaler.planning.season import DAY
+from stoker.autoscaler.planning.season import DAY, WEEK, Recurring, Source, UtcOffset
 from stoker.autoscaler.planning.settings import PlannerSettings
 from stoker.autoscaler.planning.snapshot import EndpointSnapshot
 from stoker.autoscaler.states import ACTIVE, LOADING_STATES
@@ -59,11 +59,16 @@ LEAST = 1e-9
 means anything; it is taken as not known."""
 
 SEASON_LEAD = 1.25
-"""What recurs each day is prepared for so many times sooner than a worker takes to come."""
+"""What recurs each day or week is prepared for so many times sooner than a worker takes to come."""
 
 UNKNOWN_SLOTS_SHARE = 0.5
 """Where slots are not known, workers are taken to be full with as much load as they can do in this
 share of `target_queue_time`, and of no more than `max_queue_time`."""
+
+_WHEN: dict[Source, str] = {
+    "day": "on both of the last two days",
+    "week": "on this day of the week",
+}
 
 TELL_EVERY = 10.0
 """Seconds between two looks ahead at the horizons: nothing but what is told depends on them."""
@@ -144,9 +149,17 @@ def _waiting(demand: Demand, around: Surroundings) -> tuple[int, float]:
 class Forecaster:
     """The memory of one endpoint's load."""
 
-    def __init__(self, settings: PlannerSettings | None = None) -> None:
+    def __init__(
+        self, settings: PlannerSettings | None = None, *, utc_offset: UtcOffset | None = None
+    ) -> None:
+        """Know nothing yet.
+
+        Args:
+            settings: the planner's own figures.
+            utc_offset: of the clock by which days are told; None: UTC.
+        """
         self._settings = settings or PlannerSettings()
-        self.history = LoadHistory()
+        self.history = LoadHistory(utc_offset)
         self._rehearsal: Rehearsal | None = None
         self._kept: KeptRehearsal | None = None
         """What an earlier process rehearsed, until it is taken up."""
@@ -204,7 +217,7 @@ class Forecaster:
     # What outlives the process.
 
     def written(self, now: float) -> str:
-        """What takes hours to learn, as JSON (some 20 KB).
+        """What takes hours to learn, as JSON (some 30 KB).
 
         Args:
             now: as `observe` is given it.
@@ -213,7 +226,7 @@ class Forecaster:
         kept = KeptForecast(
             counted="seen",
             mean_load=self._mean_load,
-            day=self.history.day.kept(now),
+            season=self.history.profile.kept(now),
             rehearsal=rehearsal,
         )
         return encode(kept).decode()
@@ -223,17 +236,20 @@ class Forecaster:
 
         Args:
             text: what `written` gave.
-            now: on the same clock as then, of which midnight is to be at the same time of day.
+            now: on the same clock as then.
 
         Returns:
-            Whether it was of use; what is broken, older than two days or of the future is not.
+            Whether it was of use; what is broken, older than two weeks or of the future is not.
         """
         try:
             kept = decode(text)
-            fresh = -MAX_SET_BACK <= now - kept.day.at <= 2 * DAY
+            season = kept.season or kept.day
+            if season is None:
+                return False
+            fresh = -MAX_SET_BACK <= now - season.at <= 2 * WEEK * DAY
             if not (fresh and 0 <= kept.mean_load <= MAX_COST):
                 return False
-            self.history.day.resume(kept.day, now)
+            self.history.profile.resume(season, now)
         except UNREADABLE:
             return False
         self._mean_load = kept.mean_load
@@ -396,10 +412,14 @@ class Forecaster:
         )
 
     def _season(self, around: Surroundings, now: float, takes: float) -> float:
-        """Active capacity for what comes each day, until a worker that `takes` so long is there."""
+        """Active capacity for what recurs, until a worker that `takes` so long is there."""
         if not around.season:
             return 0.0
-        return self.history.day.recurring(now, now + SEASON_LEAD * takes) / around.target_util
+        return self._recurring(now, takes).load / around.target_util
+
+    def _recurring(self, now: float, takes: float) -> Recurring:
+        price = self._settings.late_price
+        return self.history.profile.recurring(now, now + SEASON_LEAD * takes, price)
 
     def _begin(self, around: Surroundings, seconds: list[tuple[float, float]]) -> Rehearsal:
         """Rehearse anew, on (load units, requests) of the seconds that are over."""
@@ -472,9 +492,10 @@ class Forecaster:
         if season > max(floor, self._peak):
             binds = "season"
             ahead = SEASON_LEAD * around.coming_seconds
+            source = self._recurring(now, around.coming_seconds).source
             why = (
-                f"what came on both of the last two days within {ahead:.0f} s of this time, as far "
-                f"as it came lately, needs {season:.1f}/s"
+                f"what came {_WHEN[source]} within {ahead:.0f} s of this time, as far as it came "
+                f"lately, needs {season:.1f}/s"
             )
         elif floor >= self._peak:
             binds = "headroom"

@@ -5,7 +5,7 @@ Constant memory, no clock: `now` is passed in, and may stand still or jump.
 
 from __future__ import annotations
 
-from stoker.autoscaler.planning.season import DayProfile
+from stoker.autoscaler.planning.season import LoadProfile, UtcOffset
 
 SECONDS = 600
 """Seconds that are remembered one by one."""
@@ -22,15 +22,20 @@ class LoadHistory:
     """Load units and requests that arrived in each second, the oldest first.
 
     Attributes:
-        day: what arrived by the time of day.
+        profile: what arrived by the time of day.
     """
 
-    __slots__ = ("_load", "_requests", "_sums", "day")
+    __slots__ = ("_load", "_requests", "_sums", "profile")
 
-    def __init__(self) -> None:
+    def __init__(self, utc_offset: UtcOffset | None = None) -> None:
+        """Nothing arrived yet.
+
+        Args:
+            utc_offset: of the clock by which days are told; None: UTC.
+        """
         self._load: list[float] = []
         self._requests: list[float] = []
-        self.day = DayProfile()
+        self.profile = LoadProfile(utc_offset)
         self._sums: dict[int, float] = {}
 
     def __len__(self) -> int:
@@ -52,7 +57,7 @@ class LoadHistory:
             if len(figures) > SECONDS:
                 del figures[:-SECONDS]
         self._sums.clear()
-        self.day.add(load, second, seconds)
+        self.profile.add(load, second, seconds)
 
     def revise(self, age: int, change: float, second: float) -> tuple[float, float, float]:
         """What had arrived some time ago turned out to be more, or less; never less than nothing.
@@ -75,7 +80,7 @@ class LoadHistory:
         change = max(change, -self._load[place])
         self._load[place] += change
         self._sums.clear()
-        self.day.revise(change, second)
+        self.profile.revise(change, second)
         return change, self._requests[place], sum(self._requests[place + 1 :])
 
     def mean(self, seconds: int) -> float:
@@ -102,15 +107,15 @@ class LoadHistory:
     def ahead(self, now: float, seconds: float, level: float) -> float:
         """Load units per second that are expected `seconds` from now.
 
-        From the day's profile where one is known, otherwise from the trend, which is not believed
-        for further ahead than it was seen, nor beyond twice the level.
+        From the usual load at that time where it is known, otherwise from the trend, which is not
+        believed for further ahead than it was seen, nor beyond twice the level.
 
         Args:
             now: on the planner's clock.
             seconds: how far ahead.
             level: load units per second now.
         """
-        change = self.day.change(now, now + seconds)
+        change = self.profile.change(now, now + seconds)
         if change is None:
             change = self.trend() * min(seconds, TREND)
             change = min(level, change)

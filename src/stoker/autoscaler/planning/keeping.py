@@ -1,12 +1,13 @@
 """What a `Forecaster` has learnt, in a form that outlives its process.
 
-Kept are what came at each time of two days, and what each way to scale has cost so far: both take
+Kept are what came at each time of two weeks, and what each way to scale has cost so far: both take
 hours and days to learn. What is known of the last minutes is not: it is gone by the time
 that it is read again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -16,8 +17,30 @@ from numpy.typing import NDArray
 Values = NDArray[np.float32]
 
 
+class KeptSeason(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A `LoadProfile`."""
+
+    at: float
+    """When it was written, on the forecaster's clock."""
+    days: dict[int, bytes]
+    """By day of UTC: load units per second by slot, as `halved`; NaN where nothing is known."""
+    slot: int | None
+    load: float
+    seconds: float
+    """The slot that is not over."""
+    came: list[float]
+    expected: list[float]
+    errors: list[float]
+    hits: list[float]
+    missed: list[float]
+    """Of each source."""
+
+
 class KeptDay(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A `DayProfile`; by slot, as `packed`, with NaN where nothing is known."""
+    """What was kept in place of a `KeptSeason` when two days were remembered; it is only read.
+
+    By slot, as `packed`, with NaN where nothing is known.
+    """
 
     at: float
     """When it was written, on the forecaster's clock."""
@@ -60,7 +83,9 @@ class KeptForecast(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """How load was counted. Before there was such a field, it was by what clients claimed, which is
     not to be believed again."""
     mean_load: float
-    day: KeptDay
+    season: KeptSeason | None = None
+    day: KeptDay | None = None
+    """One of the two."""
     rehearsal: KeptRehearsal | None = None
 
 
@@ -85,3 +110,20 @@ def unpacked(data: bytes, size: int) -> Values:
     if np.any(values < 0) or np.any(np.isinf(values)):
         raise ValueError("a figure below 0, or infinite")
     return values
+
+
+def halved(values: Iterable[float]) -> bytes:
+    """As the upper halves of 32-bit floats, little-endian: exact to a 250th."""
+    bits = np.fromiter(values, "<f4").view("<u4").astype(np.uint64)
+    return ((bits + 0x8000) >> 16).astype("<u2").tobytes()
+
+
+def unhalved(data: bytes, size: int) -> Values:
+    """What was `halved`.
+
+    Raises:
+        ValueError: these are not so many finite numbers from 0 on, or NaN.
+    """
+    if len(data) != 2 * size:
+        raise ValueError(f"{len(data)} bytes are not {size} numbers")
+    return unpacked((np.frombuffer(data, "<u2").astype("<u4") << 16).tobytes(), size)

@@ -39,13 +39,13 @@ class Outlook:
     """Capacity that works off in `target_queue_time` what is over the slots of the workers."""
     binds: str
     """Which of these decides: ``target_util``, ``target_queue_time``, ``hold`` (a need that was
-    there a moment ago), ``headroom`` (for bursts) or ``season`` (what comes each day)."""
+    there a moment ago), ``headroom`` (for bursts) or ``season`` (what comes each day or week)."""
     why: str
     """The figure that decides, in words."""
     for_load: float = 0.0
     """Active capacity for what is predicted and what waits, without what is held for bursts."""
     reserve: float = 0.0
-    """Capacity, active or stopped, for what comes each day until a worker created now is there."""
+    """Capacity, active or stopped, for what recurs until a worker created now is there."""
     kept: float = 0.0
     """The same, down to which workers are let go, if that is more: with less, what is there would
     be over the slots of the workers, and one be called back."""
