@@ -322,6 +322,17 @@ async def test_what_comes_each_day_is_known_after_a_restart(house, worker):
     assert history.profile.recurring(today, today).load == pytest.approx(70.0)
 
 
+async def test_a_forecaster_is_told_the_clock_on_the_wall_however_it_comes_to_be(house, worker):
+    house.plane._utc_offset = lambda unix: 3600.0 if unix > 0 else 0.0
+    another = await house.endpoint("another")
+    await house.settle(rounds=1)
+    text = house.plane.forecasters[another.id].written(house.plane.day_time())
+    house.plane._read_forecast(worker.endpoint_id, text)
+    for endpoint_id in (another.id, worker.endpoint_id):
+        profile = house.plane.forecasters[endpoint_id].history.profile
+        assert profile._local(1000) == 1000 + 3600 / SLOT
+
+
 async def test_a_clock_that_is_set_after_the_start_puts_times_of_day_right(house, worker):
     right = house.plane.day_time()
     history = house.plane.forecasters[worker.endpoint_id].history

@@ -250,6 +250,7 @@ def test_what_a_workergroup_cannot_have_is_named(tmp_path: Path, group: str, sai
         ('[server]\nstate = ""', "server.state: must not be empty"),
         ('[server]\nstate = "a\\u0000b"', "server.state: must not hold a zero byte"),
         ('[server]\ncertificate = " "', "server.certificate: must not be empty"),
+        ('[server]\ntimezone = "Europe/Berln"', "server.timezone: 'Europe/Berln' is no time zone"),
         ('[server]\npublic_url = "http://a:0"', "server.public_url: has port 0"),
         ('[server]\npublic_url = "http://a:70000"', "server.public_url: is no URL"),
         ('[server]\npublic_url = "http://a?b"', "public_url: must not have a query"),

@@ -9,6 +9,7 @@ import pytest
 
 from stoker.autoscaler.identity import hash_key
 from stoker.autoscaler.keys import KeysMarker
+from stoker.autoscaler.planning.season import SLOT
 from stoker.cli.settings import LocalSettings
 from stoker.console.diff import WantedEndpoint, WantedGroup
 from stoker.console.serve import Access, Server
@@ -283,6 +284,20 @@ async def test_half_of_a_certificate_is_refused_with_the_name_of_the_other(
     with pytest.raises(ConfigError, match="needs both") as caught:
         await start(tmp_path / "state", **{given: "x.pem"})
     assert caught.value.field == f"server.{missing}"
+
+
+async def test_a_time_zone_that_nobody_knows_is_refused_before_anything_is_made(tmp_path):
+    with pytest.raises(ConfigError, match="did you mean 'Europe/Berlin'") as caught:
+        await start(tmp_path / "state", timezone="Europe/Berln")
+    assert caught.value.field == "server.timezone"
+    assert not (tmp_path / "state").exists()
+
+
+async def test_loads_are_remembered_by_the_days_of_the_time_zone(tmp_path):
+    server = await start(tmp_path / "state", timezone="Asia/Tokyo")
+    profile = server.plane.new_forecaster().history.profile
+    await stop(server)
+    assert profile._local(0) == 9 * 3600 / SLOT
 
 
 async def test_a_server_with_a_certificate_speaks_https_alone(tmp_path, certificate):

@@ -24,7 +24,7 @@ from stoker.autoscaler.journal import Journal
 from stoker.autoscaler.keys import Keys
 from stoker.autoscaler.numbering import Numbers
 from stoker.autoscaler.pace import MIN_TICK, REPORT_DEADLINE, TICK
-from stoker.autoscaler.planning import Forecaster, plan
+from stoker.autoscaler.planning import Forecaster, UtcOffset, plan
 from stoker.autoscaler.reconciler import Planner, Reconciler
 from stoker.autoscaler.recording import Recordings
 from stoker.autoscaler.router import TICKET_LIFETIME, Assigned, Router
@@ -51,6 +51,7 @@ class ControlPlane(Asked):
         planner: Planner = plan,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
+        utc_offset: UtcOffset | None = None,
     ) -> None:
         """Put the parts together; `start` makes them run.
 
@@ -62,6 +63,7 @@ class ControlPlane(Asked):
             planner: decides about each endpoint.
             clock: monotonic seconds, for every decision.
             wall_clock: Unix seconds, for tickets, rows and logs.
+            utc_offset: seconds by which local time is ahead of UTC, at Unix seconds; None: UTC.
         """
         self.store = store
         self.identity = identity
@@ -76,6 +78,7 @@ class ControlPlane(Asked):
         self.experience = Experience(self.fleet.revision)
         self.recordings = Recordings()
         self._clock = clock
+        self._utc_offset = utc_offset
         self._wall_clock = wall_clock
         self.journal = Journal(store, self.wall, self._endpoint_name)
         self._numbers = Numbers(wall_clock(), clock())
@@ -150,11 +153,15 @@ class ControlPlane(Asked):
         for endpoint_id, text in unread.items():
             self._read_forecast(endpoint_id, text)
 
+    def new_forecaster(self) -> Forecaster:
+        """The memory of an endpoint's load, of which nothing is known yet."""
+        return Forecaster(utc_offset=self._utc_offset)
+
     def _read_forecast(self, endpoint_id: int, text: str) -> None:
         """Take up what an earlier process had learnt of an endpoint's load."""
         if endpoint_id not in self.fleet.endpoints:
             return
-        forecaster = Forecaster()
+        forecaster = self.new_forecaster()
         if forecaster.read(text, self.day_time()):
             self.forecasters[endpoint_id] = forecaster
         else:

@@ -10,7 +10,6 @@ from stoker.autoscaler.learnt import Learnt
 from stoker.autoscaler.plane import Plane
 from stoker.autoscaler.planning import (
     EndpointSnapshot,
-    Forecaster,
     GroupSnapshot,
     OfferSnapshot,
     WorkerSnapshot,
@@ -75,7 +74,7 @@ def snapshot(
     )
     forecaster = plane.forecasters.get(endpoint.id)
     if forecaster is None:
-        forecaster = plane.forecasters[endpoint.id] = Forecaster()
+        forecaster = plane.forecasters[endpoint.id] = plane.new_forecaster()
     # Its days are to begin at the same time whenever we were started.
     return replace(seen, outlook=forecaster.observe(seen, plane.day_time(now)))
 

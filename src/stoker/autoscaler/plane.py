@@ -45,6 +45,10 @@ class Plane(Protocol):
         """Unix seconds that never jump, now or at a moment of `now`."""
         ...
 
+    def new_forecaster(self) -> Forecaster:
+        """The memory of an endpoint's load, of which nothing is known yet."""
+        ...
+
     def day_time(self, at: float | None = None) -> float:
         """Unix seconds for what depends on the time of day, now or at a moment of `now`."""
         ...

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from stoker.autoscaler.timezones import utc_offsets
 from stoker.backends import Backend, get, is_file, located
 from stoker.cli.lines import KeyPath, Lines
 from stoker.cli.settings import (
@@ -250,6 +251,12 @@ class _Search:
                 self._add("error", (*at, given), problem)
         if not all(origin.strip() for origin in server.cors_origins):
             self._add("error", (*at, "cors_origins"), "must not have an empty origin")
+        if server.timezone is not None:
+            try:
+                utc_offsets(server.timezone)
+            except ConfigError as error:
+                problem = str(error).removeprefix(f"{error.field}: ")
+                self._add("error", (*at, "timezone"), problem)
         try:
             Cors(server.cors_origins)
         except ConfigError as error:

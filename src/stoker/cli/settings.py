@@ -120,6 +120,14 @@ class ServerSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             'machine, from a browser, such as "https://app.example.org"; "*": any (docs/http.md).'
         ),
     ] = []
+    timezone: Annotated[
+        str | None,
+        Meta(
+            description="Time zone of the days and weekdays by which load is expected again, such "
+            'as "Europe/Berlin": what runs at 2:00 is expected at 2:00 also after the clocks were '
+            "changed (docs/scaling.md). Default: that of this machine (`TZ`, `/etc/localtime`)."
+        ),
+    ] = None
     sign_unproven: Annotated[
         bool,
         Meta(

@@ -109,6 +109,7 @@ async def _serve(settings: Settings, wanted: Sequence[WantedEndpoint], options: 
         public_url=settings.server.public_url,
         certificate=settings.server.certificate,
         certificate_key=settings.server.certificate_key,
+        timezone=settings.server.timezone,
         local=settings.provider.local,
         api_key=given_key,
         access=Access(

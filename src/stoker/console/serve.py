@@ -25,6 +25,8 @@ from stoker.autoscaler.controlplane import ControlPlane
 from stoker.autoscaler.front import FrontDoor
 from stoker.autoscaler.identity import Identity, hash_key, new_api_key
 from stoker.autoscaler.keys import KeysMarker
+from stoker.autoscaler.planning import UtcOffset
+from stoker.autoscaler.timezones import utc_offsets
 from stoker.console.app import create_app
 from stoker.console.apply import carry_out, check, look
 from stoker.console.call import House
@@ -121,6 +123,7 @@ class Server:
         self._state_lock: FileLock | None = None
         self._cleanup = contextlib.ExitStack()
         self._access = Access()
+        self._utc_offset: UtcOffset
         self._stopping = asyncio.Event()
         self._stopped = False
 
@@ -137,6 +140,7 @@ class Server:
         certificate_key: str | None = None,
         api_key: str | None = None,
         access: Access | None = None,
+        timezone: str | None = None,
         wanted: Sequence[WantedEndpoint] = (),
     ) -> Server:
         """Bring everything up.
@@ -153,6 +157,7 @@ class Server:
                 one, and where there is none yet, `new_api_key` is made: show it, then call
                 `accept_new_api_key`.
             access: what strangers may do.
+            timezone: by whose days and weekdays load is expected again; default: this machine's.
             wanted: what a settings file states; it holds before the first request is answered and
                 the first worker is started, and `plan` has what changed.
 
@@ -164,6 +169,7 @@ class Server:
         self = cls()
         self.state_directory = state_directory
         self._access = access or Access()
+        self._utc_offset = utc_offsets(timezone)
         self._wanted = wanted
         try:
             await self._start(host, port, local, public_url, certificate, certificate_key, api_key)
@@ -225,7 +231,11 @@ class Server:
                 owner_timeout=local.owner_timeout,
             )
         self.plane = ControlPlane(
-            self._store, identity, providers, report_addr=public_url or self.url
+            self._store,
+            identity,
+            providers,
+            report_addr=public_url or self.url,
+            utc_offset=self._utc_offset,
         )
         app = create_app(
             self._store,

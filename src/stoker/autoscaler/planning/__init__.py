@@ -7,6 +7,7 @@ from stoker.autoscaler.planning.outlook import Horizon, Outlook
 from stoker.autoscaler.planning.plan import Action, ActionKind, Explanation, Plan
 from stoker.autoscaler.planning.planner import plan
 from stoker.autoscaler.planning.rehearsal import Candidate
+from stoker.autoscaler.planning.season import Recurring, UtcOffset
 from stoker.autoscaler.planning.settings import PlannerSettings
 from stoker.autoscaler.planning.snapshot import (
     EndpointSnapshot,
@@ -28,6 +29,8 @@ __all__ = [
     "Outlook",
     "Plan",
     "PlannerSettings",
+    "Recurring",
+    "UtcOffset",
     "WorkerSnapshot",
     "backoff_delay",
     "explain",
