@@ -39,6 +39,24 @@ def test_daily_has_its_peak_at_noon() -> None:
     assert rate(trace, 0, hour) == pytest.approx(0.5, rel=0.1)
 
 
+def test_a_week_has_five_busy_days_and_a_quiet_end() -> None:
+    hour, day = 3600, 86_400
+    trace = generate("weekly:rate=0.2,base=0.01,duration=1209600")
+    for monday in (0, 7):
+        for workday in range(monday, monday + 5):
+            assert rate(trace, workday * day + 10 * hour, workday * day + 16 * hour) > 0.17
+            assert rate(trace, workday * day + 17 * hour, (workday + 1) * day) < 0.02
+        assert rate(trace, (monday + 5) * day, (monday + 7) * day) < 0.02
+    assert rate(trace, 9 * hour, 10 * hour) == pytest.approx(0.105, rel=0.25)
+
+
+def test_a_job_of_mondays_may_last_past_midnight() -> None:
+    hour, day = 3600, 86_400
+    trace = generate("weekly:rate=1,base=0,days=1,start=23,hours=2,rise=0,duration=1209600")
+    assert {int(at // hour) for at in trace.arrivals} == {23, 24, 7 * 24 + 23, 8 * 24}
+    assert rate(trace, 23 * hour, day + hour) == pytest.approx(1, rel=0.1)
+
+
 def test_onoff_is_silent_between_its_bursts() -> None:
     trace = generate("onoff:rate=20,on=30,off=180,jitter=0,duration=2100")
     assert rate(trace, 0, 180) == 0

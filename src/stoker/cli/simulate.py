@@ -37,7 +37,7 @@ def simulate(
         typer.Option(
             "--generate",
             "-g",
-            help="Traffic instead of a trace: poisson, daily, onoff, ramp or flash with its "
+            help="Traffic instead of a trace: poisson, daily, weekly, onoff, ramp, flash with its "
             "figures; see above.",
         ),
     ] = None,

@@ -60,6 +60,20 @@ def _daily(f: dict[str, float], draws: random.Random) -> tuple[Rate, float]:
     return rate, f["rate"] * (1 + f["swing"])
 
 
+def _weekly(f: dict[str, float], draws: random.Random) -> tuple[Rate, float]:
+    base, height, length = f["base"], f["rate"] - f["base"], 3600 * f["hours"]
+    slope = max(1e-9, min(3600 * f["rise"], length / 2))
+
+    def rate(at: float) -> float:
+        # Begins on Monday, at midnight.
+        day, since = divmod(at - 3600 * f["start"], 86_400)
+        if day % 7 >= f["days"] or since >= length:
+            return base
+        return base + height * min(1.0, since / slope, (length - since) / slope)
+
+    return rate, max(f["rate"], base)
+
+
 def _onoff(f: dict[str, float], draws: random.Random) -> tuple[Rate, float]:
     edges: list[float] = []
     """When it goes on, off, on, ..."""
@@ -112,6 +126,20 @@ GENERATORS: dict[str, Generator] = {
             "swing": Figure(0.8, 0, 1, about="share of the mean by which it rises and falls"),
             "period": Figure(86_400, 1, 1e8, about="seconds"),
             **_duration(86_400),
+            **_SIZES,
+        },
+    ),
+    "weekly": Generator(
+        _weekly,
+        "workdays and weekends; days=1: a job of Mondays",
+        {
+            "rate": Figure(5.0, 0, 1e6, about="requests per second while it is busy"),
+            "base": Figure(0.5, 0, 1e6, about="requests per second else"),
+            "days": Figure(5, 0, 7, about="days of the week that are busy, from Monday on"),
+            "start": Figure(9, 0, 24, about="hour at which it gets busy"),
+            "hours": Figure(8, 0, 24, about="hours for which it is busy"),
+            "rise": Figure(1, 0, 12, about="hours in which it rises, and falls"),
+            **_duration(4 * 604_800),
             **_SIZES,
         },
     ),
