@@ -103,6 +103,24 @@ def test_what_comes_each_night_is_prepared_for_as_long_before_as_a_worker_takes_
     )
 
 
+def test_a_monday_is_prepared_for_after_a_weekend_of_nothing() -> None:
+    endpoint = Endpoint(replace(ENDPOINT, workers=(replace(WORKER, stoppable=False),)))
+    history = endpoint.forecaster.history
+    for day in range(7):
+        for slot in range(SLOTS):
+            load = 450.0 if 108 <= slot < 204 and day < 5 else 0.0
+            history.add(load, 1, day * DAY + slot * SLOT, seconds=SLOT)
+    history.add(0.0, 0, 7 * DAY, seconds=32_340.0)  # 8:59
+    endpoint.now = 7 * DAY + 32_340.0
+    ready = endpoint.run([1.0] * 30)
+    assert ready.binds == "season"
+    assert ready.needed == pytest.approx(450.0 / 0.9)
+    assert ready.why == (
+        "what came on this day of the week within 38 s of this time, as far as it came lately, "
+        "needs 500.0/s"
+    )
+
+
 def test_what_comes_each_night_is_let_go_where_it_does_not_come() -> None:
     endpoint = after_two_nights()
     endpoint.run([1.0] * 650)

@@ -236,7 +236,8 @@ def test_what_comes_each_day_is_created_for_the_pool_and_kept_in_it() -> None:
     action = only(decide(steady(30.0), worker(1), stopped, scaling=calm, outlook=outlook))
     assert action.kind is ActionKind.CREATE
     assert action.reason.startswith(
-        "create worker: what comes each day at this time: total capacity 100.0/s, needs 140.0/s"
+        "create worker: what comes each day or week at this time: total capacity 100.0/s, "
+        "needs 140.0/s"
     )
     nothing = replace(outlook, reserve=0.0)
     decided = decide(steady(30.0), worker(1), stopped, scaling=calm, outlook=nothing)

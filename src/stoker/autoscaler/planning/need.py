@@ -13,7 +13,7 @@ up at once; and what is **kept**, so that we scale down only below it. The secon
 * Zero: when nothing is held or works and the endpoint has been quiet for its `inactivity_timeout`,
   nothing is needed beyond `min_load`, and what arrived in the last minute no longer counts. Where
   `inactivity_timeout` is absent and there is a forecast, that decides: the last worker may go after
-  `idle_wait` if nothing is held for bursts or for what comes each day, and is kept, stopped, as the
+  `idle_wait` if nothing is held for bursts or for what recurs, and is kept, stopped, as the
   pool keeps others.
 """
 

@@ -1,6 +1,6 @@
 """The pool: enough workers with the model, active or stopped.
 
-`cold_workers`, `cold_mult` and `min_cold_load` say how many, and what comes each day at this time.
+`cold_workers`, `cold_mult` and `min_cold_load` say how many, and what recurs at this time.
 What is missing is created; stopped ones beyond it are destroyed. A worker that has drained is
 stopped, or destroyed if the pool does not need it. A worker that cannot be stopped counts while it
 is active, and is destroyed once it has drained; no such worker is created for the pool, since it
@@ -16,7 +16,7 @@ from stoker.autoscaler.planning.snapshot import GroupSnapshot, WorkerSnapshot
 from stoker.autoscaler.states import WorkerState
 
 _MULT = "cold_mult"
-_SEASON = "what comes each day at this time"
+_SEASON = "what comes each day or week at this time"
 
 _STOPPED = frozenset({WorkerState.STOPPED})
 _DRAINING = frozenset({WorkerState.DRAINING})
@@ -69,7 +69,7 @@ def _fill_capacity(
 
 
 def _reserve(draft: Draft, needs: Needs) -> float:
-    """Capacity that what comes each day asks for; see `Outlook.reserve`."""
+    """Capacity that what comes each day or week asks for; see `Outlook.reserve`."""
     outlook = draft.snapshot.outlook
     return 0.0 if outlook is None or needs.zero else outlook.reserve
 
