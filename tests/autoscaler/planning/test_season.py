@@ -288,6 +288,23 @@ def test_what_recurs_by_chance_is_followed_only_while_that_pays(seed: int) -> No
     assert held < 0.1 * needed
 
 
+def test_what_is_worth_preparing_for_depends_on_how_long_capacity_takes_to_come() -> None:
+    profile, loads = LoadProfile(), by_chance(0, 4 * 7 * SLOTS)
+    for number, load in enumerate(loads):
+        profile.add(load, number * SLOT, SLOT)
+    start = len(loads) * SLOT
+    profile.add(0.0, start)
+    at = next(
+        start + slot * SLOT
+        for slot in range(6 * SLOTS)
+        if profile.recurring(start + slot * SLOT, start + slot * SLOT + 1.0).expected == 100.0
+    )
+    free = profile.recurring(at, at + 2.0, 0.0)
+    assert (free.load, free.belief, free.expected) == (0.0, 0.0, 100.0)
+    # Within the same slot, and asked after the other.
+    assert profile.recurring(at, at + 200.0, 1000.0).load == pytest.approx(100.0)
+
+
 def test_a_source_that_was_given_up_is_followed_again_when_it_proves_right() -> None:
     profile = LoadProfile()
     loads = by_chance(1, 4 * 7 * SLOTS)

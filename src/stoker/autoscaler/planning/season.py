@@ -148,7 +148,7 @@ class LoadProfile:
         self._former: float | None = None
         """The slot before this one; None: not known."""
         # The same is asked each second.
-        self._asked: dict[tuple[int, int], Recurring] = {}
+        self._asked: dict[tuple[int, int, int], Recurring] = {}
         """Questions since the last slot, and their answers."""
         self._foreseen: dict[int, _Expected] = {}
         """By local slot: it changes only with what is known of the days before."""
@@ -204,13 +204,14 @@ class LoadProfile:
                 serving it.
         """
         first, last = int(start // SLOT), int(end // SLOT)
-        known = self._asked.get((first, last))
+        question = first, last, round(end - start)
+        known = self._asked.get(question)
         if known is None:
             times = self._times(first, last)
             # What is held for nothing is held before its slot, too; two slots end the belief in it.
             worth = late_price * (end - start) / (SLOT + (end - start) / 2)
             found = [self._followed(place, times, worth) for place in range(len(SOURCES))]
-            known = self._asked[first, last] = max(found, key=lambda one: one.load)
+            known = self._asked[question] = max(found, key=lambda one: (one.load, one.expected))
         return known
 
     def kept(self, now: float) -> KeptSeason:
