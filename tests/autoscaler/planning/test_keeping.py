@@ -151,6 +151,7 @@ def test_no_figure_makes_it_fail(data: st.DataObject) -> None:
     endpoint.forecaster.read(json.dumps(kept), endpoint.now)
     outlook = endpoint.run([100.0] * 130)  # until it judges again
     assert 0.0 <= outlook.needed < math.inf
+    assert Forecaster().read(endpoint.forecaster.written(endpoint.now), endpoint.now)
 
 
 @given(st.lists(st.floats(0, 2.0**100, width=32)))

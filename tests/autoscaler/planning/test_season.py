@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stoker.autoscaler.planning.history import LoadHistory
-from stoker.autoscaler.planning.keeping import KeptDay, packed
+from stoker.autoscaler.planning.keeping import KeptDay, halved, packed
 from stoker.autoscaler.planning.season import DAY, ROWS, SLOT, SLOTS, LoadProfile
 
 JOB = range(24, 30)
@@ -174,11 +174,22 @@ def test_how_far_the_season_is_believed_outlives_a_restart_and_fades() -> None:
     assert after_restart(profile, now, later=3600.0).recurring(now, end).load > 90.0
 
 
-@pytest.mark.parametrize("wrong", [{"days": {1: b""}}, {"came": [-1.0, 0.0]}, {"errors": [0.0]}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"days": {1: b""}},
+        {"days": {10**15: halved([0.0] * SLOTS)}},
+        {"days": {day: halved([0.0] * SLOTS) for day in range(ROWS + 1)}},
+        {"slot": -(10**15)},
+        {"came": [-1.0, 0.0]},
+        {"errors": [0.0]},
+        {"load": 1e300},
+    ],
+)
 def test_what_is_broken_changes_nothing(wrong: dict[str, object]) -> None:
     kept = msgspec.structs.replace(days(50.0, 50.0).kept(5.0), **wrong)
     profile = days(40.0, 40.0)
-    with pytest.raises(ValueError, match="numbers|below 0|sources"):
+    with pytest.raises(ValueError, match="numbers|below 0|sources|no clock|days"):
         profile.resume(kept, 5.0)
     assert tonight(profile, 2) == 40.0
 

@@ -110,6 +110,14 @@ def test_a_job_of_mondays_is_prepared_for_over_a_change_of_the_clocks(
     assert expected(profile, monday + timedelta(days=-1)) < 10.0
 
 
+def test_another_time_zone_forgets_nothing() -> None:
+    before = passed(FORWARD + timedelta(days=-1), 16, cron(4), "UTC")
+    profile = LoadProfile(utc_offsets("Europe/Berlin"))
+    now = FORWARD.timestamp() - DAY
+    profile.resume(before.kept(now), now)
+    assert expected(profile, FORWARD + timedelta(hours=4)) == pytest.approx(100.0, abs=1.0)
+
+
 def test_a_day_that_an_island_left_out_breaks_nothing() -> None:
     # Samoa went from Thursday, 29 December 2011 to Saturday.
     profile = LoadProfile(utc_offsets("Pacific/Apia"))

@@ -49,6 +49,12 @@ ROWS = BACK + 2
 NEAR_CHANGE = int(3 * 3600 / SLOT)
 """Slots: so far from a change of the clocks, its offset from UTC is one or the other."""
 
+MAX_SLOT = 10**12
+"""A number of a slot, and of a day, that no clock reaches."""
+
+MAX_FIGURE = 1e30
+"""Load units, and sums of them, that no endpoint has: more is not one of the numbers of a row."""
+
 LEAST_SEEN = 0.5
 """Share of a slot that has to be seen, else it is as if nothing was known of it."""
 
@@ -247,8 +253,10 @@ class LoadProfile:
         if any(len(one) != len(SOURCES) for one in sums):
             raise ValueError(f"figures of other sources than {SOURCES}")
         figures = (kept.load, kept.seconds, *(figure for one in sums for figure in one))
-        if not all(0 <= figure < math.inf for figure in figures):
-            raise ValueError("a figure below 0, or infinite")
+        if not all(0 <= figure <= MAX_FIGURE for figure in figures):
+            raise ValueError("a figure below 0, or of no load")
+        if kept.slot is not None and abs(kept.slot) > MAX_SLOT:
+            raise ValueError("a slot that no clock has")
         self._rows = rows
         self._slot, self._load, self._seconds = kept.slot, kept.load, min(kept.seconds, SLOT)
         slots = max(0.0, now - kept.at) / SLOT
@@ -443,12 +451,16 @@ def _rows_of(kept: KeptSeason | KeptDay) -> dict[int, array[float]]:
         if len(kept.days) > ROWS:
             raise ValueError(f"more than {ROWS} days")
         for day, data in kept.days.items():
+            if abs(day) > MAX_SLOT:
+                raise ValueError("a day that no clock has")
             rows[day] = array("f", unhalved(data, SLOTS).tolist())
         return rows
     both = [unpacked(one, SLOTS).tolist() for one in (kept.latest, kept.former)]
     for slot, day in enumerate(unpacked(kept.day, SLOTS).tolist()):
         if math.isnan(day):
             continue
+        if day > MAX_SLOT:
+            raise ValueError("a day that no clock has")
         for ago, values in enumerate(both):
             row = rows.get(int(day) - ago)
             if row is None:
