@@ -7,16 +7,20 @@ Two kinds of CSV are read, both with a header, told apart by its columns:
   ContextTokens;
 * ``arrival,load``: seconds, and load units.
 
+A file whose name ends with ``.gz`` is unpacked as it is read.
+
 Order does not matter: requests are sorted, and the first one comes at 0.
 """
 
 from __future__ import annotations
 
 import csv
+import gzip
 import math
 import re
+import zlib
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +31,12 @@ from stoker.wire import MAX_COST
 
 MAX_REQUESTS = 20_000_000
 """Requests in a trace; about 320 MB."""
+
+MAX_LINE = 65_536
+"""Characters of a line: one without an end, which a small packed file may hold, is not kept."""
+
+MAX_TEXT = 4 << 30
+"""Characters of a trace, unpacked."""
 
 AZURE = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 PLAIN = ("arrival", "load")
@@ -87,8 +97,12 @@ def read_trace(path: Path, *, prompt_weight: float = 0.1) -> Trace:
         StokerError: the file cannot be read.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with _opened(path) as file:
             return _read(file, path.name, prompt_weight)
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise ConfigError(path.name, f"is not a gzip file, or is damaged: {error}") from None
+    except EOFError:
+        raise ConfigError(path.name, "ends too early: it is a part of a gzip file") from None
     except OSError as error:
         raise StokerError(f"{path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
@@ -97,8 +111,28 @@ def read_trace(path: Path, *, prompt_weight: float = 0.1) -> Trace:
         raise ConfigError(path.name, f"is not CSV: {error}") from None
 
 
+def _opened(path: Path) -> TextIO:
+    if path.suffix.lower() == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def _lines(file: TextIO, name: str) -> Iterator[str]:
+    """Its lines, as long as they and the whole have a size that a trace may have."""
+    total, number = 0, 0
+    while line := file.readline(MAX_LINE + 1):
+        number += 1
+        total += len(line)
+        if len(line) > MAX_LINE:
+            where = f"{name}, line {number}"
+            raise ConfigError(where, f"has more than {MAX_LINE:,} characters")
+        if total > MAX_TEXT:
+            raise ConfigError(name, f"has more than {MAX_TEXT:,} characters")
+        yield line
+
+
 def _read(file: TextIO, name: str, prompt_weight: float) -> Trace:
-    rows = csv.reader(file)
+    rows = csv.reader(_lines(file, name))
     header = [column.strip() for column in next(rows, [])]
     azure = set(AZURE) <= set(header)
     wanted: tuple[str, ...] = AZURE if azure else PLAIN
