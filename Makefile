@@ -63,6 +63,7 @@ bench: develop ## Measure the data path beside its peers, and the planner
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.planning
 	$(BIN)/python -m benchmarks.reading
+	$(BIN)/python -m benchmarks.simulating
 
 clean: ## Remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

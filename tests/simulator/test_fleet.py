@@ -6,10 +6,15 @@ import pytest
 
 from stoker.autoscaler.experience import Experience
 from stoker.autoscaler.fleet import Worker
+from stoker.autoscaler.planning import GroupSnapshot
 from stoker.autoscaler.states import Event, WorkerState, next_state
+from stoker.simulator.engine import Simulation
 from stoker.simulator.fleet import GROUP, SimFleet, category
+from stoker.simulator.generators import generate
+from stoker.simulator.policies.planner import Planner
 from stoker.simulator.settings import Hardware, SimulatorSettings
 from stoker.store import WorkerRecord
+from stoker.wire import EndpointParameters
 
 STORY = [
     (Event.PROVIDER_RUNNING, 1.0),
@@ -100,3 +105,30 @@ def test_offers_are_what_is_left_of_each_kind_and_know_its_learnt_perf() -> None
     fleet.happen(worker, Event.PLAN_DESTROY, 6.0)
     fleet.happen(worker, Event.PROVIDER_GONE, 6.0)
     assert [(o.id, o.perf) for o in fleet.group().offers] == [("simulated", 0.0), ("other", 100.0)]
+
+
+def test_the_group_that_is_remembered_is_the_one_that_would_be_made_anew() -> None:
+    class Watched(SimFleet):
+        """Compares them each time that the planner looks."""
+
+        looks = 0
+
+        def group(self) -> GroupSnapshot:
+            Watched.looks += 1
+            found = super().group()
+            assert found == self._see_group()
+            return found
+
+    settings = SimulatorSettings(
+        failures_per_hour=30,
+        boot_failures=0.3,
+        preemptions_per_hour=10,
+        update_at=100.0,
+        available=5,
+    )
+    trace = generate("onoff:rate=8,on=20,off=60,duration=400", 1)
+    simulation = Simulation(trace, Planner(), settings, EndpointParameters())
+    simulation.fleet = simulation._lifecycle._fleet = Watched(settings, (0.0, trace.duration))
+    simulation.run()
+    assert simulation.fleet.counts.creations > 3
+    assert Watched.looks > 300

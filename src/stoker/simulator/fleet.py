@@ -124,6 +124,8 @@ class SimFleet:
         self._weights = {k.name: k.price / main if main > 0 else 1.0 for k in settings.kinds}
         self._last_id = 0
         self.learnt = Learnt()
+        self._group: GroupSnapshot | None = None
+        """As it was last seen; None once a worker has come or gone, or something was learnt."""
 
     # Workers come, change and go.
 
@@ -141,6 +143,7 @@ class SimFleet:
             idle_since=now,
         )
         self.workers[worker.id] = worker
+        self._group = None
         return worker
 
     def count(self, kind: Hardware) -> int:
@@ -156,6 +159,7 @@ class SimFleet:
         self._bill(worker, now)
         worker.state, worker.state_since = after, now
         self._learn(worker, before, now)
+        self._group = None
         if after is WorkerState.DESTROYED:
             del self.workers[worker.id]
         return True
@@ -187,6 +191,7 @@ class SimFleet:
 
     def learn_ready(self, worker: SimWorker, now: float, *, recovered: bool = False) -> None:
         """A worker has become ready."""
+        self._group = None
         worker.perf = worker.kind.perf
         self.learnt.took(worker.perf, worker.kind.name)
         if not recovered:
@@ -231,6 +236,12 @@ class SimFleet:
 
     def group(self) -> GroupSnapshot:
         """The workergroup with its offers and what was learnt."""
+        known = self._group
+        if known is None or (known.revision, known.updating) != (self.revision, self.updating):
+            known = self._group = self._see_group()
+        return known
+
+    def _see_group(self) -> GroupSnapshot:
         taken = dict.fromkeys(self.kinds, 0)
         failed = self.learnt.offers
         for worker in self.workers.values():

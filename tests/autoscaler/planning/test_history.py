@@ -45,3 +45,29 @@ def test_a_trend_is_not_believed_beyond_twice_the_level_nor_below_zero() -> None
     falling = LoadHistory()
     now = feed(falling, [float(400 - second) for second in range(400)])
     assert falling.ahead(now, 3600.0, 5.0) == 0.0
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("add"), st.floats(0, 1000)),
+            st.tuples(st.just("revise"), st.floats(-100, 100)),
+        ),
+        max_size=20,
+    )
+)
+def test_what_is_remembered_of_what_is_expected_is_what_would_be_worked_out(
+    steps: list[tuple[str, float]],
+) -> None:
+    history = LoadHistory()
+    now = feed(history, [float(second % 90) for second in range(400)])
+    for what, figure in steps:
+        if what == "add":
+            history.add(figure, 1, now)
+            now += 1
+        else:
+            history.revise(3, figure, now - 3)
+        level = history.mean(60)
+        remembered = [history.ahead(now, 30.0, level) for _ in range(2)]
+        change = min(level, history.trend() * 30.0)
+        assert remembered == [max(0.0, level + change)] * 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import msgspec
 
@@ -26,7 +27,7 @@ def clamped(parameters: EndpointParameters) -> tuple[EndpointParameters, list[st
 
     The front door refuses such values; this is for whoever drives the planner without it.
     """
-    problems = parameters.problems()
+    problems = _problems(parameters)
     if not problems:
         return parameters, []
     changes: dict[str, float | None] = {}
@@ -48,6 +49,12 @@ def clamped(parameters: EndpointParameters) -> tuple[EndpointParameters, list[st
             f"{name} {given:g} {problem}: taken as {'absent' if taken is None else f'{taken:g}'}"
         )
     return msgspec.structs.replace(parameters, **changes), notes
+
+
+@lru_cache(maxsize=4096)
+def _problems(parameters: EndpointParameters) -> dict[str, str]:
+    """Remembered, because each round asks twice and parameters seldom change; not to be changed."""
+    return parameters.problems()
 
 
 def contradictions(parameters: EndpointParameters) -> list[str]:

@@ -74,17 +74,21 @@ class Draft:
 
     def all(self, states: Collection[WorkerState]) -> list[WorkerSnapshot]:
         """The workers in `states`, whatever was decided about them."""
+        by_state = self.by_state
+        if by_state.keys().isdisjoint(states):
+            return []  # mostly: few states occur at once, and a plan asks for a dozen sets of them
         # By the order of the snapshot, not of a set: the same input gives the same plan.
-        return [w for state, found in self.by_state.items() if state in states for w in found]
+        return [w for state, found in by_state.items() if state in states for w in found]
 
     def own(self, states: Collection[WorkerState]) -> list[WorkerSnapshot]:
         """Our workers in `states` about which nothing is decided yet."""
-        done = self.done
-        return [w for w in self.all(states) if not w.attached and w.id not in done]
+        done, found = self.done, self.all(states)
+        return found and [w for w in found if not w.attached and w.id not in done]
 
     def worst_first(self, states: Collection[WorkerState]) -> list[WorkerSnapshot]:
         """The same, in the order in which they are let go."""
-        return sorted(self.own(states), key=self.worth)
+        found = self.own(states)
+        return sorted(found, key=self.worth) if len(found) > 1 else found
 
     def worth(self, worker: WorkerSnapshot) -> Worth:
         """A key: the least goes first."""

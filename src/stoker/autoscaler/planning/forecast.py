@@ -196,9 +196,12 @@ class Forecaster:
         demand, parameters = snapshot.demand, clamped(snapshot.parameters)[0]
         fleet = FleetFigures.of(snapshot)
         known = demand.seen or self._mean_load > 0
-        self._pass(demand, self._surroundings(fleet, parameters) if known else None, now)
-        # Anew: the first request that ever came has told its load by now.
         around = self._surroundings(fleet, parameters) if known else None
+        before = self._mean_load
+        self._pass(demand, around, now)
+        if known and self._mean_load != before:
+            # The first request that ever came has told its load by now.
+            around = self._surroundings(fleet, parameters)
         if around is not None and self._rehearsal is None:
             self._rehearsal = self._begin(around, self.history.seconds())
         return self._outlook(demand, fleet, parameters, around, now)

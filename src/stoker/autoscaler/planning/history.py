@@ -25,7 +25,7 @@ class LoadHistory:
         profile: what arrived by the time of day.
     """
 
-    __slots__ = ("_load", "_requests", "_sums", "profile")
+    __slots__ = ("_expected", "_load", "_requests", "_sums", "profile")
 
     def __init__(self, utc_offset: UtcOffset | None = None) -> None:
         """Nothing arrived yet.
@@ -37,6 +37,8 @@ class LoadHistory:
         self._requests: list[float] = []
         self.profile = LoadProfile(utc_offset)
         self._sums: dict[int, float] = {}
+        self._expected: dict[tuple[float, float, float], float] = {}
+        """What `ahead` said since the last change: rehearsal and outlook ask the same."""
 
     def __len__(self) -> int:
         """Seconds that are remembered one by one."""
@@ -56,7 +58,7 @@ class LoadHistory:
             figures.extend([figure] * count)
             if len(figures) > SECONDS:
                 del figures[:-SECONDS]
-        self._sums.clear()
+        self._changed()
         self.profile.add(load, second, seconds)
 
     def revise(self, age: int, change: float, second: float) -> tuple[float, float, float]:
@@ -79,7 +81,7 @@ class LoadHistory:
         place = next((p for p in places if self._load[p] + change >= 0), places[0])
         change = max(change, -self._load[place])
         self._load[place] += change
-        self._sums.clear()
+        self._changed()
         self.profile.revise(change, second)
         return change, self._requests[place], sum(self._requests[place + 1 :])
 
@@ -115,11 +117,19 @@ class LoadHistory:
             seconds: how far ahead.
             level: load units per second now.
         """
-        change = self.profile.change(now, now + seconds)
-        if change is None:
-            change = self.trend() * min(seconds, TREND)
-            change = min(level, change)
-        return max(0.0, level + change)
+        question = now, seconds, level
+        known = self._expected.get(question)
+        if known is None:
+            change = self.profile.change(now, now + seconds)
+            if change is None:
+                change = self.trend() * min(seconds, TREND)
+                change = min(level, change)
+            known = self._expected[question] = max(0.0, level + change)
+        return known
+
+    def _changed(self) -> None:
+        self._sums.clear()
+        self._expected.clear()
 
     def total(self) -> tuple[float, float]:
         """Load units and requests of all seconds that are remembered."""

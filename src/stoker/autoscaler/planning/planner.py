@@ -60,7 +60,7 @@ def plan(
         snapshot: the endpoint as it is.
         now: seconds, on the clock of the snapshot's times.
         settings: the planner's own figures.
-        explain: the plan is to have an `explanation`.
+        explain: the plan is to have an `explanation` and a `summary`.
 
     Returns:
         The same plan for the same arguments. Parameters that contradict each other, or mean
@@ -73,7 +73,7 @@ def plan(
     needs = needs_of(snapshot, now, settings)
     if parameters.endpoint_state == "suspended":
         return Plan(
-            summary=summary_of(draft, needs),
+            summary=summary_of(draft, needs) if explain else "",
             notes=tuple(problems),
             explanation=explanation_of(draft, needs) if explain else None,
         )
@@ -94,7 +94,7 @@ def plan(
     draft.notes += [*problems, *contradictions(parameters)]
     return Plan(
         tuple(draft.actions),
-        summary_of(draft, needs),
+        summary_of(draft, needs) if explain else "",
         tuple(dict.fromkeys(draft.notes)),
         explanation_of(draft, needs) if explain else None,
         tuple(dict.fromkeys(draft.refusals)),

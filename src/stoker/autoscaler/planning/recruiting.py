@@ -19,7 +19,7 @@ Rules:
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass
 
 from stoker.autoscaler.planning.backoff import backoff_delay, quarantine_delay
@@ -64,9 +64,9 @@ class Recruiter:
         self._now = now
         self._settings = settings
         self._perf = perf
-        self._taken: Counter[tuple[str, str]] = Counter()
+        self._taken: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.existing = 0
-        self._in_group: Counter[int | None] = Counter()
+        self._in_group: defaultdict[int | None, int] = defaultdict(int)
         for worker in snapshot.workers:
             if worker.state in EXISTS:
                 self.existing += 1
