@@ -68,3 +68,13 @@ def test_the_mean_is_what_arrived_in_the_last_minute(arrivals: list[tuple[float,
     assert mean == pytest.approx(expected / 60)
     assert 0 <= recent <= peak
     assert mean <= peak
+
+
+def test_what_came_is_told_by_its_second_and_forgotten_in_the_end() -> None:
+    window = ArrivalWindow()
+    for second in range(10_000):
+        window.add(1.0, second + 0.25)
+        window.add(2.0, second + 0.75)
+    window.rates(10_007.0)
+    assert [window.arrived[second] for second in range(9940, 10_000)] == [(3.0, 2)] * 60
+    assert len(window.arrived) <= 120

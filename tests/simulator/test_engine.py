@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import random
+from array import array
 
 import msgspec
 import pytest
@@ -317,3 +318,21 @@ def test_of_two_keys_neither_waits_for_the_lie_of_the_other() -> None:
         waits.append([sum(run.waits[key::2]) / len(run.waits[key::2]) for key in (0, 1)])
     honest, lying = waits
     assert lying == pytest.approx(honest, rel=0.15)
+
+
+def test_rounds_come_each_second_alone_where_none_is_hurried() -> None:
+    class Watcher:
+        name = "watcher"
+
+        def __init__(self) -> None:
+            self.times: list[float] = []
+
+        def decide(self, snapshot: EndpointSnapshot, traffic: Traffic, now: float) -> list[Action]:
+            self.times.append(now)
+            return []
+
+    watcher = Watcher()
+    trace = Trace("t", array("d", [0.3, 2.8]), array("d", [1.0, 1.0]), 5.0)
+    given = settings(initial_workers=0, hurried_rounds=False, round_offset=0.5, patience=4.0)
+    Simulation(trace, watcher, given, LAZY).run()
+    assert watcher.times[:5] == [0.5, 1.5, 2.5, 3.5, 4.5]

@@ -52,7 +52,10 @@ class Demand:
     arrived_count: int = 0
     """All requests that ever arrived."""
     second: int = 0
-    """The second that it is, on the clock of `revised`."""
+    """The second that it is, on the clock of `arrived` and `revised`."""
+    arrived: Mapping[int, tuple[float, int]] = field(default_factory=lambda: MappingProxyType({}))
+    """Load units and requests by second of arrival, as they were counted then; the last `WINDOW`
+    seconds at least. Empty: not known."""
     revisions: int = 0
     """How often what had arrived was put right."""
     revised: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({}))
@@ -69,7 +72,15 @@ class Demand:
 class ArrivalWindow:
     """Load that arrived in each of the last 60 seconds."""
 
-    __slots__ = ("_buckets", "_second", "revised", "revisions", "total_count", "total_load")
+    __slots__ = (
+        "_buckets",
+        "_second",
+        "arrived",
+        "revised",
+        "revisions",
+        "total_count",
+        "total_load",
+    )
 
     def __init__(self) -> None:
         self._buckets = [0.0] * WINDOW
@@ -78,6 +89,8 @@ class ArrivalWindow:
         """Load units that ever arrived."""
         self.total_count = 0
         """Requests that ever arrived."""
+        self.arrived: dict[int, tuple[float, int]] = {}
+        """Load units and requests by second, the oldest first; at most `2 * WINDOW` seconds."""
         self.revised: dict[int, float] = {}
         self.revisions = 0
 
@@ -87,6 +100,11 @@ class ArrivalWindow:
         self._buckets[self._second % WINDOW] += load
         self.total_load += load
         self.total_count += 1
+        known, count = self.arrived.get(self._second, (0.0, 0))
+        self.arrived[self._second] = (known + load, count + 1)
+        if len(self.arrived) > 2 * WINDOW:
+            oldest = self._second - WINDOW
+            self.arrived = {at: came for at, came in self.arrived.items() if at > oldest}
         return self._second
 
     @property

@@ -421,6 +421,7 @@ class Router:
             arrived_load=endpoint.arrivals.total_load,
             arrived_count=endpoint.arrivals.total_count,
             second=endpoint.arrivals.second,
+            arrived=endpoint.arrivals.arrived,
             revisions=endpoint.arrivals.revisions,
             revised=endpoint.arrivals.revised,
             seen=endpoint.seen,

@@ -13,11 +13,18 @@ from stoker.autoscaler.pace import MIN_TICK, TICK
 class Clock:
     """What is due, and when the control plane's next round is."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, first_round: float = 0.0, hurried: bool = True) -> None:
+        """Begin at 0.
+
+        Args:
+            first_round: when the first round is, seconds from the start.
+            hurried: `wake` has an effect.
+        """
         self.now = 0.0
         """Seconds from the start."""
-        self.next_round = 0.0
-        self._last_round = -TICK
+        self.next_round = first_round
+        self._hurried = hurried
+        self._last_round = first_round - TICK
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = 0
 
@@ -37,7 +44,8 @@ class Clock:
 
     def wake(self, now: float) -> None:
         """Something happened that should not wait for the next regular round."""
-        self.next_round = min(self.next_round, max(now, self._last_round + MIN_TICK))
+        if self._hurried:
+            self.next_round = min(self.next_round, max(now, self._last_round + MIN_TICK))
 
     def begin_round(self) -> None:
         """A round of the control plane begins."""

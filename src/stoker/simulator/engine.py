@@ -81,7 +81,7 @@ class Simulation:
         self._on_progress = on_progress
         self._jobs: dict[int, Job] = {}
         self._outstanding = 0
-        self._clock = Clock()
+        self._clock = Clock(first_round=settings.round_offset, hurried=settings.hurried_rounds)
         self._lifecycle = Lifecycle(
             settings,
             self.fleet,

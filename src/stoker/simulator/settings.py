@@ -125,6 +125,11 @@ class SimulatorSettings(Hardware, forbid_unknown_fields=True, frozen=True, kw_on
     """Seconds between two reports of a worker while something changes."""
     quiet_interval: float = 10.0
     """... while nothing does."""
+    hurried_rounds: bool = True
+    """The control plane plans at once when a request is held or a worker is ready; false: each
+    second alone."""
+    round_offset: float = 0.0
+    """When the first round is, seconds from the start, up to 1."""
     cost_error: str | float = 1.0
     """What clients claim that a request costs: 4, x0.25, constant:100, noise:0.5, none; of several
     keys 10+1."""
@@ -156,6 +161,8 @@ class SimulatorSettings(Hardware, forbid_unknown_fields=True, frozen=True, kw_on
         for name in ("report_interval", "quiet_interval"):
             if not 0.01 <= getattr(self, name) <= 3600:
                 found[name] = "must be from 0.01 to 3600 seconds"
+        if not 0 <= self.round_offset <= 1:
+            found["round_offset"] = "must be from 0 to 1 seconds"
         for name in ("initial_workers", "initial_stopped"):
             if not 0 <= getattr(self, name) <= 100_000:
                 found[name] = "must be from 0 to 100000"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stoker.autoscaler.arrivals import Demand
+from stoker.autoscaler.arrivals import ArrivalWindow, Demand
 from stoker.autoscaler.planning import (
     EndpointSnapshot,
     Forecaster,
@@ -402,3 +402,53 @@ def test_what_was_kept_when_claims_were_believed_is_not_read() -> None:
     text = Endpoint().forecaster.written(5.0)
     assert Forecaster().read(text, 6.0)
     assert not Forecaster().read(text.replace('"counted":"seen",', ""), 6.0)
+
+
+def heard(calls: list[float], ahead: float = 0.0, restarted: float = math.inf) -> Forecaster:
+    """A forecaster that is called at `calls`, on a clock that is `ahead` of the router's."""
+    forecaster, window, came, clock = Forecaster(), ArrivalWindow(), 0.0, 0.0
+    for now in [*sorted(calls), 100.0]:
+        if restarted < now:
+            window, clock, restarted = ArrivalWindow(), 50.0, math.inf
+        while came < now:
+            if int(came) % 7 < 3:
+                window.add(10.0 + int(came), came + clock)
+            came += 0.25
+        mean, recent, peak = window.rates(now + clock)
+        demand = Demand(
+            arrival_rate=mean,
+            recent_rate=recent,
+            peak_rate=peak,
+            arrived_load=window.total_load,
+            arrived_count=window.total_count,
+            second=window.second,
+            arrived=window.arrived,
+        )
+        forecaster.observe(replace(ENDPOINT, demand=demand), now + ahead)
+    return forecaster
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        [second / 10 for second in range(1000)],
+        [second + 0.5 for second in range(100)],
+        [second + (0.4 if second % 3 else 0.99) for second in range(100)],
+        [0.0, *range(20, 100, 9)],
+    ],
+    ids=["often", "in the middle", "irregular", "seldom"],
+)
+@pytest.mark.parametrize("ahead", [0.0, 5000.3])
+def test_what_came_is_in_its_own_second_however_calls_are_timed(
+    calls: list[float], ahead: float
+) -> None:
+    regular = heard([float(second) for second in range(100)])
+    other = heard(calls, ahead)
+    assert other.history.seconds()[-90:] == regular.history.seconds()[-90:]
+
+
+def test_a_router_that_begins_anew_costs_no_more_than_what_it_had_counted() -> None:
+    forecaster = heard([second + 0.5 for second in range(100)], restarted=60.0)
+    loads = [load for load, _ in forecaster.history.seconds()]
+    assert all(0 <= load <= 4 * 110 for load in loads)
+    assert 95 <= len(loads) <= 100

@@ -167,6 +167,10 @@ class Forecaster:
         self._second: int | None = None
         self._load = self._requests = 0.0
         self._seen = (0.0, 0)
+        self._taken = (0, 0.0, 0)
+        """The second of the router in which we last looked, and what had come in it by then."""
+        self._offset = 0
+        """By how much our seconds are ahead of the router's."""
         self._revisions = 0
         self._revised: dict[int, float] = {}
         """As the router had it when we last looked, by its seconds."""
@@ -214,6 +218,7 @@ class Forecaster:
         """
         if self._second is not None:
             self._second += round(by)
+            self._offset += round(by)
         self._peak_at += by
         self._told_at += by
 
@@ -262,36 +267,78 @@ class Forecaster:
     # Time passes.
 
     def _pass(self, demand: Demand, around: Surroundings | None, now: float) -> None:
-        second = math.floor(now)
+        second = self._second_of(demand, now)
         if self._second is None:
             self._second = second
             self._seen = (demand.arrived_load, demand.arrived_count)
+            self._taken = (demand.second, *demand.arrived.get(demand.second, (0.0, 0)))
             self._revisions, self._revised = demand.revisions, dict(demand.revised)
         if second - self._second > MAX_GAP:
             self._second = math.floor(second - MAX_GAP)
         if self._second - second > MAX_SET_BACK:
             self._end_second(around)
             self._second = second
-        if second > self._second:
-            # What came since the last call is put into the second of that call: with a call a
-            # second it is where it belongs, and after a pause nobody knows.
-            self._end_second(around)
-            self._quiet(second - self._second, around)
+        before = self._second
+        for age, load, requests in self._came(demand):
+            self._go_on(second - age, around)
+            self._load += load
+            self._requests += requests
+        self._go_on(second, around)
+        if self._second > before:
             self._errors.step(self.history, float(self._second))
-        load, count = self._seen
-        self._seen = (demand.arrived_load, demand.arrived_count)
-        # Load that was given up again is taken back by the router: then it counts down.
-        requests = max(0, demand.arrived_count - count)
-        self._requests += requests
-        # No request has more than MAX_COST.
-        arrived = demand.arrived_load - load
-        if 0 < arrived < math.inf:
-            self._load += min(arrived, requests * MAX_COST)
         if demand.revisions != self._revisions:
             self._revise(demand)
         if demand.seen and not self._confirmed:
             self._confirmed = True
             self._begin_mean()
+
+    def _second_of(self, demand: Demand, now: float) -> int:
+        """The second that it is.
+
+        Seconds of two clocks do not begin at the same moment. Where the router tells what came by
+        its seconds, ours are the same, as long as they are no further apart than that.
+        """
+        second = math.floor(now)
+        if not demand.arrived:
+            return second
+        if abs(demand.second + self._offset - second) > 1:
+            self._offset = second - demand.second
+        return demand.second + self._offset
+
+    def _came(self, demand: Demand) -> list[tuple[int, float, int]]:
+        """What came since the last call: how many seconds ago, load units and requests.
+
+        What is not told by the second, or is too old for that, is taken to have come just now.
+        """
+        load, count = self._seen
+        self._seen = (demand.arrived_load, demand.arrived_count)
+        last, had_load, had_count = self._taken
+        self._taken = (demand.second, *demand.arrived.get(demand.second, (0.0, 0)))
+        requests = max(0, demand.arrived_count - count)
+        # Load that was given up again is taken back by the router: then it counts down.
+        arrived = demand.arrived_load - load
+        # No request has more than MAX_COST.
+        arrived = min(arrived, requests * MAX_COST) if 0 < arrived < math.inf else 0.0
+        total, number = arrived, requests
+        found = []
+        for second, (came, many) in demand.arrived.items():
+            had = (had_load, had_count) if second == last else (0.0, 0)
+            if last <= second <= demand.second and many > had[1]:
+                part = min(max(0.0, came - had[0]), arrived)
+                found.append((demand.second - second, part, many - had[1]))
+                arrived, requests = arrived - part, requests - (many - had[1])
+        if requests < 0:
+            return [(0, total, number)]  # these are not the same requests: another router counts
+        if requests > 0:
+            found.append((0, arrived, requests))
+        return sorted(found, reverse=True)
+
+    def _go_on(self, second: int, around: Surroundings | None) -> None:
+        """Time passes until `second`, without anything more that came."""
+        assert self._second is not None
+        if second > self._second:
+            self._end_second(around)
+            self._quiet(second - self._second, around)
 
     def _begin_mean(self) -> None:
         """The first request was seen: take the mean of what had to wait for that."""
