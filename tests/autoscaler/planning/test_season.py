@@ -433,3 +433,17 @@ def test_the_day_is_not_known_before_it_was_seen() -> None:
     profile = LoadProfile()
     profile.add(5.0, 0.0, 3 * SLOT)
     assert profile.change(SLOT, SLOT + 7200) is None
+
+
+def test_who_asks_a_day_ahead_changes_nothing_of_what_recurs() -> None:
+    profiles = LoadProfile(), LoadProfile()
+    start = 3 * DAY + 3600.0
+    for minute in range(int(start / 60)):
+        second = 60.0 * minute
+        for profile in profiles:
+            profile.add(100.0 if second % DAY < 7200 else 1.0, second, 60.0)
+        profiles[1].change(second, second + DAY)
+    assert profiles[1].recurring(start, start + 60).load == 100
+    assert profiles[0].recurring(start, start + 60) == profiles[1].recurring(start, start + 60)
+    ahead = start + 7200
+    assert profiles[0].change(start, ahead) == profiles[1].change(start, ahead) == -99

@@ -284,7 +284,9 @@ class LoadProfile:
         if row is None:
             row = _new_row(self._rows, number // SLOTS)
         row[number % SLOTS] = mean  # where the clock was set back, the last say counts
-        self._foreseen = {at: one for at, one in self._foreseen.items() if at > local - 2}
+        # What is further ahead than this depends on slots that are not over yet.
+        last = local + SLOTS - NEAR_CHANGE
+        self._foreseen = {at: one for at, one in self._foreseen.items() if local - 2 < at <= last}
 
     def _judge(self, came: float, foreseen: _Expected) -> None:
         for place, expected in enumerate(foreseen.recurring):
