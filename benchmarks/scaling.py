@@ -3,7 +3,7 @@
 ``python -m benchmarks.scaling`` prints the table of docs/scaling.md;
 ``--pictures FOLDER`` draws it.
 Every policy is tried with several figures, a fixed fleet with every number of workers. The planner
-has the defaults of an endpoint, and knows nothing of the traffic.
+has `stoker.simulator.DEFAULT_PARAMETERS`, and knows nothing of the traffic.
 
 Its cost is compared with the cheapest run of all others in which no larger share of the requests
 waited for longer than 2 s (half a thousandth is forgiven).

@@ -1,7 +1,10 @@
+from datetime import date
+from typing import Annotated, Literal
+
 import msgspec
 import pytest
 
-from stoker.config import convert, load_toml
+from stoker.config import convert, load_toml, problems_of
 from stoker.errors import ConfigError
 
 
@@ -47,6 +50,39 @@ def test_an_error_names_the_field(data, message):
     with pytest.raises(ConfigError) as caught:
         convert(data, Settings)
     assert str(caught.value) == message
+
+
+Number = Annotated[int | Literal["many"], msgspec.Meta(extra={"must_be": 'a number, or "many"'})]
+
+
+class Counted(msgspec.Struct, forbid_unknown_fields=True):
+    count: Annotated[Number | None, msgspec.Meta(description="How many.")] = None
+
+
+class Holder(msgspec.Struct, forbid_unknown_fields=True):
+    counted: list[Counted] = []
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("mnay", '"mnay"'),
+        ("\x1b[31m", '"\\u001b[31m"'),
+        ("x" * 99, f'"{"x" * 36}...'),
+        (1.5, "1.5"),
+        (True, "true"),
+        ([1], "[1]"),
+        (date(2026, 1, 1), "a value of the type date"),
+    ],
+)
+def test_a_type_may_say_in_words_what_it_takes(value, shown):
+    problem = f'must be a number, or "many", not {shown}'
+    with pytest.raises(ConfigError) as caught:
+        convert({"counted": [{}, {"count": value}]}, Holder)
+    assert str(caught.value) == f"counted[1].count: {problem}"
+    (found,) = problems_of({"counted": [{"count": value}]}, Holder)
+    assert (found.path, found.text) == (("counted", 0, "count"), problem)
+    assert found.description == "How many."
 
 
 def test_a_toml_file_is_read(tmp_path):

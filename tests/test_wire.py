@@ -61,6 +61,10 @@ def test_a_cost_that_cannot_be_is_refused(cost):
         ("cold_mult", 0.5),
         ("max_workers", -1),
         ("cold_workers", -1),
+        ("cold_workers", 100_001),
+        ("cold_workers", True),
+        ("cold_workers", math.nan),
+        ("cold_workers", "atuo"),
         ("inactivity_timeout", math.inf),
     ],
 )
@@ -70,6 +74,19 @@ def test_a_parameter_out_of_range_is_named(name, value):
 
 def test_the_defaults_are_in_range():
     assert wire.EndpointParameters().problems() == {}
+    assert wire.EndpointParameters(**wire.FILE_DEFAULTS).problems() == {}
+
+
+@pytest.mark.parametrize(("stated", "floor"), [("auto", 0), (0, 0), (3, 3), (5, 4)])
+def test_stated_cold_workers_are_a_floor_of_the_pool_and_auto_is_none(stated, floor):
+    parameters = wire.EndpointParameters(cold_workers=stated, max_workers=4)
+    assert parameters.pool_floor == floor
+    assert msgspec.json.decode(wire.encode(parameters), type=wire.EndpointParameters) == parameters
+
+
+def test_the_file_keeps_as_many_stopped_workers_as_pay_and_the_protocol_keeps_5():
+    assert wire.FILE_DEFAULTS["cold_workers"] == "auto"
+    assert wire.EndpointParameters().cold_workers == 5
 
 
 def test_a_route_reply_without_a_worker_has_no_url():

@@ -7,9 +7,11 @@ backend) passes through `convert`.
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 import tomllib
+import types
 from pathlib import Path
 from typing import (
     Annotated,
@@ -17,6 +19,7 @@ from typing import (
     Literal,
     NamedTuple,
     TypeVar,
+    Union,
     get_args,
     get_origin,
     get_type_hints,
@@ -27,6 +30,9 @@ import msgspec
 from stoker.errors import ConfigError
 
 T = TypeVar("T")
+
+MAX_SHOWN = 40
+"""Characters of a value that an error shows."""
 
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>[^`]*)`")
 _MISSING = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
@@ -139,6 +145,30 @@ def unwrapped(type_: Any) -> tuple[Any, str]:
     return type_, description
 
 
+def demand(type_: Any, value: Any) -> str:
+    """What `value` must be, in words and with what it is; empty where its type has no such words.
+
+    A type has them in ``Meta(extra={"must_be": "a whole number from 0"})``: for a union, what
+    msgspec says of a value that does not fit would mislead.
+    """
+    if get_origin(type_) is Annotated:
+        for meta in get_args(type_)[1:]:
+            if isinstance(meta, msgspec.Meta) and meta.extra and "must_be" in meta.extra:
+                return f"must be {meta.extra['must_be']}, not {_shown(value)}"
+        return demand(get_args(type_)[0], value)
+    if get_origin(type_) in (Union, types.UnionType):
+        return next(filter(None, (demand(arg, value) for arg in get_args(type_))), "")
+    return ""
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = json.dumps(value)
+    except (TypeError, ValueError, RecursionError):  # such as a date, or a number of 5000 digits
+        return f"a value of the type {type(value).__name__}"
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
+
+
 def _unknown(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
@@ -172,6 +202,8 @@ def _explain(
         dotted = _join(dotted, name)
     elif missing := _MISSING.search(problem):
         problem, dotted = "is required", _join(dotted, missing["name"])
+    elif demanded := _demand_at(type_, path, data):
+        problem = demanded
     elif tags := _tags_at(type_, path, data) if problem.startswith("Invalid value") else []:
         problem = f"must be one of {', '.join(map(repr, tags))}"
     elif "nvalid enum value" in problem:
@@ -234,6 +266,19 @@ def _struct_in(type_: Any, data: Any = None) -> type[msgspec.Struct] | None:
 def _fields_at(type_: Any, path: str, data: Any) -> list[str]:
     struct = _struct_in(*_walk(type_, path, data))
     return [f.encode_name for f in msgspec.structs.fields(struct)] if struct else []
+
+
+def _demand_at(type_: Any, path: str, data: Any) -> str:
+    """See `demand`."""
+    holder, _, name = path.rpartition(".")
+    if not name:
+        return demand(type_, data)
+    if "[" in name:  # of an entry of a list; none has such words
+        return ""
+    type_, data = _walk(type_, holder, data)
+    struct = _struct_in(type_, data)
+    fields = {f.encode_name: f.type for f in msgspec.structs.fields(struct)} if struct else {}
+    return demand(fields.get(name), data.get(name) if isinstance(data, dict) else None)
 
 
 def _tags_at(type_: Any, path: str, data: Any) -> list[str]:

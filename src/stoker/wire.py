@@ -14,11 +14,13 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
+from msgspec import Meta
 
+from stoker.config import demand
 from stoker.errors import UNREADABLE, InvalidMessageError
 
 T = TypeVar("T")
@@ -215,6 +217,12 @@ class Recorded(msgspec.Struct, frozen=True):
 
 EndpointState = Literal["active", "suspended", "stopped"]
 
+ColdWorkers = Annotated[
+    Annotated[int, Meta(ge=0)] | Literal["auto"],
+    Meta(extra={"must_be": 'a whole number from 0, or "auto"'}),
+]
+"""A floor of workers that have the model, or "auto" (ours): as many as pay."""
+
 
 class EndpointParameters(msgspec.Struct, frozen=True, kw_only=True):
     """How an endpoint is scaled; the defaults are those of the existing protocol."""
@@ -227,8 +235,9 @@ class EndpointParameters(msgspec.Struct, frozen=True, kw_only=True):
     """Anticipated load / target_util = active capacity; in (0, 1]."""
     cold_mult: float = 3.0
     """Total capacity = active load x this; at least 1."""
-    cold_workers: int = 5
-    """Workers that have the model loaded, active or stopped, however low the load."""
+    cold_workers: ColdWorkers = 5
+    """Workers that have the model loaded, active or stopped, however low the load; "auto" (ours):
+    no such floor, so stopped workers are kept for as long as that pays."""
     max_workers: int = 16
     """Hard cap on the workers of the endpoint."""
     max_queue_time: float = 30.0
@@ -239,6 +248,11 @@ class EndpointParameters(msgspec.Struct, frozen=True, kw_only=True):
     """None: not applied; 0: no gating; negative: never to zero; positive: zero is allowed after so
     many idle seconds, if min_load and cold_workers permit."""
     endpoint_state: EndpointState = "active"
+
+    @property
+    def pool_floor(self) -> int:
+        """Workers that have the model however low the load: `max_workers` at most, 0 if "auto"."""
+        return 0 if self.cold_workers == "auto" else min(self.cold_workers, self.max_workers)
 
     def problems(self) -> dict[str, str]:
         """What is wrong with these figures, by field name; empty when all is well."""
@@ -251,8 +265,8 @@ class EndpointParameters(msgspec.Struct, frozen=True, kw_only=True):
             found["target_util"] = "must be above 0 and at most 1"
         if not 1 <= self.cold_mult <= 1000:
             found["cold_mult"] = "must be from 1 to 1000"
-        if not 0 <= self.cold_workers <= 100_000:
-            found["cold_workers"] = "must be from 0 to 100000"
+        if problem := _cold_workers_problem(self.cold_workers):
+            found["cold_workers"] = problem
         if not 0 <= self.max_workers <= 100_000:
             found["max_workers"] = "must be from 0 to 100000"
         if self.inactivity_timeout is not None and not math.isfinite(self.inactivity_timeout):
@@ -260,7 +274,16 @@ class EndpointParameters(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
 
-FILE_DEFAULTS: dict[str, Any] = {"min_load": 0.0, "cold_workers": 0, "cold_mult": 1.0}
+def _cold_workers_problem(value: Any) -> str:
+    """A struct that was made in Python may hold anything."""
+    if value == "auto":
+        return ""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        return demand(ColdWorkers, value)
+    return "" if value <= 100_000 else "must be at most 100000"
+
+
+FILE_DEFAULTS: dict[str, Any] = {"min_load": 0.0, "cold_workers": "auto", "cold_mult": 1.0}
 """Where ``stoker.toml`` and ``stoker endpoint create`` differ from the protocol's defaults: nothing
 is held that nobody asked for, so an idle endpoint costs nothing."""
 

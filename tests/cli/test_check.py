@@ -104,7 +104,19 @@ min_load = "much"
             "cold_workers = 20",
             "cold_workers: 20 workers cannot be kept where max_workers is 16, ",
         ),
-        ("cold_workers = -1", "cold_workers: must be from 0"),
+        (
+            "cold_workers = -1",
+            'cold_workers: must be a whole number from 0, or "auto", not -1',
+        ),
+        (
+            'cold_workers = "atuo"',
+            'cold_workers: must be a whole number from 0, or "auto", not "atuo"',
+        ),
+        (
+            "cold_workers = 1.5",
+            'cold_workers: must be a whole number from 0, or "auto", not 1.5',
+        ),
+        ("cold_workers = 100001", "cold_workers: must be at most 100000"),
         ("min_load = 5\nmax_workers = 0", "min_load: no load can be served"),
         ("min_cold_load = 5\nmax_workers = 0", "min_cold_load: no load can be served"),
         ("min_load = 9e8", "min_load: 9e+08 load units per second are more than 16 workers"),
@@ -121,6 +133,13 @@ def test_a_contradiction_is_an_error(tmp_path: Path, text: str, said: str) -> No
     found = [f for f in look(tmp_path, endpoint(text)) if f.startswith("error")]
     assert len(found) == 1
     assert f"endpoint[0].{said}" in found[0]
+
+
+@pytest.mark.parametrize(
+    "text", ['cold_workers = "auto"', 'cold_workers = "auto"\nmax_workers = 1']
+)
+def test_as_many_as_pay_contradicts_nothing(tmp_path: Path, text: str) -> None:
+    assert look(tmp_path, endpoint(text)) == []
 
 
 @pytest.mark.parametrize(

@@ -122,9 +122,11 @@ def test_an_endpoint_is_created_listed_shown_and_updated(stoker, endpoint):
     assert stoker.cli("endpoint", "update", "cli", "--max-workers", "3").returncode == 0
     shown = json.loads(stoker.cli("endpoint", "show", "cli", "--json").stdout)
     # Unlike over REST, nothing is held that nobody asked for.
-    assert (shown["min_load"], shown["cold_workers"], shown["cold_mult"]) == (0, 0, 1)
+    assert (shown["min_load"], shown["cold_workers"], shown["cold_mult"]) == (0, "auto", 1)
     assert shown["max_workers"] == 3
     assert "cli" in stoker.cli("endpoint", "list").stdout
+    for words in (("list",), ("show", "cli")):
+        assert "auto" in stoker.cli("endpoint", *words).stdout
 
 
 def test_what_stoker_up_applied_is_nothing_to_do_and_what_commands_made_is_left_alone(

@@ -125,6 +125,8 @@ def test_changes_are_lines_with_a_mark_and_a_colour() -> None:
         ({"min_load": 1.0}, 2.0, "at least 1 active ($2.00 an hour)"),
         ({"min_load": 1.0, "cold_workers": 5}, 2.0, "4 stopped or active ($2.00 to $10.00 an hour"),
         ({"cold_workers": 3}, 2.0, "3 stopped or active (the disks of the stopped ones to $6.00"),
+        ({"cold_workers": "auto"}, 2.0, "when idle it holds no worker and costs nothing"),
+        ({"min_load": 1.0, "cold_workers": "auto"}, 2.0, "at least 1 active ($2.00 an hour)"),
         ({"min_load": 1.0}, None, "at a price that is not known yet"),
         ({"endpoint_state": "stopped"}, 2.0, "is stopped: it starts no worker"),
         ({"max_workers": 4}, 0.0, "under load at most 4 workers"),

@@ -132,6 +132,10 @@ def test_a_trace_can_be_written_and_read_again(capsys, tmp_path):
         ({"changes": ("slots",)}, "--set: must be NAME=VALUE, not 'slots'"),
         ({"changes": ("slot=3",)}, "--set: there is no parameter 'slot'; did you mean 'slots'?"),
         ({"changes": ("slots=x",)}, "--set: slots: expected int, got str"),
+        (
+            {"changes": ("cold_workers=atuo",)},
+            '--set: cold_workers: must be a whole number from 0, or "auto", not "atuo"',
+        ),
         ({"changes": ("slots=0",)}, "simulator.slots: must be at least 1"),
         ({"changes": ("target_util=2",)}, "endpoint.target_util: must be above 0 and at most 1"),
         ({"changes": ("planner.unknown=2",)}, "there is no planner.unknown; known: idle_wait"),
@@ -148,6 +152,21 @@ def test_a_mistake_is_named(tmp_path, ask, said):
     with pytest.raises(ConfigError) as caught:
         run(Ask(jobs=1, **(given | ask)), as_json=True)
     assert said in str(caught.value)
+
+
+def test_without_an_endpoint_no_reserve_is_held_that_nobody_asked_for(capsys):
+    asked = {"generate": "poisson:rate=0.5,load=100,duration=600"}
+    plain, auto, floor, protocol = (
+        results(capsys, changes=changes, **asked)[0]
+        for changes in (
+            (),
+            ("cold_workers=auto", "cold_mult=1"),
+            ("cold_workers=5",),
+            ("cold_workers=5", "cold_mult=3"),
+        )
+    )
+    assert plain["cost"] == auto["cost"] < floor["cost"] <= protocol["cost"]
+    assert floor["creations"] >= 4
 
 
 def test_the_planners_own_figures_can_be_set(capsys):

@@ -38,7 +38,7 @@ async def test_a_file_is_applied_once_and_then_there_is_nothing_to_do(
     assert plane.changes == 1
     assert kinds(await apply(owner, chat())) == ["keep", "keep"]
     (endpoint,), (group,) = await store.list_endpoints(), await store.list_workergroups()
-    assert (endpoint.parameters.max_workers, endpoint.parameters.cold_workers) == (2, 0)
+    assert (endpoint.parameters.max_workers, endpoint.parameters.cold_workers) == (2, "auto")
     assert (endpoint.origin, group.origin, group.name) == ("file", "file", "llamacpp")
 
 

@@ -112,7 +112,7 @@ def test_what_is_not_there_is_created_with_defaults_that_hold_nothing() -> None:
     there = applied(chat(group(), max_workers=2))
     (endpoint,), (made,) = there.endpoints, there.workergroups
     assert endpoint.parameters == EndpointParameters(
-        max_workers=2, min_load=0.0, cold_workers=0, cold_mult=1.0
+        max_workers=2, min_load=0.0, cold_workers="auto", cold_mult=1.0
     )
     assert (made.name, made.weight, made.max_workers) == ("vllm", 1.0, None)
 

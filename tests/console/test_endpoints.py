@@ -220,6 +220,9 @@ async def test_every_bad_field_is_named_at_once(owner: httpx.AsyncClient, store:
         ("unset", ["nothing"]),
         ("unset", "min_load"),
         ("min_workers", "x"),
+        ("min_workers", -1),
+        ("cold_workers", 5.5),
+        ("cold_workers", 10**4000),
     ],
 )
 async def test_a_bad_value_is_refused_and_named(
@@ -229,6 +232,22 @@ async def test_a_bad_value_is_refused_and_named(
     assert reply.status_code == 400
     assert list(reply.json()["fields"]) == [name]
     assert await store.list_endpoints() == []
+
+
+@pytest.mark.parametrize("name", ["cold_workers", "min_workers"])
+async def test_cold_workers_are_a_number_or_auto(
+    owner: httpx.AsyncClient, store: Store, name: str
+) -> None:
+    reply = await owner.post(PATH, json={"endpoint_name": "ok", name: "atuo"})
+    problem = 'must be a whole number from 0, or "auto", not "atuo"'
+    assert reply.json()["fields"] == {name: problem}
+    number = await _create(owner, **{name: "auto"})
+    assert (await store.get_endpoint(number)).parameters.cold_workers == "auto"
+    await owner.put(f"{PATH}{number}/", json={"max_workers": 3})
+    shown = await owner.get(f"{PATH}{number}/")
+    assert shown.json()["result"]["cold_workers"] == "auto"  # what was stored, unless it is changed
+    await owner.put(f"{PATH}{number}/", json={"unset": ["cold_workers"]})
+    assert (await store.get_endpoint(number)).parameters.cold_workers == 5
 
 
 async def test_a_typing_error_gets_the_nearest_name(owner: httpx.AsyncClient) -> None:

@@ -6,7 +6,16 @@ import msgspec
 import pytest
 
 from stoker.errors import ConfigError
-from stoker.simulator import Cell, Result, SimulatorSettings, Trace, run_cell, run_cells
+from stoker.simulator import (
+    DEFAULT_PARAMETERS,
+    Cell,
+    Result,
+    SimulatorSettings,
+    Trace,
+    run_cell,
+    run_cells,
+    simulate,
+)
 
 TRACE = Trace.of("steady", [(0.2 * n, 60.0) for n in range(1500)], 300.0)
 
@@ -32,6 +41,13 @@ def test_a_mistake_in_a_cell_is_told_as_it_is_alone() -> None:
     cells = [Cell(trace=TRACE, settings=SimulatorSettings(perf=-1.0)), Cell(trace=TRACE)]
     with pytest.raises(ConfigError, match=r"simulator\.perf"):
         run_cells(cells, processes=2)
+
+
+def test_a_cell_holds_no_reserve_unless_told_to() -> None:
+    assert Cell(trace=TRACE).parameters == DEFAULT_PARAMETERS
+    assert (DEFAULT_PARAMETERS.cold_workers, DEFAULT_PARAMETERS.cold_mult) == ("auto", 1.0)
+    told = run_cell(Cell(trace=TRACE, parameters=DEFAULT_PARAMETERS))
+    assert simulate(TRACE, timeline=False).cost == told.cost
 
 
 def test_no_cell_has_no_result() -> None:

@@ -368,7 +368,7 @@ class _Search:
         stated = endpoint.given()
         most = parameters.max_workers
         by_default = "" if "max_workers" in stated else ", which is the default"
-        if parameters.cold_workers > most:
+        if parameters.cold_workers != "auto" and parameters.cold_workers > most:
             problem = (
                 f"{parameters.cold_workers} workers cannot be kept where max_workers is {most}"
                 f"{by_default}: lower this, or raise that"
@@ -587,7 +587,7 @@ def held_when_idle(parameters: EndpointParameters) -> int:
         return 0
     active = active_when_idle(parameters)
     stopped = 1 if parameters.min_cold_load > 0 else 0
-    return min(parameters.max_workers, max(active, parameters.cold_workers, stopped))
+    return min(parameters.max_workers, max(active, parameters.pool_floor, stopped))
 
 
 def active_when_idle(parameters: EndpointParameters) -> int:

@@ -13,8 +13,10 @@ import typer
 
 from stoker.cli import completion, output
 from stoker.cli.arguments import json_object
+from stoker.config import demand
 from stoker.errors import ConfigError, StokerError
 from stoker.wire import FILE_DEFAULTS, EndpointParameters
+from stoker.wire import ColdWorkers as ColdWorkersValue
 
 if TYPE_CHECKING:
     from stoker.client import Client
@@ -48,7 +50,12 @@ MinLoad = Annotated[float | None, typer.Option(help="Floor of active capacity, l
 MinColdLoad = Annotated[float | None, typer.Option(help="Floor of total capacity, load/s.")]
 TargetUtil = Annotated[float | None, typer.Option(help="Load / this = active capacity; 0 to 1.")]
 ColdMult = Annotated[float | None, typer.Option(help="Total capacity = active load x this.")]
-ColdWorkers = Annotated[int | None, typer.Option(help="Workers that always have the model.")]
+ColdWorkers = Annotated[
+    str | None,
+    typer.Option(
+        metavar="INTEGER|auto", help="Workers that always have the model; auto: as many as pay."
+    ),
+]
 MaxWorkers = Annotated[int | None, typer.Option(help="Hard cap on workers.")]
 MaxQueueTime = Annotated[float | None, typer.Option(help="Longest wait at a worker, seconds.")]
 TargetQueueTime = Annotated[
@@ -107,7 +114,7 @@ def create(
 ) -> None:
     """Create an endpoint; unless told otherwise, it holds nothing while it is idle.
 
-    Defaults: --min-load 0, --cold-workers 0, --cold-mult 1; the others are the protocol's.
+    Defaults: --min-load 0, --cold-workers auto, --cold-mult 1; the others are the protocol's.
     """
     given = FILE_DEFAULTS | _parameters(locals())
     parsed = json_object("--options", options)
@@ -333,4 +340,25 @@ def detach(
 
 def _parameters(given: dict[str, Any]) -> dict[str, Any]:
     names = EndpointParameters.__struct_fields__
-    return {name: given[name] for name in names if given.get(name) is not None}
+    found = {name: given[name] for name in names if given.get(name) is not None}
+    if "cold_workers" in found:
+        found["cold_workers"] = _cold_workers(found["cold_workers"])
+    return found
+
+
+def _cold_workers(text: str) -> int | str:
+    """The value of ``--cold-workers``.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    text = text.strip()
+    if text == "auto":
+        return text
+    try:
+        number = int(text)
+    except ValueError:
+        raise ConfigError("cold_workers", demand(ColdWorkersValue, text)) from None
+    if number < 0:
+        raise ConfigError("cold_workers", demand(ColdWorkersValue, number))
+    return number

@@ -34,7 +34,7 @@ from stoker.errors import ConfigError
 from stoker.launcher.manifest import Supervision
 from stoker.launcher.steps import AnyStep, Directory, GitStep
 from stoker.simulator.settings import SimulatorSettings
-from stoker.wire import FILE_DEFAULTS, EndpointParameters, EndpointState
+from stoker.wire import FILE_DEFAULTS, ColdWorkers, EndpointParameters, EndpointState
 
 DEFAULT_FILE = "stoker.toml"
 
@@ -327,7 +327,8 @@ _PARAMETER_TEXTS = {
     "min_cold_load": "Floor of total capacity, active and stopped, load units per second.",
     "target_util": "Active capacity is anticipated load / this; above 0, at most 1.",
     "cold_mult": "Total capacity, active and stopped, is the load's need x this; 1: no reserve.",
-    "cold_workers": "Workers that have the model loaded, active or stopped, however low the load.",
+    "cold_workers": "Workers that have the model loaded, active or stopped, however low the load; "
+    "`auto`: as many as pay.",
     "max_workers": "Hard cap on the workers of the endpoint.",
     "max_queue_time": "Expected wait above which a worker gets no more requests, seconds.",
     "target_queue_time": "What waits or works is to end within so many seconds.",
@@ -352,7 +353,9 @@ class EndpointSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, 
     )
     target_util: Annotated[float | None, Meta(description=_PARAMETER_TEXTS["target_util"])] = None
     cold_mult: Annotated[float | None, Meta(description=_PARAMETER_TEXTS["cold_mult"])] = None
-    cold_workers: Annotated[int | None, Meta(description=_PARAMETER_TEXTS["cold_workers"])] = None
+    cold_workers: Annotated[
+        ColdWorkers | None, Meta(description=_PARAMETER_TEXTS["cold_workers"])
+    ] = None
     max_workers: Annotated[int | None, Meta(description=_PARAMETER_TEXTS["max_workers"])] = None
     max_queue_time: Annotated[
         float | None, Meta(description=_PARAMETER_TEXTS["max_queue_time"])

@@ -19,6 +19,7 @@ from stoker.cli.settings import Settings, load
 from stoker.config import convert
 from stoker.errors import ConfigError
 from stoker.simulator import (
+    DEFAULT_PARAMETERS,
     POLICIES,
     Cell,
     Result,
@@ -211,7 +212,7 @@ def _parameters(settings: Settings, name: str | None, path: Path | None) -> Endp
     if len(endpoints) > 1:
         known = ", ".join(endpoint.name for endpoint in endpoints)
         raise ConfigError("--endpoint", f"{where} has several, name one: {known}")
-    return endpoints[0].parameters() if endpoints else EndpointParameters()
+    return endpoints[0].parameters() if endpoints else DEFAULT_PARAMETERS
 
 
 def _trace(ask: Ask, settings: SimulatorSettings) -> Trace:

@@ -13,6 +13,7 @@ import msgspec
 from starlette.responses import Response
 
 from stoker.backends import is_file
+from stoker.config import problems_of
 from stoker.console.call import Call, done, refuse
 from stoker.console.control import Control
 from stoker.console.diff import (
@@ -99,8 +100,9 @@ def check(wanted: Sequence[WantedEndpoint], control: Control) -> Problems:
             continue
         try:
             found |= msgspec.convert(endpoint.parameters, EndpointParameters).problems()
-        except msgspec.ValidationError as error:
-            found["parameters"] = str(error)
+        except msgspec.ValidationError:
+            for problem in problems_of(endpoint.parameters, EndpointParameters):
+                found[str(problem.path[0])] = problem.text
         if unknown := endpoint.parameters.keys() - set(EndpointParameters.__struct_fields__):
             found["parameters"] = f"unknown: {', '.join(sorted(unknown))}"
         problems |= {f"{where}.{name}": text for name, text in found.items()}

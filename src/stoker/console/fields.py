@@ -16,8 +16,9 @@ from typing import Any
 
 import msgspec
 
+from stoker.config import demand
 from stoker.errors import InvalidMessageError
-from stoker.wire import MAX_COST, EndpointParameters
+from stoker.wire import MAX_COST, ColdWorkers, EndpointParameters
 
 MAX_NAME = 128
 """Characters of an endpoint's or a template's name."""
@@ -102,7 +103,8 @@ def read(
             found[name] = msgspec.convert(value, type_)
         except msgspec.ValidationError as error:
             text = str(error).partition(" - at `")[0]
-            problems[name] = text[:1].lower() + text[1:].replace("`", "")
+            said = text[:1].lower() + text[1:].replace("`", "")
+            problems[name] = demand(type_, value) or said
         else:
             # The database would stumble over it, also where it only looks for it.
             if isinstance(found[name], int) and not -(2**63) <= found[name] < 2**63:
@@ -129,7 +131,8 @@ def read_parameters(
     """
     known = {"endpoint_name", "id", "min_workers", "unset", *PEER_FIELDS}
     found = read(data, PARAMETERS, problems, known)
-    extra = read(data, {"min_workers": int, "unset": list[str]}, problems, {*known, *PARAMETERS})
+    others = {"min_workers": ColdWorkers, "unset": list[str]}
+    extra = read(data, others, problems, {*known, *PARAMETERS})
     if (
         "min_workers" in extra
         and found.setdefault("cold_workers", extra["min_workers"]) != (extra["min_workers"])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from stoker import lazy
 
 if TYPE_CHECKING:
-    from stoker.simulator.cells import Cell, run_cell, run_cells, simulate
+    from stoker.simulator.cells import DEFAULT_PARAMETERS, Cell, run_cell, run_cells, simulate
     from stoker.simulator.generators import GENERATORS, generate
     from stoker.simulator.policies import POLICIES, Policy, Traffic, parse_policy
     from stoker.simulator.result import Result, Timeline
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from stoker.simulator.trace import Trace, read_trace, write_trace
 
 __all__ = [
+    "DEFAULT_PARAMETERS",
     "GENERATORS",
     "POLICIES",
     "Cell",
@@ -44,7 +45,7 @@ __all__ = [
 __getattr__ = lazy.front(
     __name__,
     {
-        "cells": "Cell run_cell run_cells simulate",
+        "cells": "DEFAULT_PARAMETERS Cell run_cell run_cells simulate",
         "generators": "GENERATORS generate",
         "policies": "POLICIES Policy Traffic parse_policy",
         "result": "Result Timeline",

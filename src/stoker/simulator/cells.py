@@ -24,6 +24,10 @@ BEST_SHARE = 0.001
 MOST_FIXED = 4096
 """Workers that ``fixed:best`` tries at most."""
 
+DEFAULT_PARAMETERS = EndpointParameters(cold_workers="auto", cold_mult=1.0)
+"""Of an endpoint of which nothing else is said. The planner keeps stopped workers where that pays,
+since a reserve that nobody asked for (the protocol's 5 workers) would be most of what is scored."""
+
 PolicySpec = str | Callable[[], Policy]
 """A policy's name with its figures, such as ``fixed:6``, or what makes one (a policy has a state,
 so each run has its own). To run in another process it must be picklable: a module's function."""
@@ -36,7 +40,7 @@ class Cell:
     trace: Trace
     policy: PolicySpec = "stoker"
     settings: SimulatorSettings = field(default_factory=SimulatorSettings)
-    parameters: EndpointParameters = field(default_factory=EndpointParameters)
+    parameters: EndpointParameters = DEFAULT_PARAMETERS
     planner: PlannerSettings | None = None
     """The planner's own figures."""
     label: str = ""
@@ -102,7 +106,7 @@ def simulate(
         policy: ``stoker``, ``fixed:6``, ``target_util:0.8`` ...: see `parse_policy`; or what makes
             one.
         settings: machines and scoring.
-        parameters: of the endpoint.
+        parameters: of the endpoint; default: `DEFAULT_PARAMETERS`.
         planner: the planner's own figures, for ``stoker``.
         timeline: keep figures over time in the result.
         on_progress: told now and then which share is done, from 0 to 1.
@@ -114,7 +118,7 @@ def simulate(
         trace=trace,
         policy=policy,
         settings=settings or SimulatorSettings(),
-        parameters=parameters or EndpointParameters(),
+        parameters=parameters or DEFAULT_PARAMETERS,
         planner=planner,
         timeline=timeline,
     )

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from stoker.store.tables import metadata
 
-REVISION = "0005"
+REVISION = "0006"
 """The newest migration; a test holds it equal to the files. `tables` is what it leads to."""
 
 _VERSION_TABLE = (

@@ -32,6 +32,10 @@ NAMES = ("min_load", "min_cold_load", "target_util", "cold_mult", "max_queue_tim
             "cold_workers 9 is above max_workers 8: taken as 8",
         ),
         (
+            {"cold_workers": "atuo"},
+            'cold_workers atuo must be a whole number from 0, or "auto", not "atuo": taken as 0',
+        ),
+        (
             {"target_queue_time": 40.0},
             "target_queue_time 40 s is above max_queue_time 30 s: taken as 30 s",
         ),
@@ -62,3 +66,6 @@ def test_sound_parameters_are_taken_as_they_are() -> None:
     sound = EndpointParameters()
     assert clamped(sound) == (sound, [])
     assert contradictions(sound) == []
+    auto = EndpointParameters(cold_workers="auto", max_workers=0, min_load=0)
+    assert clamped(auto) == (auto, [])
+    assert contradictions(auto) == []

@@ -321,6 +321,23 @@ def test_cold_workers_are_stopped_and_kept_when_it_is_quiet() -> None:
     assert kinds(decided) == [("stop", 1)]
 
 
+def test_as_many_cold_workers_as_pay_create_none_and_keep_what_has_just_been_stopped() -> None:
+    scaling = parameters(cold_workers="auto")
+    assert decide(Demand(), scaling=scaling).actions == ()
+    just = worker(2, WorkerState.STOPPED, state_since=NOW - 30)
+    old = worker(3, WorkerState.STOPPED, state_since=NOW - 36_000)
+    decided = decide(steady(10.0), worker(1), just, old, scaling=scaling)
+    assert kinds(decided) == [("destroy", 3)]
+    assert "cold_workers" not in decided.actions[0].reason
+
+
+def test_as_many_cold_workers_as_pay_are_none_when_nothing_is_to_stay() -> None:
+    stopped = worker(2, WorkerState.STOPPED, state_since=NOW - 1)
+    decided = decide(quiet(600), stopped, scaling=parameters(cold_workers="auto"))
+    assert kinds(decided) == [("destroy", 2)]
+    assert "inactivity_timeout 5, nothing asks for it: leaves 0" in decided.actions[0].reason
+
+
 def test_what_is_drained_and_cannot_be_stopped_is_missing_in_the_pool_at_once() -> None:
     workers = [worker(1), worker(2, stoppable=False), worker(3, stoppable=False)]
     decided = decide(steady(40.0), *workers, scaling=parameters(cold_mult=3))

@@ -37,7 +37,10 @@ def clamped(parameters: EndpointParameters) -> tuple[EndpointParameters, list[st
         taken: float | None
         if name in _LIMITS:
             least, most, otherwise = _LIMITS[name]
-            taken = otherwise if math.isnan(given) else min(max(given, least), most)
+            if isinstance(given, str) or math.isnan(given):
+                taken = otherwise
+            else:
+                taken = min(max(given, least), most)
         elif name == "inactivity_timeout":
             taken = None
         else:
@@ -45,9 +48,9 @@ def clamped(parameters: EndpointParameters) -> tuple[EndpointParameters, list[st
         if taken == given:
             continue
         changes[name] = taken
-        notes.append(
-            f"{name} {given:g} {problem}: taken as {'absent' if taken is None else f'{taken:g}'}"
-        )
+        was = given if isinstance(given, str) else f"{given:g}"
+        now = "absent" if taken is None else f"{taken:g}"
+        notes.append(f"{name} {was} {problem}: taken as {now}")
     return msgspec.structs.replace(parameters, **changes), notes
 
 
@@ -61,7 +64,7 @@ def contradictions(parameters: EndpointParameters) -> list[str]:
     """What was made of parameters that contradict each other, a line each."""
     notes = []
     most = parameters.max_workers
-    if parameters.cold_workers > most:
+    if parameters.cold_workers != "auto" and parameters.cold_workers > most:
         notes.append(
             f"cold_workers {parameters.cold_workers} is above max_workers {most}: taken as {most}"
         )

@@ -27,7 +27,7 @@ def fill(draft: Draft, needs: Needs) -> None:
     parameters = draft.parameters
     pool = draft.pool()
     count = len(pool) + len(draft.created)
-    while count < min(parameters.cold_workers, parameters.max_workers):
+    while count < parameters.pool_floor:
         why = f"cold_workers {parameters.cold_workers}: {count} have the model or load it"
         if draft.create(why, stoppable=True) is None:
             draft.explain("cold_workers needs more")
@@ -128,7 +128,7 @@ def is_enough(draft: Draft, needs: Needs, workers: list[WorkerSnapshot]) -> bool
     if not needs.zero:
         floor = max(floor, parameters.cold_mult * needs.kept_load, _reserve(draft, needs))
     return (
-        len(workers) >= min(parameters.cold_workers, parameters.max_workers)
+        len(workers) >= parameters.pool_floor
         and draft.known_perf(workers) >= floor
         and all(
             draft.known_perf(w for w in workers if w.workergroup_id == group.id)
@@ -141,12 +141,14 @@ def is_enough(draft: Draft, needs: Needs, workers: list[WorkerSnapshot]) -> bool
 
 def _why_spare(draft: Draft, needs: Needs, others: list[WorkerSnapshot]) -> str:
     parameters = draft.parameters
-    wants = [f"cold_workers {parameters.cold_workers}"]
+    wants = []
+    if parameters.cold_workers != "auto":
+        wants.append(f"cold_workers {parameters.cold_workers}")
     if parameters.min_cold_load > 0:
         wants.append(f"min_cold_load {parameters.min_cold_load:.1f}/s")
     if not needs.zero:
         spare = parameters.cold_mult * needs.kept_load
         wants.append(f"cold_mult {parameters.cold_mult:g} ({spare:.1f}/s)")
-    enough = f"{' and '.join(wants)} met without it: "
+    enough = f"{' and '.join(wants)} met without it: " if wants else "nothing asks for it: "
     enough += f"leaves {len(others)} with {draft.known_perf(others):.1f}/s"
     return f"{needs.now.why}, {enough}" if needs.zero else enough
