@@ -29,6 +29,7 @@ from stoker.autoscaler.planning.explaining import explanation_of, summary_of
 from stoker.autoscaler.planning.need import Needs, needs_of
 from stoker.autoscaler.planning.plan import ActionKind, Plan
 from stoker.autoscaler.planning.pooling import fill, trim
+from stoker.autoscaler.planning.quiet import is_quiet
 from stoker.autoscaler.planning.rebalancing import rebalance
 from stoker.autoscaler.planning.recruiting import COLD_LOADING
 from stoker.autoscaler.planning.settings import PlannerSettings
@@ -69,16 +70,34 @@ def plan(
     parameters, problems = clamped(snapshot.parameters)
     if problems:
         snapshot = replace(snapshot, parameters=parameters)
-    draft = Draft(snapshot, now, settings)
     needs = needs_of(snapshot, now, settings)
+    quiet = is_quiet(snapshot, needs)
+    if quiet and not explain and all(worker.state in ACTIVE for worker in snapshot.workers):
+        return Plan(notes=tuple(dict.fromkeys([*problems, *contradictions(parameters)])))
+    draft = Draft(snapshot, now, settings)
     if parameters.endpoint_state == "suspended":
         return Plan(
             summary=summary_of(draft, needs) if explain else "",
             notes=tuple(problems),
             explanation=explanation_of(draft, needs) if explain else None,
         )
+    if quiet:
+        trim(draft, needs)
+    else:
+        _decide(draft, needs)
+    draft.notes += [*problems, *contradictions(parameters)]
+    return Plan(
+        tuple(draft.actions),
+        summary_of(draft, needs) if explain else "",
+        tuple(dict.fromkeys(draft.notes)),
+        explanation_of(draft, needs) if explain else None,
+        tuple(dict.fromkeys(draft.refusals)),
+    )
+
+
+def _decide(draft: Draft, needs: Needs) -> None:
     clear_away(draft)
-    if parameters.endpoint_state == "stopped":
+    if draft.parameters.endpoint_state == "stopped":
         _stop_all(draft)
     else:
         reboot_drained(draft, needs)
@@ -91,14 +110,6 @@ def plan(
         trim(draft, needs)
     _end_drained(draft, needs)
     mark(draft)
-    draft.notes += [*problems, *contradictions(parameters)]
-    return Plan(
-        tuple(draft.actions),
-        summary_of(draft, needs) if explain else "",
-        tuple(dict.fromkeys(draft.notes)),
-        explanation_of(draft, needs) if explain else None,
-        tuple(dict.fromkeys(draft.refusals)),
-    )
 
 
 def _stop_all(draft: Draft) -> None:
