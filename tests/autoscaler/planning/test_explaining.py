@@ -17,7 +17,8 @@ from tests.autoscaler.planning.conftest import (
 )
 
 from stoker.autoscaler.arrivals import Demand
-from stoker.autoscaler.planning import Explanation, GroupSnapshot, explain
+from stoker.autoscaler.planning import Explanation, GroupSnapshot, Outlook, Recurring, explain
+from stoker.autoscaler.planning.rehearsal import Candidate
 from stoker.autoscaler.states import WorkerState
 
 RESTS = group(failures=4, last_failure_at=NOW)
@@ -97,3 +98,52 @@ def test_a_suspended_endpoint_still_shows_its_figures() -> None:
     assert decided.summary == "suspended: workers stay as they are"
     assert decided.explanation is not None
     assert (decided.explanation.active, decided.explanation.held) == (50.0, 3)
+
+
+@pytest.mark.parametrize(
+    ("recurring", "line", "belief"),
+    [
+        (
+            Recurring(48.0, 120.0, "day"),
+            "recurs each day: 120.0/s expected within 150 s, believed 40%",
+            0.4,
+        ),
+        (
+            Recurring(0.0, 120.0, "week"),
+            "recurs each week: 120.0/s expected within 150 s, not followed: it did not pay",
+            0.0,
+        ),
+    ],
+)
+def test_it_is_told_how_far_what_recurs_is_believed(
+    recurring: Recurring, line: str, belief: float
+) -> None:
+    decided = decide(steady(40.0), worker(1), outlook=expects(recurring))
+    assert line in explain(decided)
+    assert decided.explanation is not None
+    assert decided.explanation.recurring == 120.0
+    assert decided.explanation.belief == pytest.approx(belief)
+
+
+@pytest.mark.parametrize("recurring", [None, Recurring(0.0, 0.0, "day")])
+def test_nothing_is_told_of_a_belief_where_nothing_recurs(recurring: Recurring | None) -> None:
+    decided = decide(steady(40.0), worker(1), outlook=expects(recurring))
+    assert not [line for line in explain(decided) if "recurs" in line]
+    assert decided.explanation is not None
+    assert (decided.explanation.recurring, decided.explanation.belief) == (0.0, 1.0)
+
+
+def expects(recurring: Recurring | None) -> Outlook:
+    return Outlook(
+        needed=50.0,
+        load=40.0,
+        predicted=40.0,
+        anticipated=40.0,
+        floor=0.0,
+        clearing=0.0,
+        binds="target_util",
+        why="load 40.0/s",
+        candidate=Candidate(predictor=0, margin=1.0, hold=0.0, floor=0),
+        recurring=recurring,
+        recurring_seconds=150.0,
+    )

@@ -20,7 +20,7 @@ from stoker.autoscaler.planning import (
 )
 from stoker.autoscaler.planning.errors import ForecastErrors
 from stoker.autoscaler.planning.history import LoadHistory
-from stoker.autoscaler.planning.season import DAY, SLOT, SLOTS
+from stoker.autoscaler.planning.season import DAY, SLOT, SLOTS, Recurring
 from stoker.autoscaler.states import WorkerState
 from stoker.wire import EndpointParameters
 
@@ -127,6 +127,19 @@ def test_what_comes_each_night_is_let_go_where_it_does_not_come() -> None:
     assert endpoint.run([1.0] * 300).needed < 100.0
 
 
+def test_it_is_told_how_far_what_recurs_is_believed() -> None:
+    endpoint = after_two_nights()
+    assert endpoint.run([1.0] * 10).recurring == Recurring(0.0, 0.0, "day")
+    ready = endpoint.run([1.0] * (600 - 30))
+    assert ready.recurring == Recurring(450.0, 450.0, "day")
+    assert ready.recurring_seconds == pytest.approx(1.25 * 30)
+    # A third of it comes.
+    believed = endpoint.run([150.0] * 900).recurring
+    assert believed is not None
+    assert believed.expected == 450.0
+    assert believed.belief == pytest.approx(1 / 3, abs=0.1)
+
+
 def test_stopped_workers_start_just_before_it_and_missing_ones_are_created_earlier() -> None:
     endpoint = after_two_nights()
     slow = replace(ENDPOINT.groups[0], create_seconds=200.0)
@@ -145,7 +158,9 @@ def test_nothing_is_prepared_where_a_timeout_says_when_the_last_worker_goes() ->
     endpoint = after_two_nights()
     asked = EndpointParameters(min_load=0.0, inactivity_timeout=5.0)
     endpoint.snapshot = replace(endpoint.snapshot, parameters=asked)
-    assert endpoint.run([1.0] * 590).binds != "season"
+    outlook = endpoint.run([1.0] * 590)
+    assert outlook.binds != "season"
+    assert outlook.recurring is None
 
 
 def test_what_comes_each_night_finds_no_way_to_scale_late() -> None:

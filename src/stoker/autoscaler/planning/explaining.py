@@ -26,11 +26,14 @@ def explanation_of(draft: Draft, needs: Needs) -> Explanation:
         # Two states have the same name outside: draining and stopping.
         workers[wire_name(state)] = workers.get(wire_name(state), 0) + len(found)
     outlook = draft.snapshot.outlook
+    recurring = None if outlook is None else outlook.recurring
     return Explanation(
         anticipated=demand.arrival_rate if outlook is None else outlook.anticipated,
         target_util=parameters.target_util,
         needed=needs.now.sustained,
         kept=needs.kept.sustained,
+        recurring=0.0 if recurring is None else recurring.expected,
+        belief=1.0 if recurring is None else recurring.belief,
         active=active,
         coming=draft.known_perf(draft.all(LOADING_STATES)),
         stopped=draft.known_perf(draft.all(_STOPPED)),
@@ -136,6 +139,7 @@ def _forecast(outlook: Outlook | None) -> list[tuple[str, str]]:
     )
     return [
         ("forecast", ahead),
+        *_recurring(outlook),
         (
             "headroom",
             f"{PREDICTORS[followed.predictor]} x {followed.margin:.2f}, peaks held for "
@@ -143,6 +147,17 @@ def _forecast(outlook: Outlook | None) -> list[tuple[str, str]]:
             "tried on this load, the one that would have cost least",
         ),
     ]
+
+
+def _recurring(outlook: Outlook) -> list[tuple[str, str]]:
+    """What came at this time of the day or week before, and how far that is believed."""
+    found = outlook.recurring
+    if found is None or found.expected <= 0:
+        return []
+    # A source that is followed is believed a little, however little came of it.
+    told = f"believed {found.belief:.0%}" if found.load > 0 else "not followed: it did not pay"
+    text = f"{found.expected:.1f}/s expected within {outlook.recurring_seconds:.0f} s, {told}"
+    return [(f"recurs each {found.source}", text)]
 
 
 def _span(seconds: float) -> str:

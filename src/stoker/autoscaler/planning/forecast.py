@@ -537,6 +537,7 @@ class Forecaster:
         floor = candidate.floor * around.perf
         season = self._season(around, now, around.coming_seconds)
         reserve = self._season(around, now, around.create_seconds) if around.stoppable else 0.0
+        recurring = self._recurring(now, around.create_seconds) if around.season else None
         needed = max(self._peak, floor, season)
         binds = "target_util"
         if season > max(floor, self._peak):
@@ -577,6 +578,8 @@ class Forecaster:
             clearing=clearing,
             binds=binds,
             why=why,
+            recurring=recurring,
+            recurring_seconds=SEASON_LEAD * around.create_seconds,
             candidate=candidate,
             horizons=self._horizons(around, now),
         )

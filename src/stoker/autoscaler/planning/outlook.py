@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stoker.autoscaler.planning.rehearsal import Candidate
+from stoker.autoscaler.planning.season import Recurring
 
 PREDICTORS = ("mean of 10 s", "mean of 30 s", "mean of 2 minutes", "trend and time of day")
 """Of the load per second; a `Candidate` names one by its place."""
@@ -49,6 +50,10 @@ class Outlook:
     kept: float = 0.0
     """The same, down to which workers are let go, if that is more: with less, what is there would
     be over the slots of the workers, and one be called back."""
+    recurring: Recurring | None = None
+    """What recurs within `recurring_seconds`; None: nothing is prepared for before it comes."""
+    recurring_seconds: float = 0.0
+    """The time in which a worker that is created now is there, with some to spare."""
     candidate: Candidate | None = None
     """The way to scale that would have cost least so far; None: nothing rehearsed yet."""
     horizons: tuple[Horizon, ...] = ()

@@ -52,6 +52,10 @@ class Explanation:
     """Active capacity below which more is brought up."""
     kept: float = 0.0
     """Active capacity down to which workers are let go."""
+    recurring: float = 0.0
+    """Load that came at this time of the day or week before; 0: nothing recurs."""
+    belief: float = 1.0
+    """How far `recurring` is believed, from 0 (it is not followed) to 1."""
     active: float = 0.0
     coming: float = 0.0
     """Capacity of the workers on their way."""
