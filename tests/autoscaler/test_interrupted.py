@@ -4,6 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from stoker.autoscaler.acting import SETTLING
+from stoker.autoscaler.explain import explain
 from stoker.autoscaler.numbering import MARK, Numbers
 from stoker.autoscaler.pace import REPORT_DEADLINE
 from stoker.autoscaler.planning import Action, ActionKind, Plan
@@ -226,6 +227,38 @@ async def test_workers_that_a_load_needs_are_kept_over_a_restart(house, state, d
         await house.settle(rounds=1)
         house.clock.seconds += 5.0
     assert len([one for one in workers if one.state in ACTIVE]) == (0 if drained else 1)
+
+
+async def test_drains_that_are_withheld_after_a_restart_are_told_as_such(house):
+    record = await house.endpoint(parameters=THREE)
+    await house.settle()
+    for worker in list(house.plane.fleet.workers.values()):
+        await house.report(worker)
+    await house.settle(rounds=2)
+    await house.store.update_endpoint(record.id, parameters=replace(THREE, min_load=1.0))
+    await house.reopen()
+    started = house.plane.wall()
+    workers = list(house.plane.fleet.workers.values())
+    found = []
+    for seconds in (SETTLING - 0.5, 1.0):
+        house.clock.seconds += seconds
+        for worker in workers:
+            await house.report(worker)
+        await house.settle(rounds=1)
+        found.append(explain(house.plane, record.id, house.plane.reconciler.plans[record.id]))
+    early, due = found
+    assert early["actions"] == []
+    assert [reason.split(":")[0] for reason in early["withheld"]] == [
+        "drain worker 3",
+        "drain worker 2",
+    ]
+    assert early["withheld_until"] == pytest.approx(started + SETTLING, abs=0.1)
+    (note,) = (line for line in early["lines"] if line.startswith("note"))
+    assert note.startswith("note: no worker is drained in the first 60 s after a start")
+    assert [line.partition(" UTC: ")[2] for line in early["lines"][-2:]] == early["withheld"]
+    assert early["lines"][-1].startswith("withheld until ")
+    assert (due["withheld"], due["withheld_until"]) == ([], None)
+    assert len(due["actions"]) == 2
 
 
 async def test_the_mark_in_the_store_stays_above_all_numbers_that_are_given_out(house):

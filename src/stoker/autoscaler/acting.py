@@ -2,6 +2,7 @@
 
 Rules:
 
+* Drains are withheld for a while after a start of ours (`SETTLING`).
 * What was decided is written down before it is asked for. An order waits for that in its own task,
   and the round goes on. A creation whose row cannot be written is not asked for, and decided anew.
 * Stopping, destroying and rebooting wait until the worker is empty, for `DRAIN_LIMIT` at most.
@@ -12,12 +13,13 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from stoker.autoscaler.calls import Calls, NotWrittenError, UncertainError
 from stoker.autoscaler.fleet import Goal, Worker
 from stoker.autoscaler.plane import Plane
-from stoker.autoscaler.planning import Action, ActionKind
+from stoker.autoscaler.planning import Action, ActionKind, Plan
 from stoker.autoscaler.states import ACTIVE, Event, ImpossibleEventError, WorkerState
 from stoker.errors import StokerError, StoreError
 from stoker.logs import get_logger
@@ -32,6 +34,12 @@ DRAIN_LIMIT = 600.0
 SETTLING = 60.0
 """Seconds after a start of ours for which no worker that we found is drained for want of load: what
 came before is forgotten, and a minute (`stoker.autoscaler.arrivals`) is to be seen first."""
+
+WITHHELD = (
+    f"no worker is drained in the first {SETTLING:.0f} s after a start of the control plane: what "
+    "load comes is not known yet"
+)
+"""The same each time, so that it is logged once."""
 
 REPEAT_AFTER = 5.0
 """Seconds after which a provider is asked again for what it has not done yet."""
@@ -79,20 +87,33 @@ class Actor:
         worker = plane.fleet.workers.get(action.worker_id)
         if worker is None or self.calls.busy(worker.id):
             return  # the next round decides anew, on what has become of it
-        if action.kind is ActionKind.DRAIN and self._is_early(worker, now):
-            return
         self.actions[key] = self.actions.get(key, 0) + 1
         try:
             await self._act_on(worker, action, now)
         except ImpossibleEventError as error:
             log.debug("a decision is out of date", worker=worker.id, error=str(error))
 
-    def _is_early(self, worker: Worker, now: float) -> bool:
-        """Whether it cannot be known yet that a worker is too many."""
-        plane = self._plane
-        if not worker.restored or now - plane.loaded_at >= SETTLING:
+    def withhold(self, decided: Plan, now: float) -> Plan:
+        """A plan without the drains of which it cannot be known yet whether they are right."""
+        if now - self._plane.loaded_at >= SETTLING:
+            return decided
+        withheld = tuple(action for action in decided.actions if self._is_early(action))
+        if not withheld:
+            return decided
+        return replace(
+            decided,
+            actions=tuple(action for action in decided.actions if action not in withheld),
+            notes=(*decided.notes, WITHHELD),
+            withheld=withheld,
+        )
+
+    def _is_early(self, action: Action) -> bool:
+        """Whether an action takes away a worker that we found, and nothing but its load says so."""
+        fleet = self._plane.fleet
+        worker = fleet.workers.get(action.worker_id) if action.worker_id is not None else None
+        if action.kind is not ActionKind.DRAIN or worker is None or not worker.restored:
             return False
-        stopped = plane.fleet.endpoints[worker.endpoint_id].parameters.endpoint_state == "stopped"
+        stopped = fleet.endpoints[worker.endpoint_id].parameters.endpoint_state == "stopped"
         return not stopped and worker.leaves_at is None
 
     async def _act_on(self, worker: Worker, action: Action, now: float) -> None:

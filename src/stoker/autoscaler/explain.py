@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
+from stoker.autoscaler.acting import SETTLING
 from stoker.autoscaler.fleet import Worker
 from stoker.autoscaler.plane import Plane
 from stoker.autoscaler.planning import Plan
@@ -31,15 +33,21 @@ def explain(plane: Plane, endpoint_id: int, last: tuple[Plan, float] | None) -> 
     now = plane.now()
     decided, at = last if last is not None else (Plan(), now)
     explanation = decided.explanation
+    # While we have just started: see `acting`.
+    until = plane.wall(plane.loaded_at + SETTLING)
+    withheld = [action.reason for action in decided.withheld]
+    when = f"withheld until {datetime.fromtimestamp(until, UTC):%H:%M:%S} UTC"
     return {
         "endpoint_id": endpoint.id,
         "endpoint_name": endpoint.name,
         "endpoint_state": endpoint.parameters.endpoint_state,
         "planned_at": plane.wall(at) if last is not None else None,
         "summary": decided.summary,
-        "lines": lines_of(decided),
+        "lines": lines_of(decided) + [f"{when}: {reason}" for reason in withheld],
         "explanation": asdict(explanation) if explanation is not None else None,
         "actions": [action.reason for action in decided.actions],
+        "withheld": withheld,
+        "withheld_until": until if withheld else None,
         "notes": list(decided.notes),
         "workergroups": [_group(plane, group) for group in plane.fleet.groups_of(endpoint_id)],
         "workers": [_worker(plane, worker, now) for worker in plane.fleet.of_endpoint(endpoint_id)],

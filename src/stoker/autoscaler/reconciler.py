@@ -172,6 +172,7 @@ class Reconciler:
         decided = self._planner(
             snapshot(self._plane, endpoint, self.offers, now, self.problems), now
         )
+        decided = self._actor.withhold(decided, now)
         self.plans[endpoint.id] = (decided, now)
         for action in decided.actions:
             await self._actor.act(endpoint.id, action, self.offers, now)

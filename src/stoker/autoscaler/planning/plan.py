@@ -85,3 +85,5 @@ class Plan:
     explanation: Explanation | None = None
     refusals: tuple[str, ...] = ()
     """What keeps workers from being created, each in one line."""
+    withheld: tuple[Action, ...] = ()
+    """What would be done if the control plane had not just started; never in `actions`."""
