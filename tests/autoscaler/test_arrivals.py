@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stoker.autoscaler.arrivals import ArrivalWindow
+from stoker.autoscaler.arrivals import RECENT, WINDOW, ArrivalWindow
 
 
 def test_a_steady_load_has_the_same_rate_in_all_windows() -> None:
@@ -78,3 +78,40 @@ def test_what_came_is_told_by_its_second_and_forgotten_in_the_end() -> None:
     window.rates(10_007.0)
     assert [window.arrived[second] for second in range(9940, 10_000)] == [(3.0, 2)] * 60
     assert len(window.arrived) <= 120
+
+
+def rates_from_scratch(window: ArrivalWindow, second: int) -> tuple[float, float, float]:
+    buckets = [window._buckets[at % WINDOW] for at in range(second - WINDOW + 1, second + 1)]
+    fives = [sum(buckets[end - RECENT : end]) for end in range(RECENT, WINDOW + 1)]
+    mean = sum(buckets) / WINDOW
+    return mean, fives[-1] / RECENT, max(max(fives) / RECENT, mean)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([0.0, 0.3, 1.0, 1.0, 7.0, 61.0, 200.0]),
+            st.sampled_from(["add", "add", "revise", "rates"]),
+            st.floats(0.0, 1e6),
+            st.integers(0, 70),
+        )
+    )
+)
+def test_rates_are_as_if_summed_from_scratch(calls: list[tuple[float, str, float, int]]) -> None:
+    window, now = ArrivalWindow(), 1000.0
+    for passed, call, load, ago in calls:
+        now += passed
+        if call == "add":
+            window.add(load, now)
+        elif call == "revise":
+            window.revise(-load if ago % 2 else load, int(now) - ago, now)
+        else:
+            assert window.rates(now) == rates_from_scratch(window, int(now))
+    assert window.rates(now) == rates_from_scratch(window, int(now))
+
+
+def test_what_nobody_asks_for_the_rates_of_does_not_grow() -> None:
+    window = ArrivalWindow()
+    for second in range(10_000):
+        window.add(1.0, float(second))
+    assert len(window._stale) <= 2 * WINDOW + 1

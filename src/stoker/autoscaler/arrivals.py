@@ -74,7 +74,9 @@ class ArrivalWindow:
 
     __slots__ = (
         "_buckets",
+        "_fives",
         "_second",
+        "_stale",
         "arrived",
         "revised",
         "revisions",
@@ -84,6 +86,10 @@ class ArrivalWindow:
 
     def __init__(self) -> None:
         self._buckets = [0.0] * WINDOW
+        self._fives = [0.0] * WINDOW
+        """Load of the `RECENT` seconds that end in each."""
+        self._stale: set[int] = set()
+        """Seconds whose bucket has changed since `_fives` was right."""
         self._second = -1
         self.total_load = 0.0
         """Load units that ever arrived."""
@@ -98,6 +104,7 @@ class ArrivalWindow:
         """Count `load`; the answer is what `take_back` wants to know."""
         self._advance(now)
         self._buckets[self._second % WINDOW] += load
+        self._stale.add(self._second)
         self.total_load += load
         self.total_count += 1
         known, count = self.arrived.get(self._second, (0.0, 0))
@@ -118,6 +125,7 @@ class ArrivalWindow:
         if self._second - WINDOW < second <= self._second:
             index = second % WINDOW
             self._buckets[index] = max(0.0, self._buckets[index] - load)
+            self._stale.add(second)
 
     def revise(self, change: float, second: int, now: float) -> None:
         """What arrived in `second` turned out to be more by `change`, or less."""
@@ -139,8 +147,24 @@ class ArrivalWindow:
         oldest_first = self._buckets[newest + 1 :] + self._buckets[: newest + 1]
         total = sum(oldest_first)
         recent = sum(oldest_first[-RECENT:])
-        peak = max(map(sum, zip(*(oldest_first[start:] for start in range(RECENT)), strict=False)))
+        if self._stale:
+            self._sum_fives(oldest_first)
+        # Those that end in the oldest seconds would reach further back than is known.
+        oldest = newest + RECENT
+        if oldest < WINDOW:
+            peak = max(self._fives[oldest:] + self._fives[: newest + 1])
+        else:
+            peak = max(self._fives[oldest - WINDOW : newest + 1])
         return total / WINDOW, recent / RECENT, max(peak / RECENT, total / WINDOW)
+
+    def _sum_fives(self, oldest_first: list[float]) -> None:
+        first = self._second - WINDOW + 1
+        changed = {end for at in self._stale for end in range(at, at + RECENT)}
+        for end in changed:
+            place = end - first + 1
+            if RECENT <= place <= WINDOW:
+                self._fives[end % WINDOW] = sum(oldest_first[place - RECENT : place])
+        self._stale.clear()
 
     def _advance(self, now: float) -> None:
         second = int(now)
@@ -152,4 +176,7 @@ class ArrivalWindow:
             return
         for step in range(1, min(passed, WINDOW) + 1):
             self._buckets[(self._second + step) % WINDOW] = 0.0
+            self._stale.add(second - step + 1)
+        if len(self._stale) > 2 * WINDOW:  # nobody has asked for rates
+            self._stale = {at for at in self._stale if at > second - WINDOW}
         self._second = second

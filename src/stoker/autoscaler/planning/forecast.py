@@ -22,6 +22,7 @@ Rules:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stoker.autoscaler.arrivals import Demand
@@ -321,7 +322,11 @@ class Forecaster:
         arrived = min(arrived, requests * MAX_COST) if 0 < arrived < math.inf else 0.0
         total, number = arrived, requests
         found = []
-        for second, (came, many) in demand.arrived.items():
+        told: Sequence[int] = range(last, demand.second + 1)
+        if len(told) > len(demand.arrived):
+            told = sorted(demand.arrived)
+        for second in told:
+            came, many = demand.arrived.get(second, (0.0, 0))
             had = (had_load, had_count) if second == last else (0.0, 0)
             if last <= second <= demand.second and many > had[1]:
                 part = min(max(0.0, came - had[0]), arrived)

@@ -105,12 +105,16 @@ class Recurring:
         return self.load / self.expected if self.expected > 0 else 1.0
 
 
+_Usual = tuple[float | None, float | None]
+"""Of each of `SOURCES`, load units per second; None: not known."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Expected:
     """Of one slot, from the days before it; in the order of `SOURCES`."""
 
     recurring: tuple[float, float]
-    usual: tuple[float | None, float | None]
+    usual: _Usual
     """The mean of the days that are known."""
 
 
@@ -122,6 +126,7 @@ class LoadProfile:
 
     __slots__ = (
         "_asked",
+        "_between",
         "_came",
         "_errors",
         "_expected",
@@ -158,6 +163,8 @@ class LoadProfile:
         """Questions since the last slot, and their answers."""
         self._foreseen: dict[int, _Expected] = {}
         """By local slot: it changes only with what is known of the days before."""
+        self._between: dict[int, tuple[_Usual, _Usual]] = {}
+        """What is usual in each slot of UTC and in the next, as `_foreseen` has it."""
 
     def add(self, load: float, second: float, seconds: float = 1.0) -> None:
         """Count load of `seconds` seconds, of which the first began at `second`."""
@@ -170,6 +177,7 @@ class LoadProfile:
                 if self._slot is None or slot != self._slot + 1:
                     self._former = None
                     self._foreseen.clear()  # the clock jumped: what was to come may be past
+                    self._between.clear()
                 self._slot = slot
             here = min(left, SLOT - at % SLOT)
             self._load += load * here
@@ -193,10 +201,11 @@ class LoadProfile:
         It is told by the source that was nearer to what came lately.
         """
         order = (0, 1) if self._errors[0] <= self._errors[1] else (1, 0)
+        first, last = self._usual(start), self._usual(end)
         for source in order:
-            first, last = self._usual(source, start), self._usual(source, end)
-            if first is not None and last is not None:
-                return last - first
+            before, after = first[source], last[source]
+            if before is not None and after is not None:
+                return after - before
         return None
 
     def recurring(self, start: float, end: float, late_price: float = LATE_PRICE) -> Recurring:
@@ -267,6 +276,7 @@ class LoadProfile:
         self._former = None
         self._asked.clear()
         self._foreseen.clear()
+        self._between.clear()
 
     # What has come.
 
@@ -274,6 +284,7 @@ class LoadProfile:
         number, seconds, load = self._slot, self._seconds, self._load
         self._load = self._seconds = 0.0
         self._asked.clear()
+        self._between.clear()
         if number is None or seconds < LEAST_SEEN * SLOT:
             self._former = None
             return
@@ -375,16 +386,23 @@ class LoadProfile:
         pays = worth * (self._hits[place] + most) >= self._missed[place]
         return Recurring(self._believed(place, most) if pays else 0.0, most, SOURCES[place])
 
-    def _usual(self, place: int, moment: float) -> float | None:
-        """Between the middles of two slots, in proportion."""
+    def _usual(self, moment: float) -> _Usual:
+        """Of each source, between the middles of two slots, in proportion."""
         middle = moment / SLOT - 0.5
         left = math.floor(middle)
-        before = self._foresee(self._local(left)).usual[place]
-        after = self._foresee(self._local(left + 1)).usual[place]
-        if before is None or after is None:
-            return None
+        both = self._between.get(left)
+        if both is None:
+            before, after = (self._foresee(self._local(at)).usual for at in (left, left + 1))
+            both = self._between[left] = (before, after)
         share = middle - left
-        return (1 - share) * before + share * after
+        (day, week), (next_day, next_week) = both
+        return _part(day, next_day, share), _part(week, next_week, share)
+
+
+def _part(before: float | None, after: float | None, share: float) -> float | None:
+    if before is None or after is None:
+        return None
+    return (1 - share) * before + share * after
 
 
 def _by_day(then: list[float | None]) -> float:
