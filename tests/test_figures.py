@@ -69,8 +69,11 @@ SCALING = [
     f"means of {WORDS[season.SLOT]}) is prepared for {forecast.SEASON_LEAD:g} times as long before",
     f"written every {WORDS[rows.FORECASTS_EVERY]}",
     f"for at most {WORDS[PLANNER.exploration_share]} of what the endpoint spends",
-    f"kept for {WORDS[PLANNER.cold_retention_limit]}, which is the most",
-    f"as much as that; {PLANNER.cold_retention:g} s at least",
+    f"created in 30 s stays for hours; where the load moves so slowly that a new worker "
+    "comes in time, "
+    f"for {WORDS[round(30 / PLANNER.stopped_price)]}, in which it cost as much as its boot",
+    f"kept for {PLANNER.cold_retention:g} s at least and for "
+    f"{PLANNER.cold_retention_limit / 86400:g} days at most",
     f"Not before {PLANNER.idle_wait:g} s without a request",
     *(
         f"| `{name}` | {getattr(wire.EndpointParameters(), name):g} |"

@@ -39,7 +39,9 @@ ORDERS = ["refuse", "lose", "do and lose"]
 QUIET = 20.0
 """Seconds without an order after which none is expected any more."""
 
-STOPPED_AT_MOST = 3600.0
+SETTLED_AFTER = 3600.0
+"""Seconds at most, with workers that are created as fast as here."""
+
 SETTLED = {WorkerState.READY, WorkerState.STOPPED}
 STATUSES = ["creating", "running", "stopping", "stopped", "failed"]
 
@@ -457,8 +459,8 @@ class Machine(RuleBasedStateMachine):
     async def scale_in(self):
         """What the load needed may still go, once each, and nothing comes back: no flapping.
 
-        That may take long: a need is held for a minute, and a stopped worker is kept for an hour
-        at most (docs/scaling.md).
+        That may take long: a need is held for a minute, and a stopped worker is kept for as long
+        as that pays (docs/scaling.md).
         """
         began, before = self.seconds, len(self.world.orders)
         quiet = self.seconds
@@ -470,7 +472,7 @@ class Machine(RuleBasedStateMachine):
             assert len(set(late)) == len(late)
             if len(self.world.orders) > seen:
                 quiet = self.seconds
-            assert self.seconds - began < STOPPED_AT_MOST + 120.0
+            assert self.seconds - began < SETTLED_AFTER + 120.0
 
     def leaving(self):
         """Whether something is between two states."""

@@ -194,8 +194,9 @@ def test_a_stopped_worker_beyond_the_pool_is_destroyed_after_a_while() -> None:
     [
         (30.0, 30.0, 600.0),  # 30 / 0.05: no sooner back than a new one
         (30.0, 28.0, 1400.0),  # (30 + 20 x 2) / 0.05
-        (30.0, 5.0, 3600.0),
-        (30.0, 0.0, 3600.0),  # not known: 15 s
+        (30.0, 5.0, 10_600.0),  # (30 + 20 x 25) / 0.05
+        (30.0, 0.0, 6600.0),  # not known: 15 s
+        (3600.0, 60.0, 604_800.0),  # and no longer
     ],
 )
 def test_a_stopped_worker_is_kept_until_it_cost_as_much_as_to_be_without_it(

@@ -32,6 +32,7 @@ from stoker.autoscaler.planning.history import SECONDS, LoadHistory
 from stoker.autoscaler.planning.keeping import KeptForecast, KeptRehearsal, decode, encode
 from stoker.autoscaler.planning.outlook import PREDICTORS, Horizon, Outlook
 from stoker.autoscaler.planning.rehearsal import FULL, Rehearsal, Surroundings
+from stoker.autoscaler.planning.retention import Retention
 from stoker.autoscaler.planning.season import DAY, WEEK, Recurring, Source, UtcOffset
 from stoker.autoscaler.planning.settings import PlannerSettings
 from stoker.autoscaler.planning.snapshot import EndpointSnapshot
@@ -184,6 +185,9 @@ class Forecaster:
         self._peak = 0.0
         self._peak_at = -math.inf
         self._idle = 0.0
+        self._retention = Retention(self._settings)
+        self._wanted = 1
+        """Active workers that were asked for at the last look."""
         self._told_at = -math.inf
         self._told: tuple[Horizon, ...] = ()
 
@@ -465,6 +469,10 @@ class Forecaster:
             least=min(least, around.max_workers),
             seconds=seconds,
         )
+        if around.stoppable:
+            self._retention.step(
+                load, requests, self._mean_load, self._wanted, around, seconds=seconds
+            )
 
     def _season(self, around: Surroundings, now: float, takes: float) -> float:
         """Active capacity for what recurs, until a worker that `takes` so long is there."""
@@ -544,6 +552,8 @@ class Forecaster:
         reserve = self._season(around, now, around.create_seconds) if around.stoppable else 0.0
         recurring = self._recurring(now, around.create_seconds) if around.season else None
         needed = max(self._peak, floor, season)
+        wanted = math.ceil(max(needed, parameters.min_load) / around.perf - 1e-6)
+        self._wanted = min(max(1, wanted), around.max_workers)
         binds = "target_util"
         if season > max(floor, self._peak):
             binds = "season"
@@ -585,6 +595,11 @@ class Forecaster:
             why=why,
             recurring=recurring,
             recurring_seconds=SEASON_LEAD * around.create_seconds,
+            late_per_worker=(
+                self._retention.late_per_worker(around.create_seconds, around.start_seconds)
+                if around.stoppable
+                else None
+            ),
             candidate=candidate,
             horizons=self._horizons(around, now),
         )

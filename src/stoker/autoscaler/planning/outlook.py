@@ -54,6 +54,9 @@ class Outlook:
     """What recurs within `recurring_seconds`; None: nothing is prepared for before it comes."""
     recurring_seconds: float = 0.0
     """The time in which a worker that is created now is there, with some to spare."""
+    late_per_worker: float | None = None
+    """What would be late for want of one stopped worker, priced, in seconds of a worker; None: no
+    worker can be stopped, or nothing is known."""
     candidate: Candidate | None = None
     """The way to scale that would have cost least so far; None: nothing rehearsed yet."""
     horizons: tuple[Horizon, ...] = ()

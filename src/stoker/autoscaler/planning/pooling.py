@@ -12,6 +12,7 @@ from __future__ import annotations
 from stoker.autoscaler.planning.draft import Draft
 from stoker.autoscaler.planning.need import Needs
 from stoker.autoscaler.planning.recruiting import COLD_LOADING
+from stoker.autoscaler.planning.retention import keeping_pays_for
 from stoker.autoscaler.planning.snapshot import GroupSnapshot, WorkerSnapshot
 from stoker.autoscaler.states import WorkerState
 
@@ -98,22 +99,17 @@ def _spare(draft: Draft, needs: Needs) -> list[WorkerSnapshot]:
 
 
 def _retention(draft: Draft, worker: WorkerSnapshot) -> float:
-    """Seconds for which a stopped worker is kept that the pool does not need.
-
-    Until it has cost as much as it would to be without it when load returns (ski rental): a new one
-    is to be created, and what it is too late for is priced as requests that are late. E.g. where
-    creating takes 30 s and starting 5 s, that is 30 + 20 x 25 = 530 s of a worker, which one that
-    costs a twentieth has cost after 10,600 s: it is kept for as long as any is,
-    `cold_retention_limit`.
-    """
-    settings = draft.settings
-    again = 0.0
+    """Seconds for which a stopped worker is kept that the pool does not need."""
+    settings, outlook = draft.settings, draft.snapshot.outlook
     group = draft.groups.get(worker.workergroup_id or 0)
-    if group is not None:
+    if group is None:
+        return settings.cold_retention
+    if outlook is not None and outlook.late_per_worker is not None:
+        late = outlook.late_per_worker
+    else:
         start = group.start_seconds or settings.unknown_start_seconds
-        later = max(0.0, group.create_seconds - start)
-        again = (group.create_seconds + settings.late_price * later) / settings.stopped_price
-    return min(settings.cold_retention_limit, max(settings.cold_retention, again))
+        late = settings.late_price * max(0.0, group.create_seconds - start)
+    return keeping_pays_for(settings, group.create_seconds, late)
 
 
 def without(workers: list[WorkerSnapshot], worker: WorkerSnapshot) -> list[WorkerSnapshot]:

@@ -15,10 +15,11 @@ class PlannerSettings:
     stopped_price: float = 0.05
     """Of a stopped worker, as a share of that of an active one: what its disk costs."""
     cold_retention: float = 60.0
-    """A stopped worker that the pool does not need is kept for at least so long, in case load
-    returns; for longer where it takes longer to create one than to start it, up to
-    `cold_retention_limit`."""
-    cold_retention_limit: float = 3600.0
+    """Seconds for which a stopped worker that the pool does not need is kept at least, in case load
+    returns; for longer where that pays (see `retention`), up to `cold_retention_limit`."""
+    cold_retention_limit: float = 7 * 86400.0
+    retention_memory: float = 86400.0
+    """Seconds in which what was late for want of a stopped worker loses 63% of its weight."""
     error_grace: float = 30.0
     """Time for a worker with an error to recover: its launcher restarts what crashed, and a large
     model takes a while to load again; to destroy its instance would lose the copy on its disk."""
