@@ -15,9 +15,10 @@ that take as long to come as real ones do. What a candidate costs is the time of
 for each request that would have waited longer than `late_after`, `late_price` times what it costs
 to serve one. The candidate that would have cost least so far is followed (in the literature:
 prediction with expert advice, "follow the leader"). A fixed number of workers is among them (a
-floor that is above all needs), and so are the usual followers of the load, so that in the long run
-no such policy does better, not even one chosen in hindsight. (Workers that the season brings are
-there for all of them, and judged by none.)
+floor that is above all needs), and so are the usual followers of the load. Nothing is guaranteed:
+to change the leader costs boots, and a load can be made up for which the leader of the past is
+always the wrong one. How it compares on many kinds of traffic is measured (docs/scaling.md).
+(Workers that the season brings are there for all of them, and judged by none.)
 
 The rehearsal is a fluid model: load flows in, and out as fast as the ready workers can. It knows of
 the slots of a worker only how many there are. E.g. 6 workers of 400 load/s with 16 slots have room
