@@ -413,6 +413,45 @@ def test_what_is_put_right_never_makes_load_negative() -> None:
     assert endpoint.forecaster._mean_load >= 0
 
 
+def test_one_huge_request_doubles_the_mean_load_at_most() -> None:
+    endpoint = Endpoint()
+    endpoint.run([50.0] * 120)
+    usual = endpoint.forecaster._mean_load
+    assert usual == pytest.approx(50.0)
+    endpoint.load += 1e6
+    endpoint.count += 1
+    endpoint.run([0.0] * 2)
+    assert usual < endpoint.forecaster._mean_load <= 2 * usual * (1 + 1e-9)
+    # It is forgotten as fast as all others are.
+    endpoint.run([50.0] * 300)
+    assert endpoint.forecaster._mean_load == pytest.approx(usual, rel=0.06)
+
+
+def test_requests_that_are_really_large_move_the_mean_load_within_a_few() -> None:
+    endpoint = Endpoint()
+    endpoint.run([50.0] * 120)
+    for _ in range(20):
+        endpoint.load += 50_000.0
+        endpoint.count += 1
+        endpoint.second(0.0)
+    assert endpoint.forecaster._mean_load > 50_000.0 / 10
+
+
+@pytest.mark.parametrize("claimed", [1.0, 1e6])
+def test_a_huge_request_that_is_put_right_moves_the_mean_load_no_further(claimed: float) -> None:
+    endpoint = Endpoint()
+    endpoint.run([50.0] * 120)
+    router = 100
+    for load, revisions in ((claimed, 0), (0.0, 0), (0.0, 1)):
+        endpoint.load += load
+        endpoint.count += 1 if load else 0
+        router += 1
+        revised = {101: 50.0 - claimed if claimed > 50 else 1e6} if revisions else {}
+        endpoint.second(0.0, second=router, revisions=revisions, revised=revised)  # type: ignore[arg-type]
+    most = 50.0 if claimed > 50 else 100.0
+    assert endpoint.forecaster._mean_load == pytest.approx(most, rel=0.05)
+
+
 def test_what_was_kept_when_claims_were_believed_is_not_read() -> None:
     text = Endpoint().forecaster.written(5.0)
     assert Forecaster().read(text, 6.0)

@@ -78,6 +78,10 @@ TELL_EVERY = 10.0
 NEW_MEAN = 0.01
 """Weight of one request in the mean load of a request."""
 
+LARGEST = 1 / NEW_MEAN
+"""Times the mean by which requests of one second count for more than the mean, together: a single
+one doubles it at most, and where sizes have really changed, it follows within a few."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetFigures:
@@ -382,14 +386,18 @@ class Forecaster:
         assert self._second is not None
         load, requests = self._load, self._requests
         self._load = self._requests = 0.0
+        limit = math.inf
         if requests > 0:
-            mean, weight = load / requests, 1 - (1 - NEW_MEAN) ** requests
+            weight = 1 - (1 - NEW_MEAN) ** requests
             if self._mean_load <= 0:
                 weight = 1.0
+            elif self._confirmed:
+                limit = (requests + LARGEST) * self._mean_load
             if self._confirmed:
+                mean = min(load, limit) / requests
                 self._mean_load += weight * (mean - self._mean_load)
             self._idle = 0.0
-        self.history.add(load, requests, float(self._second))
+        self.history.add(load, requests, float(self._second), limit=limit)
         self._second += 1
         if around is not None:
             self._rehearse(load, requests, around)

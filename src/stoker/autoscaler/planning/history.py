@@ -5,6 +5,8 @@ Constant memory, no clock: `now` is passed in, and may stand still or jump.
 
 from __future__ import annotations
 
+import math
+
 from stoker.autoscaler.planning.season import LoadProfile, UtcOffset
 
 SECONDS = 600
@@ -25,7 +27,7 @@ class LoadHistory:
         profile: what arrived by the time of day.
     """
 
-    __slots__ = ("_expected", "_load", "_requests", "_sums", "profile")
+    __slots__ = ("_expected", "_limits", "_load", "_requests", "_sums", "profile")
 
     def __init__(self, utc_offset: UtcOffset | None = None) -> None:
         """Nothing arrived yet.
@@ -35,6 +37,7 @@ class LoadHistory:
         """
         self._load: list[float] = []
         self._requests: list[float] = []
+        self._limits: list[float] = []
         self.profile = LoadProfile(utc_offset)
         self._sums: dict[int, float] = {}
         self._expected: dict[tuple[float, float, float], float] = {}
@@ -44,7 +47,15 @@ class LoadHistory:
         """Seconds that are remembered one by one."""
         return len(self._load)
 
-    def add(self, load: float, requests: float, second: float, *, seconds: float = 1.0) -> None:
+    def add(
+        self,
+        load: float,
+        requests: float,
+        second: float,
+        *,
+        seconds: float = 1.0,
+        limit: float = math.inf,
+    ) -> None:
         """The next second is over, or several without anything.
 
         Args:
@@ -52,9 +63,11 @@ class LoadHistory:
             requests: that arrived in it.
             second: when it began, on the planner's clock.
             seconds: more than 1 only where nothing arrived.
+            limit: what is more says nothing about the size of a request; see `revise`.
         """
         count = min(SECONDS, max(1, round(seconds)))
-        for figures, figure in ((self._load, load), (self._requests, requests)):
+        rows = (self._load, load), (self._requests, requests), (self._limits, limit)
+        for figures, figure in rows:
             figures.extend([figure] * count)
             if len(figures) > SECONDS:
                 del figures[:-SECONDS]
@@ -70,7 +83,8 @@ class LoadHistory:
             second: which that was, on the planner's clock.
 
         Returns:
-            By how much it was changed; requests of that second; requests since then.
+            By how much it was changed below the limit of that second; its requests; requests since
+            then.
         """
         size = len(self._load)
         places = [size - age] + [size - age + by * s for by in range(1, NEAR + 1) for s in (1, -1)]
@@ -80,10 +94,12 @@ class LoadHistory:
         # Nearest first; where one had too little, it is the wrong one.
         place = next((p for p in places if self._load[p] + change >= 0), places[0])
         change = max(change, -self._load[place])
+        limit, before = self._limits[place], self._load[place]
         self._load[place] += change
         self._changed()
         self.profile.revise(change, second)
-        return change, self._requests[place], sum(self._requests[place + 1 :])
+        told = min(self._load[place], limit) - min(before, limit)
+        return told, self._requests[place], sum(self._requests[place + 1 :])
 
     def mean(self, seconds: int) -> float:
         """Load units per second over the last `seconds`, or over as many as are known."""
