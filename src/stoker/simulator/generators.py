@@ -3,7 +3,7 @@
 ``onoff:rate=20,on=60,off=300`` names a kind of traffic and its figures. Every kind has `duration`
 (seconds) and the sizes of its requests: log-normal with the mean `load` and the standard deviation
 `sigma` of their logarithm (0: all alike), or, where `tail` is above 1, Pareto with that shape (the
-smaller, the heavier the tail; 2 and below have no variance).
+smaller, the heavier the tail; 2 and below have no variance). `most` cuts them off.
 
 Arrivals are thinned from a Poisson process of the highest rate (Lewis and Shedler, Naval Research
 Logistics 26(3), 1979).
@@ -40,6 +40,9 @@ _SIZES = {
     "load": Figure(300.0, 1e-6, 1e6, about="mean load of a request"),
     "sigma": Figure(1.0, 0, 5, about="spread of the sizes (log-normal); 0: all alike"),
     "tail": Figure(0.0, 0, 100, about="above 1: Pareto sizes of this shape instead"),
+    "most": Figure(
+        MAX_COST, 1e-6, MAX_COST, about="the largest request; larger ones are cut to it"
+    ),
 }
 _RATE = Figure(5.0, 0, 1e6, about="requests per second")
 
@@ -222,12 +225,13 @@ def generate(spec: str, seed: int = 0) -> Trace:
 
 def _sizes(figures: dict[str, float], draws: random.Random) -> Callable[[], float]:
     mean, sigma, shape = figures["load"], figures["sigma"], figures["tail"]
+    most = figures["most"]
     if shape > 1:
         smallest = mean * (shape - 1) / shape
-        return lambda: min(MAX_COST, smallest * draws.paretovariate(shape))
+        return lambda: min(most, smallest * draws.paretovariate(shape))
     if 0 < shape <= 1:
         raise ConfigError("generator.tail", "must be 0 or above 1: else the mean is infinite")
     if sigma == 0:
-        return lambda: mean
+        return lambda: min(most, mean)
     middle = math.log(mean) - sigma**2 / 2
-    return lambda: min(MAX_COST, draws.lognormvariate(middle, sigma))
+    return lambda: min(most, draws.lognormvariate(middle, sigma))
