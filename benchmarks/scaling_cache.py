@@ -169,12 +169,12 @@ def fingerprint(trace: Trace) -> str:
 def source() -> str:
     """Of the code that runs a policy: what it does, not how it is laid out or explained."""
     digest = hashlib.sha256()
-    for name, tree in sorted(_modules().items()):
-        digest.update(f"{name}\n{ast.dump(_bare(tree))}\n".encode())
+    for name, tree in sorted(modules().items()):
+        digest.update(f"{name}\n{ast.dump(bare(tree))}\n".encode())
     return digest.hexdigest()[:12]
 
 
-def _modules() -> dict[str, ast.Module]:
+def modules() -> dict[str, ast.Module]:
     """All modules of the package that `ROOTS` import, and those that these import."""
     found: dict[str, ast.Module] = {}
     waiting = list(ROOTS)
@@ -199,7 +199,7 @@ def _modules() -> dict[str, ast.Module]:
     return found
 
 
-def _bare(tree: ast.Module) -> ast.Module:
+def bare(tree: ast.Module) -> ast.Module:
     """Without the texts that do nothing: docstrings, and those below an attribute."""
     for node in ast.walk(tree):
         body = getattr(node, "body", None)

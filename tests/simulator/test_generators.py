@@ -79,6 +79,14 @@ def test_a_flash_crowd_comes_stays_and_fades() -> None:
     assert rate(trace, 1400, 1800) == pytest.approx(5, rel=0.15)
 
 
+def test_requests_above_the_most_are_cut_to_it() -> None:
+    whole = generate("poisson:20,duration=500,load=100,tail=1.2")
+    cut = generate("poisson:20,duration=500,load=100,tail=1.2,most=300")
+    assert list(cut.loads) == [min(300.0, load) for load in whole.loads]
+    assert max(whole.loads) > 300
+    assert set(generate("poisson:20,duration=50,load=100,sigma=0,most=70").loads) == {70.0}
+
+
 def test_a_heavy_tail_has_the_mean_and_requests_a_hundred_times_as_large() -> None:
     trace = generate("poisson:20,duration=5000,load=100,tail=1.8")
     assert trace.load / len(trace) == pytest.approx(100, rel=0.2)
