@@ -97,6 +97,36 @@ def test_what_was_learnt_fades_while_nobody_runs() -> None:
     assert sums[1] == pytest.approx(sums[0] * math.exp(-1), rel=0.02)
 
 
+def test_what_it_costs_to_be_without_a_stopped_worker_is_remembered() -> None:
+    endpoint = learnt()
+    before = endpoint.run([0.0]).late_per_worker
+    assert before != first_outlook(Endpoint()).late_per_worker
+    restart(endpoint)
+    assert first_outlook(endpoint).late_per_worker == pytest.approx(before, rel=1e-3)
+
+
+def test_a_file_in_which_nothing_is_said_of_stopped_workers_is_read() -> None:
+    endpoint = learnt()
+    kept = json.loads(endpoint.forecaster.written(endpoint.now))
+    del kept["retention"]
+    forecaster = Forecaster()
+    assert forecaster.read(json.dumps(kept), endpoint.now)
+    assert json.loads(forecaster.written(endpoint.now))["retention"]["ordered"] == 0
+
+
+@pytest.mark.parametrize("figures", [{"ordered": -1.0}, {"late": -1.0}, {"late": 1e30}])
+def test_figures_that_cannot_have_been_learnt_of_stopped_workers_are_refused(
+    figures: dict[str, float],
+) -> None:
+    endpoint = learnt()
+    kept = json.loads(endpoint.forecaster.written(endpoint.now))
+    kept["retention"] |= {"ordered": 5.0, "late": 50.0} | figures
+    forecaster = Forecaster()
+    assert forecaster.read(json.dumps(kept), endpoint.now)
+    again = json.loads(forecaster.written(endpoint.now))["retention"]
+    assert (again["ordered"], again["late"]) == (0, 0)
+
+
 def test_the_season_is_known_after_a_restart() -> None:
     endpoint = after_two_nights()
     endpoint.run([1.0] * 500)
@@ -143,7 +173,7 @@ def test_no_figure_makes_it_fail(data: st.DataObject) -> None:
     endpoint = Endpoint()
     endpoint.run([100.0] * 5)
     kept = json.loads(endpoint.forecaster.written(endpoint.now))
-    part = data.draw(st.sampled_from([kept, kept["rehearsal"], kept["season"]]))
+    part = data.draw(st.sampled_from([kept, kept["rehearsal"], kept["season"], kept["retention"]]))
     name = data.draw(st.sampled_from(sorted(part)))
     numbers = st.one_of(st.floats(), st.integers(-(10**20), 10**20), st.none(), st.just("AAAA"))
     part[name] = data.draw(st.one_of(numbers, st.lists(numbers, max_size=3)))

@@ -66,6 +66,21 @@ def test_where_bursts_are_late_without_stopped_workers_they_stay_for_hours() -> 
     assert keeping_pays_for(SETTINGS, 30.0, late(retention)) > 3600
 
 
+def test_in_a_silence_passed_in_steps_as_much_is_done_as_second_by_second() -> None:
+    found = []
+    for step in (1, 10):
+        retention = settled()
+        for _ in range(20):
+            retention.step(3600.0, 12.0, 300.0, 10, AROUND)
+        for _ in range(100 // step):
+            retention.step(0.0, 0.0, 300.0, 2, AROUND, seconds=step)
+        # What was left of the burst would make these late.
+        for _ in range(10):
+            retention.step(600.0, 2.0, 300.0, 2, AROUND)
+        found.append(late(retention))
+    assert found[1] == pytest.approx(found[0], rel=0.01)
+
+
 def test_what_was_seen_fades_towards_the_first_guess() -> None:
     retention = settled()
     for wanted in (1, 2) * 20:

@@ -245,6 +245,7 @@ class Forecaster:
             mean_load=self._mean_load,
             season=self.history.profile.kept(now),
             rehearsal=rehearsal,
+            retention=self._retention.kept(now),
         )
         return encode(kept).decode()
 
@@ -271,6 +272,8 @@ class Forecaster:
             return False
         self._mean_load = kept.mean_load
         self._kept = kept.rehearsal
+        if kept.retention is not None:
+            self._retention.resume(kept.retention, now)
         return True
 
     # Time passes.

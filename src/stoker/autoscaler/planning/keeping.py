@@ -1,8 +1,8 @@
 """What a `Forecaster` has learnt, in a form that outlives its process.
 
-Kept are what came at each time of two weeks, and what each way to scale has cost so far: both take
-hours and days to learn. What is known of the last minutes is not: it is gone by the time
-that it is read again.
+Kept are what came at each time of two weeks, what each way to scale has cost so far, and what it
+costs to be without a stopped worker: they take hours and days to learn. What is known of the last
+minutes is not: it is gone by the time that it is read again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Values = NDArray[np.float32]
+
+MAX_KEPT = 1e30
+"""No sum of what was kept is as large, so that it can be added to and multiplied."""
 
 
 class KeptSeason(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -76,6 +79,17 @@ class KeptRehearsal(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     came: float
 
 
+class KeptRetention(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A `Retention`."""
+
+    at: float
+    """When it was written, on the forecaster's clock."""
+    ordered: float
+    """Workers."""
+    late: float
+    """What was late for want of stopped ones, in seconds of a worker."""
+
+
 class KeptForecast(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """A `Forecaster`."""
 
@@ -87,6 +101,7 @@ class KeptForecast(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     day: KeptDay | None = None
     """One of the two."""
     rehearsal: KeptRehearsal | None = None
+    retention: KeptRetention | None = None
 
 
 encode = msgspec.json.Encoder().encode

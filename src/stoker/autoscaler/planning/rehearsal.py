@@ -34,7 +34,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stoker.autoscaler.planning.keeping import KeptRehearsal, packed, unpacked
+from stoker.autoscaler.planning.keeping import MAX_KEPT, KeptRehearsal, packed, unpacked
 
 Floats = NDArray[np.float32]
 
@@ -60,9 +60,6 @@ more."""
 
 STEPS = 32
 """Steps into which the time that a worker takes to come is divided."""
-
-MAX_KEPT = 1e30
-"""No sum of what was kept is as large, so that it can be added to and multiplied."""
 
 EXACT_FLOORS = 12
 """Floors up to here are whole numbers of workers; above, each is 12% more than the last."""
@@ -91,6 +88,15 @@ class Surroundings:
     def coming_seconds(self) -> float:
         """How long a worker takes to come, and is kept at least: else it would never serve."""
         return self.start_seconds if self.stoppable else self.create_seconds
+
+    def in_time(self, mean_load: float, late_after: float) -> float:
+        """Requests of one worker that are not late: its slots, and what it begins soon enough.
+
+        Args:
+            mean_load: of a request, load units; above 0.
+            late_after: seconds of waiting above which a request is late.
+        """
+        return self.slots + self.perf * late_after / mean_load
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,9 +231,8 @@ class Rehearsal:
         cost = wanted * np.float32(seconds)
         late = None
         if requests > 0 and not settling:
-            # Served before it is late: what the slots hold, and what they do until then.
-            begun = around.perf * self._late_after / mean_load
-            full_share = count / np.maximum(ready * np.float32(around.slots + begun), 1e-6)
+            in_time = np.float32(around.in_time(mean_load, self._late_after))
+            full_share = count / np.maximum(ready * in_time, 1e-6)
             late = full_share > 1
             np.maximum(self._tightest, full_share, out=self._tightest)
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections import deque
 
+from stoker.autoscaler.planning.keeping import MAX_KEPT, KeptRetention
 from stoker.autoscaler.planning.rehearsal import SETTLING, Surroundings
 from stoker.autoscaler.planning.settings import PlannerSettings
 
@@ -57,22 +58,22 @@ class Retention:
         """
         settings = self._settings
         self._time += seconds
-        fade = math.exp(-seconds / settings.retention_memory)
+        fade = self._fade(seconds)
         # Whoever begins with one worker is late at first; that says nothing about later.
         settling = self._time < max(SETTLING, 2 * around.create_seconds)
         more = max(0.0, wanted - self._wanted)
         self._ordered = self._ordered * fade + (0.0 if settling else more)
         self._late *= fade
         self._wanted = wanted
-        late = [
-            fluid.is_late(
-                load, requests, mean_load, wanted, around, self._time, delay, settings.late_after
-            )
-            for fluid, delay in (
-                (self._started, around.start_seconds),
-                (self._created, around.create_seconds),
-            )
-        ]
+        in_time = around.in_time(mean_load, settings.late_after)
+        late = []
+        for fluid, delay in (
+            (self._started, around.start_seconds),
+            (self._created, around.create_seconds),
+        ):
+            ready = fluid.ready(wanted, self._time, delay)
+            count = fluid.flow(load, requests, mean_load, ready * around.perf * seconds)
+            late.append(requests > 0 and count > ready * in_time)
         if late[1] and not late[0] and not settling:
             self._late += requests * settings.late_price * mean_load / around.perf
 
@@ -85,6 +86,30 @@ class Retention:
         """
         guess = self._settings.late_price * max(0.0, create - start)
         return (PRIOR * guess + self._late) / (PRIOR + self._ordered)
+
+    def kept(self, now: float) -> KeptRetention:
+        """What is to outlive the process.
+
+        Args:
+            now: on any clock that goes on.
+        """
+        return KeptRetention(at=now, ordered=self._ordered, late=self._late)
+
+    def resume(self, kept: KeptRetention, now: float) -> bool:
+        """Take up what was kept.
+
+        Returns:
+            Whether these are figures that could have been learnt; else nothing has changed.
+        """
+        if not all(0 <= figure < MAX_KEPT for figure in (kept.ordered, kept.late)):
+            return False
+        fade = self._fade(max(0.0, now - kept.at))
+        self._ordered, self._late = kept.ordered * fade, kept.late * fade
+        return True
+
+    def _fade(self, seconds: float) -> float:
+        memory = self._settings.retention_memory
+        return math.exp(-seconds / memory) if memory > 0 else 0.0
 
 
 def keeping_pays_for(settings: PlannerSettings, create: float, late: float) -> float:
@@ -112,18 +137,14 @@ class _Fluid:
         self._least: deque[tuple[float, float]] = deque()
         """(when, wanted), each higher than those before it."""
 
-    def is_late(
-        self,
-        load: float,
-        requests: float,
-        mean_load: float,
-        wanted: float,
-        around: Surroundings,
-        now: float,
-        delay: float,
-        late_after: float,
-    ) -> bool:
-        """Whether what came in the second that ended `now` waits for longer than `late_after`."""
+    def ready(self, wanted: float, now: float, delay: float) -> float:
+        """Workers that were wanted for as long as one takes to come.
+
+        Args:
+            wanted: in the second that ended `now`.
+            now: seconds.
+            delay: seconds that one takes.
+        """
         least = self._least
         while least and least[-1][1] >= wanted:
             least.pop()
@@ -131,13 +152,15 @@ class _Fluid:
         # What was wanted before the window counts until something lower is in it.
         while len(least) > 1 and least[0][0] <= now - delay:
             least.popleft()
-        ready = least[0][1]
+        return least[0][1]
+
+    def flow(self, load: float, requests: float, mean_load: float, can: float) -> float:
+        """Requests that are left of what was there and came, when `can` load units are done."""
         self._load += load
         self._count += requests
-        done = min(self._load, ready * around.perf)
+        done = min(self._load, can)
         self._load -= done
         self._count = max(0.0, self._count - done / mean_load)
         if self._load <= 1e-3:
             self._load = self._count = 0.0
-        begun = around.perf * late_after / mean_load
-        return requests > 0 and self._count > ready * (around.slots + begun)
+        return self._count
