@@ -166,6 +166,8 @@ class Rehearsal:
         self._lowest = np.ones(size, np.float32)
         self._load = np.zeros(size, np.float32)
         self._requests = np.zeros(size, np.float32)
+        self._empty = True
+        """None of them has load that waits or works."""
         self._peak = np.zeros(size, np.float32)
         self._peak_age = np.zeros(size, np.float32)
         # Where nothing tells them apart yet, the one that is moved least by chance is followed.
@@ -214,58 +216,61 @@ class Rehearsal:
         # Whoever begins with one worker is late at first; that says nothing about later.
         settling = self._rehearsed < max(SETTLING, 2 * around.create_seconds)
         wanted = self._wanted
-        ready = self._ready(wanted, around, seconds)
-        capacity = ready * np.float32(around.perf)
-
-        # What is there, and what is done of it.
-        backlog = self._load + np.float32(load)
-        count = self._requests + np.float32(requests)
-        done = np.minimum(backlog, capacity * np.float32(seconds))
-        backlog -= done
-        count -= done / np.float32(mean_load)
-        np.maximum(count, 0.0, out=count)
-        count[backlog <= 1e-3] = 0.0
-        self._load, self._requests = backlog, count
-
-        # What it costs.
-        cost = wanted * np.float32(seconds)
+        self._order(wanted, around, seconds)
         late = None
-        if requests > 0 and not settling:
-            in_time = np.float32(around.in_time(mean_load, self._late_after))
-            full_share = count / np.maximum(ready * in_time, 1e-6)
-            late = full_share > 1
-            np.maximum(self._tightest, full_share, out=self._tightest)
+        # Mostly nothing is there: then nothing is done, and nothing is late.
+        if load > 0 or requests > 0 or not self._empty:
+            ready = self._ready(wanted, around)
+            self._serve(load, requests, mean_load, ready * _figure(around.perf * seconds))
+            if requests > 0 and not settling:
+                # Served before it is late: what the slots hold, and what they do until then.
+                begun = around.perf * self._late_after / mean_load
+                ready *= _figure(around.slots + begun)
+                full_share = self._requests / np.maximum(ready, _figure(1e-6), out=ready)
+                late = full_share > 1
+                np.maximum(self._tightest, full_share, out=self._tightest)
 
         # What it wants next.
-        need = np.array(predictions, np.float32)[self._predictor] * self._margin
-        need /= np.float32(around.target_util)
-        full = np.float32(FULL * around.slots)
-        over = count - full * np.maximum(wanted, 1.0)
-        np.maximum(over, 0.0, out=over)
-        # Of what is over the slots, not the requests but the load matters.
-        over *= np.float32(mean_load / max(1.0, around.patience))
-        need += over
-        need /= np.float32(around.perf)
-        self._peak_age += np.float32(seconds)
-        hold = np.maximum(self._hold, np.float32(around.coming_seconds))
-        new = (need >= self._peak) | (self._peak_age >= hold)
-        self._peak = np.where(new, need, self._peak)
-        self._peak_age[new] = 0.0
-        after = np.maximum(self._floor, np.ceil(self._peak - np.float32(1e-4)))
-        np.clip(after, max(1, least), max(1, around.max_workers), out=after)
-        cost = cost + np.maximum(wanted - after, 0.0) * np.float32(self._release_cost)
+        need = np.array(predictions, np.float32).take(self._predictor)
+        need *= self._margin
+        need /= _figure(around.target_util)
+        if not self._empty:
+            over = np.maximum(wanted, _ONE)
+            over *= _figure(FULL * around.slots)
+            np.subtract(self._requests, over, out=over)
+            np.maximum(over, _NONE, out=over)
+            # Of what is over the slots, not the requests but the load matters.
+            over *= _figure(mean_load / max(1.0, around.patience))
+            need += over
+        need /= _figure(around.perf)
+        self._peak_age += _figure(seconds)
+        hold = np.maximum(self._hold, _figure(around.coming_seconds))
+        # What was needed too long ago is forgotten; what is higher takes its place.
+        self._peak *= self._peak_age < hold
+        self._peak_age *= self._peak > need
+        np.maximum(self._peak, need, out=self._peak)
+        after = self._peak - _figure(1e-4)
+        np.ceil(after, out=after)
+        np.maximum(after, self._floor, out=after)
+        np.maximum(after, _figure(max(1, least)), out=after)
+        np.minimum(after, _figure(max(1, around.max_workers)), out=after)
         self._wanted = after
 
         if settling:
             self._rehearsed += seconds
             return
         fade = math.exp(-seconds / self._memory) if self._memory > 0 else 0.0
+        # What it costs: its workers, and those that it lets go.
+        cost = wanted - after
+        np.maximum(cost, _NONE, out=cost)
+        cost *= _figure(self._release_cost)
+        cost += wanted * _figure(seconds)
         self._spent *= fade
         self._spent += cost
         self._late *= fade
         self._came *= fade
         self._time = self._time * fade + seconds
-        self._tightest *= np.float32(fade)
+        self._tightest *= _figure(fade)
         if late is not None:
             # At the price of the moment: what is past does not change with the sizes that follow.
             value = requests * self._late_price * mean_load / around.perf
@@ -323,11 +328,30 @@ class Rehearsal:
         """Follow the one that would have cost least."""
         # The first incident is not seen before it comes.
         incident = around.create_seconds * self._came / self._time
-        risk = np.clip((self._tightest - NEAR) / (1 - NEAR), 0.0, 1.0)
-        self._leader = int(np.argmin(self._spent + self._late + incident * risk))
+        risk = self._tightest - _figure(NEAR)
+        risk /= _figure(1 - NEAR)
+        np.maximum(risk, _NONE, out=risk)
+        np.minimum(risk, _ONE, out=risk)
+        risk *= _figure(incident)
+        total = self._spent + self._late
+        total += risk
+        self._leader = int(total.argmin())
 
-    def _ready(self, wanted: Floats, around: Surroundings, seconds: float) -> Floats:
-        """Workers that were wanted for as long as one takes to come."""
+    def _serve(self, load: float, requests: float, mean_load: float, capacity: Floats) -> None:
+        """Load comes, and as much is done as there is capacity for; `capacity` is used up."""
+        backlog, count = self._load, self._requests
+        backlog += _figure(load)
+        count += _figure(requests)
+        done = np.minimum(backlog, capacity, out=capacity)
+        backlog -= done
+        done /= _figure(mean_load)
+        count -= done
+        np.maximum(count, _NONE, out=count)
+        count *= backlog > 1e-3
+        self._empty = not backlog.any()
+
+    def _order(self, wanted: Floats, around: Surroundings, seconds: float) -> None:
+        """Remember what is wanted: that is there when a worker has had time to come."""
         resolution = max(1.0, around.create_seconds / STEPS)
         self._step_left -= seconds
         if self._step_left <= 0:
@@ -339,20 +363,31 @@ class Rehearsal:
             self._lowest = wanted
         else:
             self._lowest = np.minimum(self._lowest, wanted)
+
+    def _ready(self, wanted: Floats, around: Surroundings) -> Floats:
+        """Workers that were wanted for as long as one takes to come."""
+        resolution = max(1.0, around.create_seconds / STEPS)
         steps = max(1, min(STEPS, round(around.create_seconds / resolution)))
         ready = self._least(steps, wanted)
         if around.stoppable:
             steps = max(1, min(steps, round(around.start_seconds / resolution)))
-            ready = np.maximum(ready, self._least(steps, wanted))
+            np.maximum(ready, self._least(steps, wanted), out=ready)
         return ready
 
     def _least(self, steps: int, wanted: Floats) -> Floats:
         first = self._place - steps + 1
         if first >= 0:
-            least = self._ordered[first : self._place + 1].min(axis=0)
+            least = np.minimum.reduce(self._ordered[first : self._place + 1])
         else:
-            least = np.minimum(
-                self._ordered[first:].min(axis=0), self._ordered[: self._place + 1].min(axis=0)
-            )
-        result: Floats = np.minimum(least, wanted).astype(np.float32)
+            least = np.minimum.reduce(self._ordered[first:])
+            np.minimum(least, np.minimum.reduce(self._ordered[: self._place + 1]), out=least)
+        result: Floats = np.minimum(least, wanted, dtype=np.float32)
         return result
+
+
+def _figure(value: float) -> Floats:
+    """As an array without dimensions: NumPy takes twice as long with a scalar as with this."""
+    return np.array(value, np.float32)
+
+
+_NONE, _ONE = _figure(0.0), _figure(1.0)
