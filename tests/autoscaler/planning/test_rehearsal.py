@@ -133,3 +133,19 @@ def test_workers_take_as_long_to_come_as_real_ones_do(create_seconds: float) -> 
         took += 1
         assert took < 4000
     assert took == pytest.approx(create_seconds, rel=0.1, abs=2)
+
+
+@pytest.mark.parametrize("create_seconds", [30.0, 600.0, 3600.0])
+def test_stopped_workers_come_in_their_seconds_however_long_others_boot(
+    create_seconds: float,
+) -> None:
+    tried = rehearsal()
+    around = replace(AROUND, create_seconds=create_seconds, start_seconds=5.0, stoppable=True)
+    run(tried, [0.0] * 100, around)
+    tried._wanted[:] = 5.0
+    took = 0
+    while float(tried._ready(tried._wanted, around).min()) < 5:
+        tried._order(tried._wanted, around, 1.0)
+        took += 1
+        assert took < 4000
+    assert took == pytest.approx(5, abs=1)

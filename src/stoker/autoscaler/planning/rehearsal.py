@@ -352,7 +352,7 @@ class Rehearsal:
 
     def _order(self, wanted: Floats, around: Surroundings, seconds: float) -> None:
         """Remember what is wanted: that is there when a worker has had time to come."""
-        resolution = max(1.0, around.create_seconds / STEPS)
+        resolution = max(1.0, around.coming_seconds / STEPS)
         self._step_left -= seconds
         if self._step_left <= 0:
             # One place for each step: what was wanted least in it.
@@ -366,13 +366,9 @@ class Rehearsal:
 
     def _ready(self, wanted: Floats, around: Surroundings) -> Floats:
         """Workers that were wanted for as long as one takes to come."""
-        resolution = max(1.0, around.create_seconds / STEPS)
-        steps = max(1, min(STEPS, round(around.create_seconds / resolution)))
-        ready = self._least(steps, wanted)
-        if around.stoppable:
-            steps = max(1, min(steps, round(around.start_seconds / resolution)))
-            np.maximum(ready, self._least(steps, wanted), out=ready)
-        return ready
+        coming = around.coming_seconds
+        resolution = max(1.0, coming / STEPS)
+        return self._least(max(1, min(STEPS, round(coming / resolution))), wanted)
 
     def _least(self, steps: int, wanted: Floats) -> Floats:
         first = self._place - steps + 1
