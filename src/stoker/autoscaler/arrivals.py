@@ -25,7 +25,7 @@ RECENT = 5
 """Seconds that count as "now"."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Demand:
     """What is asked of an endpoint."""
 

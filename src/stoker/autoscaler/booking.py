@@ -275,7 +275,7 @@ class WorkerBook:
         self.unseen_load = left if self.unseen else 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WorkerView:
     """What the router knows of a worker, for the planner and for people."""
 

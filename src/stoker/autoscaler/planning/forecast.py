@@ -83,7 +83,7 @@ LARGEST = 1 / NEW_MEAN
 one doubles it at most, and where sizes have really changed, it follows within a few."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class FleetFigures:
     """What the forecaster wants to know of an endpoint's workers."""
 

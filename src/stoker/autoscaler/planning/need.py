@@ -37,7 +37,7 @@ _SERVED = ACTIVE | {WorkerState.DRAINING}
 """Whose last request counts for how long the endpoint has been quiet."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Need:
     """Active capacity that is asked for."""
 
@@ -68,7 +68,7 @@ class Need:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Needs:
     """Both answers."""
 

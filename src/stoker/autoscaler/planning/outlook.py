@@ -21,7 +21,7 @@ class Horizon:
     """95% of what came was below, as far as the errors so far tell."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Outlook:
     """How much active capacity an endpoint needs. Rates are in load units per second."""
 

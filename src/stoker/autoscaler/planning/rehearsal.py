@@ -65,7 +65,7 @@ EXACT_FLOORS = 12
 """Floors up to here are whole numbers of workers; above, each is 12% more than the last."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Surroundings:
     """What the rehearsed workers are like; those of the endpoint, as far as is known."""
 
@@ -99,7 +99,7 @@ class Surroundings:
         return self.slots + self.perf * late_after / mean_load
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Candidate:
     """One way to scale."""
 

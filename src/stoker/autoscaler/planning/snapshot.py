@@ -1,4 +1,8 @@
-"""What the planner sees of an endpoint at one moment. Times are on the clock of its `now`."""
+"""What the planner sees of an endpoint at one moment. Times are on the clock of its `now`.
+
+Nothing changes these once they are made. They are not frozen dataclasses, because a frozen one
+takes four times as long to make, and one is made for each worker in each round.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from stoker.autoscaler.states import WorkerState
 from stoker.wire import EndpointParameters
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class WorkerSnapshot:
     """One worker."""
 
@@ -46,7 +50,7 @@ class WorkerSnapshot:
     """False: its provider cannot stop it, only destroy it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class OfferSnapshot:
     """One kind of machine that a provider has."""
 
@@ -68,7 +72,7 @@ class OfferSnapshot:
     last_failure_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class GroupSnapshot:
     """One workergroup and what it may recruit."""
 
@@ -99,7 +103,7 @@ class GroupSnapshot:
     """Its workers are to get the settings of `revision`, one after the other."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class EndpointSnapshot:
     """One endpoint."""
 
