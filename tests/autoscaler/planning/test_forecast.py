@@ -287,7 +287,7 @@ def test_requests_without_load_do_not_spoil_what_was_learnt() -> None:
         endpoint.second(0.0)
     outlook = endpoint.run([300.0] * 700)
     assert endpoint.forecaster._rehearsal is not None
-    assert not np.isnan(endpoint.forecaster._rehearsal._tightest).any()
+    assert not np.isnan(endpoint.forecaster._rehearsal._late).any()
     assert 300.0 <= outlook.needed <= 600.0
 
 

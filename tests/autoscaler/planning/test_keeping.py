@@ -74,17 +74,14 @@ def test_who_led_before_a_restart_leads_after_it(loads: list[float]) -> None:
     assert first_outlook(endpoint).candidate == before.candidate
 
 
-def test_how_near_to_its_limit_each_came_is_remembered() -> None:
+def test_what_an_earlier_version_kept_besides_is_passed_over() -> None:
     endpoint = learnt()
-    rehearsal = endpoint.forecaster._rehearsal
-    assert rehearsal is not None
-    restart(endpoint, after=0.0)
-    first_outlook(endpoint)
-    again = endpoint.forecaster._rehearsal
-    assert again is not None
-    assert again._tightest == pytest.approx(rehearsal._tightest, rel=0.01)
-    assert again._tightest.max() > 0.5
-    assert (again._time, again._came) == pytest.approx((rehearsal._time, rehearsal._came), rel=0.01)
+    before = endpoint.run([0.0])
+    kept = json.loads(endpoint.forecaster.written(endpoint.now))
+    kept["rehearsal"] |= {"tightest": "AAAA", "time": 3600.0, "came": 5.0}
+    endpoint.forecaster = Forecaster()
+    assert endpoint.forecaster.read(json.dumps(kept), endpoint.now)
+    assert first_outlook(endpoint).candidate == before.candidate
 
 
 def test_what_was_learnt_fades_while_nobody_runs() -> None:

@@ -103,17 +103,6 @@ def test_a_way_to_scale_that_was_late_keeps_what_that_cost_then() -> None:
     assert float(tried._late.max()) == pytest.approx(before, rel=1e-3)
 
 
-@pytest.mark.parametrize(("surge", "floor"), [(200.0, 0), (250.0, 2), (290.0, 2)])
-def test_a_way_to_scale_that_came_near_its_limit_is_taken_to_have_been_over_it_once(
-    surge: float, floor: int
-) -> None:
-    """One worker has 4 slots and does 200 load in 2 s: from 300 at once on, somebody is late."""
-    tried = rehearsal()
-    run(tried, ([50.0] * 117 + [surge] * 3) * 6, replace(AROUND, create_seconds=120.0))
-    assert float(tried._late.max()) == 0.0
-    assert tried.leader.floor == floor
-
-
 def test_the_wait_for_the_first_workers_is_held_against_nobody() -> None:
     tried = rehearsal()
     run(tried, [500.0] * 50)

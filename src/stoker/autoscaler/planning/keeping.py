@@ -60,8 +60,11 @@ class KeptDay(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     expected: float
 
 
-class KeptRehearsal(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A `Rehearsal`: of each candidate, what it spent and what its late requests cost."""
+class KeptRehearsal(msgspec.Struct, kw_only=True):
+    """A `Rehearsal`: of each candidate, what it spent and what its late requests cost.
+
+    Earlier versions kept more fields, which are passed over.
+    """
 
     at: float
     """When it was written, on the forecaster's clock."""
@@ -74,9 +77,6 @@ class KeptRehearsal(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """What the candidates are made of: the figures are of use to the same ones alone."""
     spent: bytes
     late: bytes
-    tightest: bytes
-    time: float
-    came: float
 
 
 class KeptRetention(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

@@ -48,12 +48,6 @@ FULL = 0.6
 """Share of all slots above which more workers are asked for, before requests wait: while one comes,
 the rest fills up."""
 
-NEAR = 0.5
-"""Share of the requests that could be served in time. A candidate that never came above it is not
-suspected; one that came to its limit is taken to have had one incident more than it had (all that
-arrives while a worker comes is late), because a candidate's first incident is not seen before it
-happens."""
-
 SETTLING = 120.0
 """Seconds at the start that are not judged; twice as many as a worker takes to come, if that is
 more."""
@@ -174,9 +168,6 @@ class Rehearsal:
         usual = (self._margin == 1) & (self._hold == 60) & (self._predictor == predictors - 2)
         self._spent = np.where(usual, 0.0, release_cost).astype(np.float64)
         self._late = np.zeros(size)
-        self._tightest = np.zeros(size, np.float32)
-        self._time = 0.0
-        self._came = 0.0
         self._rehearsed = 0.0
         self._leader = int(np.argmin(self._spent))
 
@@ -223,12 +214,8 @@ class Rehearsal:
             ready = self._ready(wanted, around)
             self._serve(load, requests, mean_load, ready * _figure(around.perf * seconds))
             if requests > 0 and not settling:
-                # Served before it is late: what the slots hold, and what they do until then.
-                begun = around.perf * self._late_after / mean_load
-                ready *= _figure(around.slots + begun)
-                full_share = self._requests / np.maximum(ready, _figure(1e-6), out=ready)
-                late = full_share > 1
-                np.maximum(self._tightest, full_share, out=self._tightest)
+                ready *= _figure(around.in_time(mean_load, self._late_after))
+                late = self._requests > ready
 
         # What it wants next.
         need = np.array(predictions, np.float32).take(self._predictor)
@@ -268,15 +255,10 @@ class Rehearsal:
         self._spent *= fade
         self._spent += cost
         self._late *= fade
-        self._came *= fade
-        self._time = self._time * fade + seconds
-        self._tightest *= _figure(fade)
         if late is not None:
             # At the price of the moment: what is past does not change with the sizes that follow.
-            value = requests * self._late_price * mean_load / around.perf
-            self._late += late * value
-            self._came += value
-        self._follow(around)
+            self._late += late * (requests * self._late_price * mean_load / around.perf)
+        self._leader = int(np.argmin(self._spent + self._late))
 
     def kept(self, now: float) -> KeptRehearsal:
         """What is to outlive the process; not what the candidates have at the moment.
@@ -293,9 +275,6 @@ class Rehearsal:
             floors=self._floors,
             spent=packed(self._spent),
             late=packed(self._late),
-            tightest=packed(self._tightest),
-            time=self._time,
-            came=self._came,
         )
 
     def resume(self, kept: KeptRehearsal, now: float) -> bool:
@@ -309,33 +288,18 @@ class Rehearsal:
             return False
         size = len(self._spent)
         try:
-            found = [unpacked(one, size) for one in (kept.spent, kept.late, kept.tightest)]
+            found = [unpacked(one, size) for one in (kept.spent, kept.late)]
         except ValueError:
             return False
-        sums = (kept.time, kept.came, *(float(one.sum()) for one in found))
+        sums = [float(one.sum()) for one in found]
         if not (all(0 <= one < MAX_KEPT for one in sums) and 0 <= kept.leader < size):
             return False
         ago = max(0.0, now - kept.at)
         fade = math.exp(-ago / self._memory) if self._memory > 0 else 0.0
         self._spent = found[0].astype(np.float64) * fade
         self._late = found[1].astype(np.float64) * fade
-        self._tightest = found[2] * np.float32(fade)
-        self._time, self._came = kept.time * fade, kept.came * fade
         self._leader = kept.leader
         return True
-
-    def _follow(self, around: Surroundings) -> None:
-        """Follow the one that would have cost least."""
-        # The first incident is not seen before it comes.
-        incident = around.create_seconds * self._came / self._time
-        risk = self._tightest - _figure(NEAR)
-        risk /= _figure(1 - NEAR)
-        np.maximum(risk, _NONE, out=risk)
-        np.minimum(risk, _ONE, out=risk)
-        risk *= _figure(incident)
-        total = self._spent + self._late
-        total += risk
-        self._leader = int(total.argmin())
 
     def _serve(self, load: float, requests: float, mean_load: float, capacity: Floats) -> None:
         """Load comes, and as much is done as there is capacity for; `capacity` is used up."""
