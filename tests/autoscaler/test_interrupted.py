@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from stoker.autoscaler.acting import SETTLING
+from stoker.autoscaler.acting import DRAINS_WAIT
 from stoker.autoscaler.explain import explain
 from stoker.autoscaler.numbering import MARK, Numbers
 from stoker.autoscaler.pace import REPORT_DEADLINE
@@ -215,7 +215,7 @@ async def test_workers_that_a_load_needs_are_kept_over_a_restart(house, state, d
     await house.store.update_endpoint(record.id, parameters=parameters)
     await house.reopen()
     workers = list(house.plane.fleet.workers.values())
-    for _ in range(int(SETTLING / 5)):
+    for _ in range(int(DRAINS_WAIT / 5)):
         for worker in workers:
             await house.report(worker)
         await house.settle(rounds=1)
@@ -240,7 +240,7 @@ async def test_drains_that_are_withheld_after_a_restart_are_told_as_such(house):
     started = house.plane.wall()
     workers = list(house.plane.fleet.workers.values())
     found = []
-    for seconds in (SETTLING - 0.5, 1.0):
+    for seconds in (DRAINS_WAIT - 0.5, 1.0):
         house.clock.seconds += seconds
         for worker in workers:
             await house.report(worker)
@@ -252,7 +252,7 @@ async def test_drains_that_are_withheld_after_a_restart_are_told_as_such(house):
         "drain worker 3",
         "drain worker 2",
     ]
-    assert early["withheld_until"] == pytest.approx(started + SETTLING, abs=0.1)
+    assert early["withheld_until"] == pytest.approx(started + DRAINS_WAIT, abs=0.1)
     (note,) = (line for line in early["lines"] if line.startswith("note"))
     assert note.startswith("note: no worker is drained in the first 60 s after a start")
     assert [line.partition(" UTC: ")[2] for line in early["lines"][-2:]] == early["withheld"]

@@ -2,7 +2,7 @@
 
 Rules:
 
-* Drains are withheld for a while after a start of ours (`SETTLING`).
+* Drains are withheld for a while after a start of ours (`DRAINS_WAIT`).
 * What was decided is written down before it is asked for. An order waits for that in its own task,
   and the round goes on. A creation whose row cannot be written is not asked for, and decided anew.
 * Stopping, destroying and rebooting wait until the worker is empty, for `DRAIN_LIMIT` at most.
@@ -31,13 +31,13 @@ log = get_logger("reconciler")
 DRAIN_LIMIT = 600.0
 """Seconds for which a worker may finish what it has before it is stopped all the same."""
 
-SETTLING = 60.0
+DRAINS_WAIT = 60.0
 """Seconds after a start of ours for which no worker that we found is drained for want of load: what
 came before is forgotten, and a minute (`stoker.autoscaler.arrivals`) is to be seen first."""
 
 WITHHELD = (
-    f"no worker is drained in the first {SETTLING:.0f} s after a start of the control plane: what "
-    "load comes is not known yet"
+    f"no worker is drained in the first {DRAINS_WAIT:.0f} s after a start of the control plane: "
+    "what load comes is not known yet"
 )
 """The same each time, so that it is logged once."""
 
@@ -95,7 +95,7 @@ class Actor:
 
     def withhold(self, decided: Plan, now: float) -> Plan:
         """A plan without the drains of which it cannot be known yet whether they are right."""
-        if now - self._plane.loaded_at >= SETTLING:
+        if now - self._plane.loaded_at >= DRAINS_WAIT:
             return decided
         withheld = tuple(action for action in decided.actions if self._is_early(action))
         if not withheld:

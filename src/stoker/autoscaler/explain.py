@@ -6,7 +6,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from stoker.autoscaler.acting import SETTLING
+from stoker.autoscaler.acting import DRAINS_WAIT
 from stoker.autoscaler.fleet import Worker
 from stoker.autoscaler.plane import Plane
 from stoker.autoscaler.planning import Plan
@@ -34,7 +34,7 @@ def explain(plane: Plane, endpoint_id: int, last: tuple[Plan, float] | None) -> 
     decided, at = last if last is not None else (Plan(), now)
     explanation = decided.explanation
     # While we have just started: see `acting`.
-    until = plane.wall(plane.loaded_at + SETTLING)
+    until = plane.wall(plane.loaded_at + DRAINS_WAIT)
     withheld = [action.reason for action in decided.withheld]
     when = f"withheld until {datetime.fromtimestamp(until, UTC):%H:%M:%S} UTC"
     return {

@@ -9,13 +9,16 @@ would have to be active, and paid, for nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from stoker.autoscaler.planning.draft import Draft
 from stoker.autoscaler.planning.need import Needs
 from stoker.autoscaler.planning.recruiting import COLD_LOADING
 from stoker.autoscaler.planning.retention import keeping_pays_for
-from stoker.autoscaler.planning.snapshot import GroupSnapshot, WorkerSnapshot
+from stoker.autoscaler.planning.snapshot import EndpointSnapshot, GroupSnapshot, WorkerSnapshot
 from stoker.autoscaler.states import WorkerState
 
+_LEAST = "min_cold_load"
 _MULT = "cold_mult"
 _SEASON = "what comes each day or week at this time"
 
@@ -37,12 +40,18 @@ def fill(draft: Draft, needs: Needs) -> None:
     for group in draft.snapshot.groups:
         if group.min_cold_load > 0:
             _fill_capacity(draft, pool, group.min_cold_load, group)
+    for name, floor in floors(draft.snapshot, needs):
+        _fill_capacity(draft, pool, floor, None, name=name)
+
+
+def floors(snapshot: EndpointSnapshot, needs: Needs) -> Iterator[tuple[str, float]]:
+    """What asks for the capacity of the pool, and for how much: load units per second."""
+    parameters = snapshot.parameters
     if parameters.min_cold_load > 0:
-        _fill_capacity(draft, pool, parameters.min_cold_load, None)
+        yield _LEAST, parameters.min_cold_load
     if not needs.zero and parameters.cold_mult > 1:
-        floor = parameters.cold_mult * needs.load
-        _fill_capacity(draft, pool, floor, None, name=_MULT)
-    _fill_capacity(draft, pool, _reserve(draft, needs), None, name=_SEASON)
+        yield _MULT, parameters.cold_mult * needs.load
+    yield _SEASON, _reserve(snapshot, needs)
 
 
 def _fill_capacity(
@@ -51,7 +60,7 @@ def _fill_capacity(
     floor: float,
     group: GroupSnapshot | None,
     *,
-    name: str = "min_cold_load",
+    name: str = _LEAST,
 ) -> None:
     """Create until the pool, or its part in `group`, has a capacity of `floor`."""
     members = [w for w in pool if group is None or w.workergroup_id == group.id]
@@ -69,9 +78,9 @@ def _fill_capacity(
         capacity += perf
 
 
-def _reserve(draft: Draft, needs: Needs) -> float:
+def _reserve(snapshot: EndpointSnapshot, needs: Needs) -> float:
     """Capacity that what comes each day or week asks for; see `Outlook.reserve`."""
-    outlook = draft.snapshot.outlook
+    outlook = snapshot.outlook
     return 0.0 if outlook is None or needs.zero else outlook.reserve
 
 
@@ -122,7 +131,7 @@ def is_enough(draft: Draft, needs: Needs, workers: list[WorkerSnapshot]) -> bool
     parameters = draft.parameters
     floor = parameters.min_cold_load
     if not needs.zero:
-        floor = max(floor, parameters.cold_mult * needs.kept_load, _reserve(draft, needs))
+        floor = max(floor, parameters.cold_mult * needs.kept_load, _reserve(draft.snapshot, needs))
     return (
         len(workers) >= parameters.pool_floor
         and draft.known_perf(workers) >= floor

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 
 from stoker.autoscaler.planning.need import Needs
+from stoker.autoscaler.planning.pooling import floors
 from stoker.autoscaler.planning.snapshot import EndpointSnapshot
 from stoker.autoscaler.states import WorkerState
 
@@ -50,15 +51,6 @@ def is_quiet(snapshot: EndpointSnapshot, needs: Needs) -> bool:
         ready.remove(min(ready))
         if needs.kept.met_by(math.fsum(ready), len(ready)):
             return False
-    return len(workers) >= parameters.pool_floor and not pool < _pool_floor(snapshot, needs)
-
-
-def _pool_floor(snapshot: EndpointSnapshot, needs: Needs) -> float:
-    """Capacity below which the pool is filled, load units per second."""
-    parameters, outlook = snapshot.parameters, snapshot.outlook
-    floor = parameters.min_cold_load
-    if needs.zero:
-        return floor
-    if parameters.cold_mult > 1:
-        floor = max(floor, parameters.cold_mult * needs.load)
-    return floor if outlook is None else max(floor, outlook.reserve)
+    return len(workers) >= parameters.pool_floor and not any(
+        pool < floor for _, floor in floors(snapshot, needs)
+    )
