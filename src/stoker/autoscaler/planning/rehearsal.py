@@ -38,11 +38,12 @@ from stoker.autoscaler.planning.keeping import MAX_KEPT, KeptRehearsal, packed, 
 
 Floats = NDArray[np.float32]
 
-MARGINS = (0.95, 1.0, 1.1, 1.25, 1.5)
+MARGINS = (0.95, 1.15)
 """Slots take up what 0.95 lacks for seconds. With 0.9 (all that arrives, at a target_util of 0.9)
 or with floors alone, a load that was steady for half an hour was late at its first surge."""
 
-HOLDS = (15.0, 60.0, 300.0)
+HOLDS = (15.0, 300.0)
+"""Five margins and three holds, 900 ways in place of 240, did no better (docs/scaling.md)."""
 
 FULL = 0.6
 """Share of all slots above which more workers are asked for, before requests wait: while one comes,
@@ -165,7 +166,7 @@ class Rehearsal:
         self._peak = np.zeros(size, np.float32)
         self._peak_age = np.zeros(size, np.float32)
         # Where nothing tells them apart yet, the one that is moved least by chance is followed.
-        usual = (self._margin == 1) & (self._hold == 60) & (self._predictor == predictors - 2)
+        usual = (self._margin > 1) & (self._hold == HOLDS[0]) & (self._predictor == predictors - 2)
         self._spent = np.where(usual, 0.0, release_cost).astype(np.float64)
         self._late = np.zeros(size)
         self._rehearsed = 0.0
