@@ -76,7 +76,8 @@ def snapshot(
     if forecaster is None:
         forecaster = plane.forecasters[endpoint.id] = plane.new_forecaster()
     # Its days are to begin at the same time whenever we were started.
-    return replace(seen, outlook=forecaster.observe(seen, plane.day_time(now)))
+    seen.outlook = forecaster.observe(seen, plane.day_time(now))
+    return seen
 
 
 def _offers(learnt: Learnt, offers: Mapping[str, Sequence[Offer]]) -> tuple[OfferSnapshot, ...]:

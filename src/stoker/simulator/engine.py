@@ -268,16 +268,14 @@ class Simulation:
     def _round(self, now: float) -> None:
         self.traffic.advance(now)
         self._lifecycle.go_on(now)
-        if self._recorder is not None:
-            held = len(self.router.held(ENDPOINT))
-            self._recorder.sample(now, *self.fleet.capacities(), held)
-        else:
-            self.fleet.capacities()
+        demand = self.router.demand(ENDPOINT, now)
+        if self._recorder is not None and self._recorder.is_due(now):
+            self._recorder.sample(now, *self.fleet.capacities(), demand.held_count)
         snapshot = EndpointSnapshot(
             endpoint_id=ENDPOINT,
             name="simulated",
             parameters=self.parameters,
-            demand=self.router.demand(ENDPOINT, now),
+            demand=demand,
             workers=self.fleet.snapshots(self.router),
             groups=(self.fleet.group(),),
         )

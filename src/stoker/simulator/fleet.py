@@ -36,6 +36,8 @@ Category = Literal["active", "loading", "inactive"]
 
 FREE = frozenset({WorkerState.DESTROYING, WorkerState.DESTROYED})
 
+UNUSED = FREE | {WorkerState.STOPPED}
+
 
 def category(state: WorkerState) -> Category | None:
     """As what a second in `state` is priced; None: not at all."""
@@ -77,6 +79,8 @@ class SimWorker:
     """Counts boots, stops and losses: an event of an earlier life is void."""
     due: int = 0
     """Counts changes of when its next request ends: an earlier such event is void."""
+    stopped: WorkerSnapshot | None = None
+    """How the planner sees it while it is stopped and empty: nothing changes then."""
 
     @property
     def available(self) -> bool:
@@ -157,7 +161,7 @@ class SimFleet:
         if after is before:
             return False
         self._bill(worker, now)
-        worker.state, worker.state_since = after, now
+        worker.state, worker.state_since, worker.stopped = after, now, None
         self._learn(worker, before, now)
         self._group = None
         if after is WorkerState.DESTROYED:
@@ -204,35 +208,10 @@ class SimFleet:
 
     def snapshots(self, router: Router) -> tuple[WorkerSnapshot, ...]:
         """Every worker as the control plane would show it."""
-        found = []
-        for worker in self.workers.values():
-            view = router.worker(worker.id)
-            requests = view.requests if view else 0
-            state = WorkerState.DESTROYING if worker.goal == "destroy" else worker.state
-            found.append(
-                WorkerSnapshot(
-                    id=worker.id,
-                    workergroup_id=GROUP,
-                    state=state,
-                    state_since=worker.state_since,
-                    perf=worker.perf,
-                    load=view.load if view else 0.0,
-                    requests=requests,
-                    idle_since=(
-                        max(worker.idle_since, view.idle_since) if view and not requests else None
-                    ),
-                    price=worker.kind.price,
-                    provider=PROVIDER,
-                    offer_id=worker.kind.name,
-                    lost=worker.lost,
-                    hardware=worker.kind.name,
-                    slots=worker.kind.slots if worker.perf > 0 else 0,
-                    revision=worker.revision,
-                    leaves_at=worker.leaves_at,
-                    stoppable=worker.kind.stoppable,
-                )
-            )
-        return tuple(found)
+        if self._group is None:
+            running = sum(one.state not in UNUSED for one in self.workers.values())
+            self.peak = max(self.peak, running)
+        return tuple([one.stopped or _see(one, router) for one in self.workers.values()])
 
     def group(self) -> GroupSnapshot:
         """The workergroup with its offers and what was learnt."""
@@ -277,17 +256,42 @@ class SimFleet:
     def capacities(self) -> tuple[float, float, float]:
         """Load units per second that are active, on their way, and stopped."""
         active = coming = stopped = 0.0
-        running = 0
         for worker in self.workers.values():
-            running += worker.state not in FREE and worker.state is not WorkerState.STOPPED
             if worker.state in ACTIVE:
                 active += worker.kind.perf
             elif worker.state in LOADING_STATES:
                 coming += worker.kind.perf
             elif worker.state is WorkerState.STOPPED:
                 stopped += worker.kind.perf
-        self.peak = max(self.peak, running)
         return active, coming, stopped
+
+
+def _see(worker: SimWorker, router: Router) -> WorkerSnapshot:
+    """As the control plane would show it."""
+    view, kind = router.worker(worker.id), worker.kind
+    requests = view.requests if view else 0
+    seen = WorkerSnapshot(
+        id=worker.id,
+        workergroup_id=GROUP,
+        state=WorkerState.DESTROYING if worker.goal == "destroy" else worker.state,
+        state_since=worker.state_since,
+        perf=worker.perf,
+        load=view.load if view else 0.0,
+        requests=requests,
+        idle_since=max(worker.idle_since, view.idle_since) if view and not requests else None,
+        price=kind.price,
+        provider=PROVIDER,
+        offer_id=kind.name,
+        lost=worker.lost,
+        hardware=kind.name,
+        slots=kind.slots if worker.perf > 0 else 0,
+        revision=worker.revision,
+        leaves_at=worker.leaves_at,
+        stoppable=kind.stoppable,
+    )
+    if seen.state is WorkerState.STOPPED and not requests:
+        worker.stopped = seen
+    return seen
 
 
 def _offer(kind: Hardware) -> OfferKey:

@@ -111,9 +111,13 @@ class TimelineRecorder:
         """Make one for a run of so many seconds."""
         return cls(max(1.0, duration / BUCKETS))
 
+    def is_due(self, now: float) -> bool:
+        """Whether `sample` has anything to note at `now`."""
+        return len(self.active) <= int(now / self.step)
+
     def sample(self, now: float, active: float, coming: float, stopped: float, held: int) -> None:
         """Note the fleet at `now`; steps that were missed get the same."""
-        while len(self.active) <= int(now / self.step):
+        while self.is_due(now):
             self.active.append(active)
             self.coming.append(coming)
             self.stopped.append(stopped)

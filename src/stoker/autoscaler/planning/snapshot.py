@@ -1,7 +1,8 @@
 """What the planner sees of an endpoint at one moment. Times are on the clock of its `now`.
 
-Nothing changes these once they are made. They are not frozen dataclasses, because a frozen one
-takes four times as long to make, and one is made for each worker in each round.
+Nothing changes these once they are made, except that the outlook is added. They are not frozen
+dataclasses, because a frozen one takes four times as long to make, and one is made for each worker
+in each round.
 """
 
 from __future__ import annotations

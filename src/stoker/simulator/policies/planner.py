@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from stoker.autoscaler.planning import (
     Action,
@@ -25,6 +24,5 @@ class Planner:
 
     def decide(self, snapshot: EndpointSnapshot, traffic: Traffic, now: float) -> Sequence[Action]:
         """What to do now; `traffic` is for the others."""
-        outlook = self._forecaster.observe(snapshot, now)
-        known = replace(snapshot, outlook=outlook)
-        return plan(known, now, self._settings, explain=False).actions
+        snapshot.outlook = self._forecaster.observe(snapshot, now)
+        return plan(snapshot, now, self._settings, explain=False).actions
