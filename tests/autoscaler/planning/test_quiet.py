@@ -191,6 +191,13 @@ def test_stopped_workers_leave_it_quick() -> None:
     assert quick(replace(QUIET, workers=(*QUIET.workers, asleep)))
 
 
+@pytest.mark.parametrize(("lasted", "goes"), [(10.0, False), (1e7, True)])
+def test_a_stopped_worker_goes_once_it_was_kept_for_long_enough(lasted: float, goes: bool) -> None:
+    asleep = replace(QUIET.workers[0], id=3, state=STOPPED, state_since=NOW - lasted)
+    actions = plan(replace(QUIET, workers=(*QUIET.workers, asleep)), NOW, explain=False).actions
+    assert [action.worker_id for action in actions] == ([3] if goes else [])
+
+
 def changed(**figures: Any) -> EndpointSnapshot:
     """QUIET, but for its first worker."""
     return replace(QUIET, workers=(replace(QUIET.workers[0], **figures), *QUIET.workers[1:]))

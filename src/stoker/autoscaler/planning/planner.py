@@ -28,7 +28,7 @@ from stoker.autoscaler.planning.draft import Draft
 from stoker.autoscaler.planning.explaining import explanation_of, summary_of
 from stoker.autoscaler.planning.need import Needs, needs_of
 from stoker.autoscaler.planning.plan import ActionKind, Plan
-from stoker.autoscaler.planning.pooling import fill, trim
+from stoker.autoscaler.planning.pooling import fill, is_trimmed, trim
 from stoker.autoscaler.planning.quiet import is_quiet
 from stoker.autoscaler.planning.rebalancing import rebalance
 from stoker.autoscaler.planning.recruiting import COLD_LOADING
@@ -72,7 +72,7 @@ def plan(
         snapshot = replace(snapshot, parameters=parameters)
     needs = needs_of(snapshot, now, settings)
     quiet = is_quiet(snapshot, needs)
-    if quiet and not explain and all(worker.state in ACTIVE for worker in snapshot.workers):
+    if quiet and not explain and is_trimmed(snapshot, needs, now, settings):
         return Plan(notes=tuple(dict.fromkeys([*problems, *contradictions(parameters)])))
     draft = Draft(snapshot, now, settings)
     if parameters.endpoint_state == "suspended":

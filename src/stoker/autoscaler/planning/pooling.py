@@ -15,6 +15,7 @@ from stoker.autoscaler.planning.draft import Draft
 from stoker.autoscaler.planning.need import Needs
 from stoker.autoscaler.planning.recruiting import COLD_LOADING
 from stoker.autoscaler.planning.retention import keeping_pays_for
+from stoker.autoscaler.planning.settings import PlannerSettings
 from stoker.autoscaler.planning.snapshot import EndpointSnapshot, GroupSnapshot, WorkerSnapshot
 from stoker.autoscaler.states import WorkerState
 
@@ -104,15 +105,41 @@ def _spare(draft: Draft, needs: Needs) -> list[WorkerSnapshot]:
         # What still loads costs most: nobody waits for it any more.
         drained = [w for w in draft.worst_first(_DRAINING) if not w.requests]
         return draft.worst_first(COLD_LOADING) + drained + draft.worst_first(_STOPPED)
-    return [w for w in draft.worst_first(_STOPPED) if draft.lasted(w) >= _retention(draft, w)]
+    old = _kept_long_enough(draft.snapshot, draft.now, draft.settings)
+    return [worker for worker in draft.worst_first(_STOPPED) if worker.id in old] if old else []
 
 
-def _retention(draft: Draft, worker: WorkerSnapshot) -> float:
+def is_trimmed(
+    snapshot: EndpointSnapshot, needs: Needs, now: float, settings: PlannerSettings
+) -> bool:
+    """Whether `trim` has nothing to do where all workers are ready or stopped.
+
+    May be False though it has nothing to do.
+    """
+    if needs.zero:
+        return all(worker.state is not WorkerState.STOPPED for worker in snapshot.workers)
+    return not _kept_long_enough(snapshot, now, settings)
+
+
+def _kept_long_enough(
+    snapshot: EndpointSnapshot, now: float, settings: PlannerSettings
+) -> set[int]:
+    """Stopped workers that it does not pay to keep any longer, unless the pool needs them."""
+    kept_for = {group.id: _retention(snapshot, group, settings) for group in snapshot.groups}
+    return {
+        worker.id
+        for worker in snapshot.workers
+        if worker.state is WorkerState.STOPPED
+        and now - worker.state_since
+        >= kept_for.get(worker.workergroup_id or 0, settings.cold_retention)
+    }
+
+
+def _retention(
+    snapshot: EndpointSnapshot, group: GroupSnapshot, settings: PlannerSettings
+) -> float:
     """Seconds for which a stopped worker is kept that the pool does not need."""
-    settings, outlook = draft.settings, draft.snapshot.outlook
-    group = draft.groups.get(worker.workergroup_id or 0)
-    if group is None:
-        return settings.cold_retention
+    outlook = snapshot.outlook
     if outlook is not None and outlook.late_per_worker is not None:
         late = outlook.late_per_worker
     else:
