@@ -190,7 +190,7 @@ def test_what_came_before_perf_was_known_is_rehearsed_then() -> None:
     burst = ([0.0] * 110 + [1000.0] * 10) * 4
     assert endpoint.run(burst).candidate is None
     endpoint.snapshot = ENDPOINT
-    outlook = endpoint.run([0.0] * 5)
+    outlook = endpoint.run([0.0] * 40)
     assert outlook.candidate is not None
     assert outlook.candidate.floor >= 3
     assert outlook.needed >= 300.0
@@ -202,7 +202,7 @@ def test_a_changed_cap_keeps_what_was_learnt_in_ten_minutes() -> None:
     endpoint.run(([0.0] * 110 + [1000.0] * 10) * 5)
     parameters = EndpointParameters(max_workers=12)
     endpoint.snapshot = replace(ENDPOINT, parameters=parameters)
-    outlook = endpoint.run([0.0] * 5)
+    outlook = endpoint.run([0.0] * 40)
     assert outlook.candidate is not None
     assert outlook.candidate.floor >= 3
 
@@ -506,3 +506,14 @@ def test_a_router_that_begins_anew_costs_no_more_than_what_it_had_counted() -> N
     loads = [load for load, _ in forecaster.history.seconds()]
     assert all(0 <= load <= 4 * 110 for load in loads)
     assert 95 <= len(loads) <= 100
+
+
+def test_a_second_burst_gets_at_once_what_the_first_one_brought() -> None:
+    endpoint = Endpoint(replace(ENDPOINT, workers=(replace(WORKER, stoppable=True),)))
+    endpoint.run([50.0] * 400)
+    asked = []
+    for _ in range(3):
+        asked.append(endpoint.run([1000.0] * 2).needed)
+        endpoint.run([1000.0] * 38 + [50.0] * 260)
+    assert asked[0] < 200
+    assert all(1000 <= one < 1500 for one in asked[1:])

@@ -30,6 +30,7 @@ from stoker.autoscaler.planning.contradictions import clamped
 from stoker.autoscaler.planning.errors import HORIZONS, ForecastErrors
 from stoker.autoscaler.planning.history import SECONDS, LoadHistory
 from stoker.autoscaler.planning.keeping import KeptForecast, KeptRehearsal, decode, encode
+from stoker.autoscaler.planning.onset import Onsets
 from stoker.autoscaler.planning.outlook import PREDICTORS, Horizon, Outlook
 from stoker.autoscaler.planning.rehearsal import FULL, Rehearsal, Surroundings
 from stoker.autoscaler.planning.retention import Retention
@@ -41,7 +42,7 @@ from stoker.errors import UNREADABLE
 from stoker.sizes import FAR
 from stoker.wire import MAX_COST, EndpointParameters
 
-_MEANS = (10, 30, 120)
+_MEANS = (10, 120)
 _TREND_BASE = 60
 
 UPPER = 1.645
@@ -189,6 +190,8 @@ class Forecaster:
         self._peak = 0.0
         self._peak_at = -math.inf
         self._idle = 0.0
+        self._onsets: Onsets | None = None
+        """The bursts so far; None: nothing is rehearsed yet."""
         self._retention = Retention(self._settings)
         self._wanted = 1
         """Active workers that were asked for at the last look."""
@@ -456,10 +459,24 @@ class Forecaster:
 
     def _predictions(self, around: Surroundings) -> list[float]:
         history = self.history
-        found = [history.mean(seconds) for seconds in _MEANS]
         level = history.mean(_TREND_BASE)
-        found.append(history.ahead(float(self._second or 0), around.create_seconds, level))
-        return found
+        ahead = history.ahead(float(self._second or 0), around.create_seconds, level)
+        return self._predicted(history, self._onsets, ahead)
+
+    def _predicted(self, history: LoadHistory, onsets: Onsets | None, ahead: float) -> list[float]:
+        """One of each of `PREDICTORS`."""
+        short, long = (history.mean(seconds) for seconds in _MEANS)
+        burst = short
+        if onsets is not None and onsets.on:
+            burst = onsets.rate() * self._mean_load
+        return [short, burst, long, ahead]
+
+    def _note(
+        self, onsets: Onsets, requests: float, around: Surroundings, *, seconds: float = 1.0
+    ) -> None:
+        """Look for bursts in the second that is over."""
+        slots_seconds = around.slots * self._mean_load / around.perf
+        onsets.step(requests, slots_seconds, self._settings.late_after, seconds=seconds)
 
     def _rehearse(
         self, load: float, requests: float, around: Surroundings, *, seconds: float = 1.0
@@ -468,6 +485,8 @@ class Forecaster:
         if rehearsal is None or rehearsal.max_workers != around.max_workers:
             rehearsal = self._begin(around, self.history.seconds()[:-1])
             self._rehearsal = rehearsal
+        assert self._onsets is not None
+        self._note(self._onsets, requests, around, seconds=seconds)
         now = float(self._second or 0)
         season = self._season(around, now, around.coming_seconds)
         least = math.ceil(season / around.perf - 1e-6)
@@ -506,15 +525,16 @@ class Forecaster:
             memory=settings.memory,
             release_cost=settings.release_cost,
         )
-        past = LoadHistory()
+        past, onsets = LoadHistory(), Onsets()
         for load, requests in seconds:
             past.add(load, requests, 0.0)
-            predictions = [past.mean(seconds) for seconds in _MEANS]
-            predictions.append(past.mean(_TREND_BASE))
+            self._note(onsets, requests, around)
+            predictions = self._predicted(past, onsets, past.mean(_TREND_BASE))
             rehearsal.step(load, requests, self._mean_load, predictions, around)
         if self._kept is not None:
             rehearsal.resume(self._kept, float(self._second or 0))
             self._kept = None
+        self._onsets = self._onsets or onsets
         return rehearsal
 
     # What is needed.

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from stoker.autoscaler.planning.rehearsal import Candidate
 from stoker.autoscaler.planning.season import Recurring
 
-PREDICTORS = ("mean of 10 s", "mean of 30 s", "mean of 2 minutes", "trend and time of day")
+PREDICTORS = (
+    "mean of 10 s",
+    "mean of 10 s, or what bursts bring",
+    "mean of 2 minutes",
+    "trend and time of day",
+)
 """Of the load per second; a `Candidate` names one by its place."""
 
 

@@ -4,8 +4,9 @@ How much room above the mean an endpoint needs cannot be read off its load: it d
 a worker takes to come, on how much waits unnoticed in the slots of busy workers, and on how the
 load moves. So we try. Each **candidate** is a way to scale, made of four figures:
 
-* a *predictor* of the load per second (means of the last 10, 30 or 120 s, or what is expected at
-  the moment at which a worker ordered now would be ready);
+* a *predictor* of the load per second (the mean of the last 10 or 120 s, what the burst that has
+  begun is likely to bring, or what is expected at the moment at which a worker ordered now would
+  be ready);
 * a *margin*, by which the prediction is multiplied;
 * a *hold*: for how many seconds the highest need is kept;
 * a *floor*: workers that are there whatever the load.
