@@ -177,17 +177,29 @@ def test_a_fixed_fleet_is_the_same_with_and_without_a_pool(tmp_path: Path) -> No
     assert runs(cache, "target_util:0.8", pool=False) == 1
 
 
-def test_another_simulator_runs_again_what_is_kept_unless_stale_figures_will_do(
+def test_results_of_another_simulator_are_taken_if_a_sample_of_them_is_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "cache.json"
-    runs(Cache(file))
+    cells = [cell_of(TRACE, f"fixed:{n}", settings_of(30.0, True)) for n in (1, 2, 3)]
+    Cache(file).run(cells, processes=1, tell=lambda *_: None)
+    monkeypatch.setattr(scaling_cache, "SAMPLE", 1)
+    monkeypatch.setattr(scaling_cache, "source", lambda: "of another form")
+    told: list[int] = []
+    Cache(file).run(cells, processes=1, tell=lambda done, _: told.append(done))
+    assert told == []
+
+    kept = msgspec.json.decode(file.read_bytes())
+    for figures in kept.values():
+        assert figures[2] == "of another form"
+        figures[0] += 1e-9
+    file.write_bytes(msgspec.json.encode(kept))
     monkeypatch.setattr(scaling_cache, "source", lambda: "another")
     stale = Cache(file, stale=True)
-    assert runs(stale) == 0
-    assert stale.stale_used == 1
-    assert runs(Cache(file)) == 1
-    assert runs(Cache(file)) == 0
+    stale.run(cells, processes=1, tell=lambda done, _: told.append(done))
+    assert (told, stale.stale_used) == ([], 3)
+    Cache(file).run(cells, processes=1, tell=lambda done, _: told.append(done))
+    assert told == [1, 2]
 
 
 def test_a_result_belongs_to_its_trace_and_settings() -> None:
