@@ -162,7 +162,7 @@ class Fleet:
         choose = ledger.endpoints[1].choose
         began = time.process_time()
         for _ in range(count):
-            choose(request)
+            choose(request, self.now)
         return (time.process_time() - began) / count * 1e6
 
 

@@ -313,6 +313,7 @@ class Actor:
         self._tell(worker, reason)
         if worker.state in ACTIVE:
             self._plane.changed_state(worker, Event.PLAN_DRAIN, now)
+        self._plane.expect(worker, now)
         self._plane.fleet.dirty.add(worker.id)
 
     async def pursue(self, worker: Worker, now: float, *, cut: bool = False) -> None:

@@ -6,6 +6,7 @@ from stoker.autoscaler.affinity import CacheTable
 from stoker.autoscaler.arrivals import ArrivalWindow
 from stoker.autoscaler.booking import GRAIN, Request, WorkerBook, grains
 from stoker.autoscaler.claims import Beliefs
+from stoker.autoscaler.coming import MARGIN, RESCUE, Coming
 from stoker.autoscaler.fairness import FairQueue
 from stoker.autoscaler.ranking import Ranking
 from stoker.autoscaler.shares import Shares
@@ -18,6 +19,7 @@ class EndpointBook:
         endpoint_id: its number.
         max_queue_time: seconds of expected wait above which a worker gets no more.
         workers: by their id. After each change of one, `settle` is to be called.
+        coming: workers that are on their way.
         held: requests that wait for a worker.
         arrivals: how much load came.
         beliefs: what its requests were seen to need.
@@ -40,6 +42,7 @@ class EndpointBook:
         "arrivals",
         "beliefs",
         "booked_count",
+        "coming",
         "endpoint_id",
         "group_perf",
         "held",
@@ -55,6 +58,7 @@ class EndpointBook:
         self.endpoint_id = endpoint_id
         self.max_queue_time = max_queue_time
         self.workers: dict[int, WorkerBook] = {}
+        self.coming = Coming()
         self.held = FairQueue()
         self.arrivals = ArrivalWindow()
         self.beliefs = Beliefs()
@@ -97,6 +101,7 @@ class EndpointBook:
     def drop(self, worker: WorkerBook) -> None:
         """A worker is no more."""
         del self.workers[worker.worker_id]
+        self.coming.expect(worker.worker_id, None)
         worker.available = False
         self._ranking.update(worker)
         self._count_perf(worker, 0.0, 0.0)
@@ -144,13 +149,26 @@ class EndpointBook:
             shares.drop(taken)
             worker.discount(taken)
             self.settle(worker)
-            found = self.choose(request)
+            found = self.choose(request, now)
         return found
 
-    def choose(self, request: Request) -> WorkerBook | None:
-        """The one place that decides; see `stoker.autoscaler.ranking` and `...affinity`."""
+    def choose(self, request: Request, now: float) -> WorkerBook | None:
+        """The one place that decides; see `stoker.autoscaler.ranking`, `...coming`, `...affinity`.
+
+        None: there is no worker, or it is better to wait for one that is on its way.
+        """
         avoid = self.workers.get(request.avoid) if request.avoid is not None else None
         best = self._ranking.best(request.cost, self.max_queue_time, avoid)
-        if best is not None and request.affinity:
+        if best is None:
+            return None
+        if self.coming and best.start_after() > MARGIN:
+            later = self.coming.seconds(now)
+            if best.start_after() > later + MARGIN and not self.is_urgent(request, later, now):
+                return None
+        if request.affinity:
             return self._caches.prefer(request, best, self.max_queue_time)
         return best
+
+    def is_urgent(self, request: Request, seconds: float, now: float) -> bool:
+        """Whether the time of a request may be over before a worker that comes in `seconds`."""
+        return request.deadline - now <= seconds + RESCUE

@@ -370,7 +370,14 @@ class ControlPlane(Asked):
             group_id=worker.record.workergroup_id,
         )
         self.router.set_available(worker.id, worker.available, now)
+        self.expect(worker, now)
         self.wake()
+
+    def expect(self, worker: Worker, now: float) -> None:
+        """Tell the router when a worker that boots or starts will be ready."""
+        group = worker.record.workergroup_id
+        at = self.experience.of(group).ready_at(worker) if group is not None else None
+        self.router.expect(worker.id, at, now)
 
     def _assigned(self, answer: Assigned) -> bool:
         return self.on_assigned(answer)
@@ -412,6 +419,7 @@ class ControlPlane(Asked):
         self.router.add_worker(
             record.id, record.endpoint_id, reqnum_base=self._numbers.at(self.now()), url=record.url
         )
+        self.expect(worker, now)
         return worker
 
     def forget(self, worker: Worker, then: Callable[[], None] = lambda: None) -> None:

@@ -13,6 +13,9 @@ from __future__ import annotations
 import math
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
+from typing import Protocol
+
+from stoker.autoscaler.states import LOADING_STATES, WorkerState
 
 KEEP = 0.7
 """Share of the former figure in a learnt one: the last three observations make up two thirds."""
@@ -24,6 +27,9 @@ QUANTILE = 0.8
 
 LEAST_SECONDS = 0.1
 """A worker takes at least so long to come: 0 would say that it is not known."""
+
+UNKNOWN_START_SECONDS = 15.0
+"""How long a stopped worker is taken to need until one was started; as the planner's."""
 
 MAX_OFFERS = 256
 """Failing offers remembered per workergroup; the oldest are forgotten."""
@@ -46,6 +52,35 @@ class Trouble:
 
 OfferKey = tuple[str, str]
 """(provider, offer)."""
+
+
+class Comer(Protocol):
+    """A worker, as far as it matters for when it will be ready."""
+
+    @property
+    def state(self) -> WorkerState:
+        """Where it is on its way."""
+        ...
+
+    @property
+    def goal(self) -> str:
+        """``run``, or what shall become of it instead."""
+        ...
+
+    @property
+    def lost(self) -> bool:
+        """Its instance is known to have failed."""
+        ...
+
+    @property
+    def coming_since(self) -> float | None:
+        """Since when it is being created or started; None: it is not."""
+        ...
+
+    @property
+    def was_ready(self) -> bool:
+        """It was ready before, so it is started and not created."""
+        ...
 
 
 @dataclass(slots=True)
@@ -99,6 +134,20 @@ class Learnt:
     def came_in(self, seconds: float, *, again: bool) -> None:
         """A worker became ready so long after it was ordered or, `again`, started."""
         (self.started_in if again else self.created_in).append(max(LEAST_SECONDS, seconds))
+
+    def ready_at(self, worker: Comer) -> float | None:
+        """When a worker that boots or starts is expected to be ready; None: it is not known to be.
+
+        One that reboots is not counted upon: how long that takes is not learnt.
+        """
+        since = worker.coming_since
+        coming = worker.state in LOADING_STATES and worker.goal == "run" and not worker.lost
+        if not coming or since is None:
+            return None
+        takes = self.create_seconds
+        if worker.was_ready:
+            takes = self.start_seconds or UNKNOWN_START_SECONDS
+        return since + takes if takes > 0 else None
 
     def did_not_come(self, offer: OfferKey | None, now: float, *, refused: bool = False) -> None:
         """A worker did not come up.

@@ -14,7 +14,7 @@ from stoker.autoscaler.planning import (
     OfferSnapshot,
     WorkerSnapshot,
 )
-from stoker.autoscaler.states import WorkerState
+from stoker.autoscaler.states import LOADING_STATES, WorkerState
 from stoker.autoscaler.waiting import room_of
 from stoker.providers import Offer
 
@@ -64,12 +64,16 @@ def snapshot(
     if demand.last_request_at is None:
         # What came before a restart is not known: so it counts as having come just then.
         demand = replace(demand, last_request_at=plane.loaded_at)
+    workers = fleet.of_endpoint(endpoint.id)
+    for worker in workers:
+        if worker.state in LOADING_STATES:  # its goal, or what is learnt, may be another one now
+            plane.expect(worker, now)
     seen = EndpointSnapshot(
         endpoint_id=endpoint.id,
         name=endpoint.name,
         parameters=endpoint.parameters,
         demand=demand,
-        workers=tuple(_worker(plane, worker) for worker in fleet.of_endpoint(endpoint.id)),
+        workers=tuple(_worker(plane, worker) for worker in workers),
         groups=tuple(groups),
     )
     forecaster = plane.forecasters.get(endpoint.id)

@@ -61,6 +61,10 @@ class Plane(Protocol):
         """Apply an event and say so in the endpoint's log."""
         ...
 
+    def expect(self, worker: Worker, now: float) -> None:
+        """Tell the router when a worker that boots or starts will be ready."""
+        ...
+
     def adopt(self, record: WorkerRecord, now: float) -> Worker:
         """Take a worker's row into the fleet."""
         ...

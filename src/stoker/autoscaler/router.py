@@ -10,6 +10,8 @@ Rules:
 * When there is none, it is **held** in its endpoint's queue, and nothing overtakes it but what is
   due before it: first come first served within an API key, fair among keys (`...fairness`). Its
   client polls with the `request_idx`, or waits (see `on_assigned`).
+* When there is one that would begin it later than a worker that is on its way, it is held as well
+  (`...coming`), unless its time may be over before that.
 * A cost is a claim: what is booked is what can be believed of it (`...claims`) until the worker has
   seen the request, and tells its own estimate. Bookings that are not used keep no other key out
   (`...shares`).
@@ -45,6 +47,7 @@ from stoker.autoscaler.answers import Assigned, Held, RouterFullError
 from stoker.autoscaler.arrivals import Demand
 from stoker.autoscaler.booking import Phase, Request, WorkerBook, WorkerView
 from stoker.autoscaler.choosing import EndpointBook
+from stoker.autoscaler.coming import RESCUE
 from stoker.autoscaler.ledger import Ledger
 from stoker.autoscaler.pace import REPORT_DEADLINE
 from stoker.tickets import LIFETIME
@@ -181,6 +184,27 @@ class Router:
         self._ledger.remove_worker(worker, now)
         return self._hand_out(endpoint, now)
 
+    def expect(self, worker_id: int, at: float | None, now: float) -> list[Assigned]:
+        """Say when a worker that boots or starts will be ready; no harm if it is unknown.
+
+        It is expected until it is available or removed.
+
+        Args:
+            worker_id: which.
+            at: the moment that is expected, on the clock of `now`; None: it does not come.
+            now: seconds.
+
+        Returns:
+            Held requests that got a worker thereby: it is no use to wait for this one.
+        """
+        worker = self._ledger.workers.get(worker_id)
+        if worker is None:
+            return []
+        endpoint = self._ledger.endpoint_of(worker)
+        if worker.available or not endpoint.coming.expect(worker_id, at):
+            return []
+        return self._hand_out(endpoint, now)
+
     def set_available(self, worker_id: int, available: bool, now: float) -> list[Assigned]:
         """Put a worker in rotation (ready, not draining, reporting), or take it out.
 
@@ -204,6 +228,7 @@ class Router:
             if worker.idle:
                 worker.idle_since = now
             endpoint = self._ledger.endpoint_of(worker)
+            endpoint.coming.expect(worker_id, None)
             endpoint.settle(worker)
         return self._hand_out(endpoint, now)
 
@@ -374,6 +399,7 @@ class Router:
         Returns:
             Held requests that got a worker thereby.
         """
+        given: list[Assigned] = []
         while self._polls_due and self._polls_due[0][0] <= now:
             when, _, request = heapq.heappop(self._polls_due)
             if request.watched != when:
@@ -382,16 +408,18 @@ class Router:
             known = self._ledger.requests.get(request.idx) is request
             if not known or request.answered or request.phase is Phase.OVER:
                 continue
-            held = request.phase is Phase.HELD
-            due = min(request.deadline, request.poll_by) if held else request.poll_by
+            if request.phase is Phase.HELD and min(request.deadline, request.poll_by) > now:
+                given += self._rescue(request, now)
+                if request.answered:
+                    continue
+            due = self._due(request, now)
             if due <= now:
-                if not held:
+                if request.phase is not Phase.HELD:
                     self._ledger.unused(request, now)
                 self._ledger.forget(request, now)
             else:
                 self._watch(request, due)
         self._ledger.expire(now)
-        given: list[Assigned] = []
         for endpoint in self._ledger.endpoints.values():
             if endpoint.held:
                 self._judge_held(endpoint, now)
@@ -475,7 +503,7 @@ class Router:
             self._hand_out(endpoint, now)
         worker = None
         if not endpoint.held:
-            worker = endpoint.choose(request) or endpoint.make_room(request, now)
+            worker = endpoint.choose(request, now) or endpoint.make_room(request, now)
         if worker is not None:
             request.answered = True
             self._ledger.book(request, worker, now)
@@ -486,7 +514,7 @@ class Router:
             raise RouterFullError(f"{waiting} requests wait for a worker already: try again later")
         self._ledger.turn += 1
         request.turn = self._ledger.turn
-        self._hold(request)
+        self._hold(request, now)
         endpoint.held.append(request)
         if request.counted is None:
             request.arrived = endpoint.arrivals.add(request.cost, now)
@@ -494,8 +522,10 @@ class Router:
         if endpoint.shares.old(now):
             # It may be entitled to a worker that those who wait before it are not.
             self._hand_out(endpoint, now, asking=request)
-            if request.phase is Phase.BOOKED:
-                self._tell(request, now)
+        if request.phase is Phase.HELD:
+            self._rescue(request, now, asking=request)
+        if request.phase is Phase.BOOKED:
+            self._tell(request, now)
 
     def _poll(
         self, endpoint: EndpointBook, request: Request, poll_by: float, now: float
@@ -528,9 +558,35 @@ class Router:
             fresh,
         )
 
-    def _hold(self, request: Request) -> None:
+    def _hold(self, request: Request, now: float) -> None:
         request.phase, request.worker_id, request.answered = Phase.HELD, None, False
-        self._watch(request, min(request.deadline, request.poll_by))
+        self._watch(request, self._due(request, now))
+
+    def _due(self, request: Request, now: float) -> float:
+        """When a request that waits, or whose client does not know of its worker, is looked at."""
+        if request.phase is not Phase.HELD:
+            return request.poll_by
+        rescue = request.deadline - RESCUE
+        return min(rescue if rescue > now else request.deadline, request.poll_by)
+
+    def _rescue(
+        self, request: Request, now: float, *, asking: Request | None = None
+    ) -> list[Assigned]:
+        """Give a worker to a held request whose time may be over before that which comes.
+
+        Those before it in the queue would rather wait: so it takes nothing that they want.
+        """
+        endpoint = self._ledger.endpoints[request.endpoint_id]
+        if not endpoint.coming:
+            return []
+        if not endpoint.is_urgent(request, endpoint.coming.seconds(now), now):
+            return []
+        worker = endpoint.choose(request, now)
+        if worker is None:
+            return []
+        given = [self._give(endpoint, request, worker, now)]
+        self._announce(given, asking, now)
+        return given
 
     def _watch(self, request: Request, due: float) -> None:
         if due < request.watched:
@@ -552,21 +608,30 @@ class Router:
             if min(request.deadline, request.poll_by) <= now:
                 self._ledger.forget(request, now)
                 continue
-            worker = endpoint.choose(request) or endpoint.make_room(request, now)
+            worker = endpoint.choose(request, now) or endpoint.make_room(request, now)
             if worker is None and endpoint.shares.old(now):
                 request, worker = self._entitled(endpoint, request, now)
             if worker is None:
                 break
-            held.take(request)
-            self._ledger.book(request, worker, now)
-            given.append(self._assigned(request, worker))
-        if self.on_assigned is not None:
-            for assigned in given:
-                request = self._ledger.requests[assigned.request_idx]
-                if request is not asking and self.on_assigned(assigned):
-                    request.answered = True
-                    self._ledger.lend(request, now)
+            given.append(self._give(endpoint, request, worker, now))
+        self._announce(given, asking, now)
         return given
+
+    def _give(
+        self, endpoint: EndpointBook, request: Request, worker: WorkerBook, now: float
+    ) -> Assigned:
+        endpoint.held.take(request)
+        self._ledger.book(request, worker, now)
+        return self._assigned(request, worker)
+
+    def _announce(self, given: list[Assigned], asking: Request | None, now: float) -> None:
+        if self.on_assigned is None:
+            return
+        for assigned in given:
+            request = self._ledger.requests[assigned.request_idx]
+            if request is not asking and self.on_assigned(assigned):
+                request.answered = True
+                self._ledger.lend(request, now)
 
     def _judge_held(self, endpoint: EndpointBook, now: float) -> None:
         """What waits was believed to be what was known when it came."""
@@ -610,6 +675,6 @@ class Router:
             if request.answered or request.phase is not Phase.BOOKED:
                 continue
             worker.let_go(request, now)
-            self._hold(request)
+            self._hold(request, now)
             endpoint.held.give_back(request)
         return endpoint

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from stoker.autoscaler.pace import TICK
 from stoker.autoscaler.planning import Action, ActionKind
 from stoker.autoscaler.router import Router
-from stoker.autoscaler.states import ACTIVE, Event, WorkerState
+from stoker.autoscaler.states import ACTIVE, LOADING_STATES, Event, WorkerState
 from stoker.simulator.clock import Clock
 from stoker.simulator.fleet import ENDPOINT, SimFleet, SimWorker
 from stoker.simulator.settings import Hardware, SimulatorSettings
@@ -67,6 +67,8 @@ class Lifecycle:
         for worker in list(self._fleet.workers.values()):
             if worker.goal == "destroy":
                 self._destroy(worker, now)
+            elif worker.state in LOADING_STATES:
+                self._router.expect(worker.id, self._fleet.learnt.ready_at(worker), now)
 
     def act(self, action: Action, now: float) -> None:
         """Carry out what was decided.
@@ -162,6 +164,7 @@ class Lifecycle:
                 self._router.remove_worker(worker.id, now)
             else:
                 self._router.set_available(worker.id, worker.available, now)
+                self._router.expect(worker.id, self._fleet.learnt.ready_at(worker), now)
             self._clock.wake(now)
 
     def _loads(self, worker: SimWorker, life: int, now: float) -> None:
