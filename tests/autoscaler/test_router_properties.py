@@ -27,8 +27,8 @@ COSTS = st.sampled_from([0.0, 0.1, 10.0, 33.3, 150.0]) | st.floats(0, 200)
 class SimulatedWorker:
     """What a worker knows of itself."""
 
-    def __init__(self, perf: float) -> None:
-        self.perf = perf
+    def __init__(self, perf: float, slots: int) -> None:
+        self.perf, self.slots = perf, slots
         self.requests: dict[int, float] = {}
 
     def status(self, worker_id: int) -> WorkerStatus:
@@ -40,6 +40,7 @@ class SimulatedWorker:
             max_perf=self.perf,
             num_requests_working=len(self.requests),
             working_request_idxs=list(self.requests),
+            slots=self.slots,
         )
 
 
@@ -68,8 +69,8 @@ class RouterHistory(RuleBasedStateMachine):
 
     @initialize()
     def begin_with_two_workers(self) -> None:
-        self.add_worker(10.0)
-        self.add_worker(1.0)
+        self.add_worker(10.0, 0)
+        self.add_worker(1.0, 2)
 
     # What the router answers is checked wherever it comes from.
 
@@ -174,14 +175,20 @@ class RouterHistory(RuleBasedStateMachine):
 
     # What workers do.
 
-    @rule(perf=st.sampled_from([0.0, 1.0, 10.0, 50.0]))
-    def add_worker(self, perf: float) -> None:
+    @rule(perf=st.sampled_from([0.0, 1.0, 10.0, 50.0]), slots=st.sampled_from([0, 1, 3]))
+    def add_worker(self, perf: float, slots: int) -> None:
         worker_id, self.next_worker = self.next_worker, self.next_worker + 1
-        self.workers[worker_id] = SimulatedWorker(perf)
+        self.workers[worker_id] = SimulatedWorker(perf, slots)
         self.router.add_worker(worker_id, ENDPOINT, reqnum_base=worker_id * 10**6)
         self.router.report(worker_id, self.workers[worker_id].status(worker_id), self.now)
         self.available.add(worker_id)
         self.router.set_available(worker_id, True, self.now)
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data(), after=st.none() | st.sampled_from([-30.0, 0.0, 3.0, 15.0]))
+    def expect(self, data: st.DataObject, after: float | None) -> None:
+        worker_id = data.draw(st.sampled_from(sorted(self.workers)))
+        self.router.expect(worker_id, None if after is None else self.now + after, self.now)
 
     @precondition(lambda self: self.workers)
     @rule(data=st.data(), available=st.booleans())
@@ -266,6 +273,12 @@ class RouterHistory(RuleBasedStateMachine):
     def nothing_is_held_in_two_places(self) -> None:
         held = Counter(self.router.held(ENDPOINT))
         assert all(count == 1 for count in held.values())
+
+    @invariant()
+    def nothing_is_held_while_a_slot_is_free(self) -> None:
+        views = [self.router.worker(worker_id) for worker_id in self.available]
+        free = [one for one in views if one is not None and 0 <= one.requests < one.slots]
+        assert not (free and self.router.held(ENDPOINT))
 
     def teardown(self) -> None:
         """However it went: when all is finished and reported, nothing is left."""

@@ -1,6 +1,7 @@
 """One key does its worst, another asks for what it needs: what can the first take from it?
 
 Both are served by workers with the real check of tickets. Workers report each second, as ours do.
+Another worker is said to be on its way, now and then, and never comes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from stoker.autoscaler.coming import MARGIN
 from stoker.autoscaler.router import Assigned, Held, Router
 from stoker.autoscaler.shares import GRACE
 from stoker.errors import TicketError
@@ -20,6 +22,7 @@ from stoker.tickets import LIFETIME, Claims, TicketVerifier, mint
 from stoker.wire import AuthData, FinishedRequest, WorkerStatus
 
 ENDPOINT, PERF, QUEUE = 1, 10.0, 30.0
+NEVER_COMES = 99
 CLAIMS = st.sampled_from([0.0, 1e-9, 10.0, 100.0, 1e9, None])
 LARGEST = 100.0
 """Load units of the largest request that is ever sent."""
@@ -46,6 +49,7 @@ class Worker:
             num_requests_working=len(self.left),
             working_request_idxs=list(self.left),
             working_loads=[self.estimates[idx] for idx in self.left],
+            slots=1,
         )
 
 
@@ -74,6 +78,8 @@ class Rivals(RuleBasedStateMachine):
             self.router.add_worker(worker_id, ENDPOINT, reqnum_base=0)
             self.router.report(worker_id, self.workers[worker_id].report(), self.now)
             self.router.set_available(worker_id, True, self.now)
+        self.router.add_worker(NEVER_COMES, ENDPOINT, reqnum_base=0)
+        self.expected: float | None = None
 
     # What clients are told.
 
@@ -172,6 +178,10 @@ class Rivals(RuleBasedStateMachine):
         answer = self.ask("good", cost)
         if isinstance(answer, Assigned):
             return
+        if self.expected is not None:
+            begins = min(self.begins_after(worker) for worker in self.workers.values())
+            if begins > abs(self.expected - self.now) + MARGIN - 1e-6:
+                return  # it is held for the worker on its way
         capacity = sum(PERF * QUEUE for _ in self.workers)
         # What was cancelled since the last report is not known to be gone yet.
         real = sum(max(w.told, sum(w.left.values())) for w in self.workers.values())
@@ -179,6 +189,20 @@ class Rivals(RuleBasedStateMachine):
         young = [load for _, load, at in self.unseen.values() if at > self.now - GRACE]
         taken = real + sum(young) + min(sum(old), capacity / 2)
         assert taken > capacity - 1e-6, "what a key has not claimed is its own"
+
+    def begins_after(self, worker: Worker) -> float:
+        """Seconds of work that a worker has, or that clients may still mean to bring."""
+        young = [
+            load
+            for (worker_id, _), (_, load, at) in self.unseen.items()
+            if worker_id == worker.worker_id and at > self.now - GRACE
+        ]
+        return (max(worker.told, sum(worker.left.values())) + sum(young)) / PERF
+
+    @rule(after=st.sampled_from([None, -1.0, 0.0, 1.0, 10.0]))
+    def a_worker_is_on_its_way(self, after: float | None) -> None:
+        self.expected = None if after is None else self.now + after
+        self.router.expect(NEVER_COMES, self.expected, self.now)
 
     # Time passes.
 

@@ -96,6 +96,8 @@ class Request:
     """What it counts for at its worker, until that has shown it: `cost`, or 0 where another key
     needed the room."""
     booked_at: float = 0.0
+    unused: bool = False
+    """Its ticket was not used for so long that it counts among its worker's `unused`."""
     alias: tuple[str, int] | None = None
     """Key and number under which its client asked, where that number was none of its own."""
     retries: int = 0
@@ -135,6 +137,9 @@ class WorkerBook:
     unseen: int = 0
     """How many are BOOKED."""
     unseen_load: float = 0.0
+    unused: int = 0
+    unused_load: float = 0.0
+    """Of those that are BOOKED, what was not used for longer than its client needs."""
     working_cost: float = 0.0
     """What those that are WORKING were booked with."""
     claimed: float = 0.0
@@ -183,17 +188,22 @@ class WorkerBook:
         """Expected seconds until a request of `cost` is finished here."""
         return (self.load + cost) / self.perf
 
-    def start_after(self) -> float:
+    def start_after(self, *, used: bool = False) -> float:
         """Expected seconds until a request that comes now is begun here.
 
         0 with a free slot, or where the slots are not known. Else one of the requests before it
         must end for each that waits, and for itself: (requests - slots + 1) / requests of the load.
         E.g. 16 slots, 16 requests of 100 load units left in all, perf 50: 1/16 of 2 s.
+
+        Args:
+            used: bookings that are `unused` count for nothing.
         """
-        requests = self.requests
+        requests, load = self.requests, self.load
+        if used:
+            requests, load = requests - self.unused, load - self.unused_load
         if not 0 < self.slots <= requests:
             return 0.0
-        return (requests - self.slots + 1) / requests * self.load / self.perf
+        return (requests - self.slots + 1) / requests * load / self.perf
 
     def takes(self, max_queue_time: float) -> bool:
         """Whether `max_queue_time` lets another request in: seconds until it begins, at most.
@@ -222,7 +232,15 @@ class WorkerBook:
     def discount(self, request: Request) -> None:
         """It stays booked, and counts for nothing from now on."""
         self.unseen_load = max(0.0, self.unseen_load - request.booked)
+        if request.unused:
+            self.unused_load = max(0.0, self.unused_load - request.booked)
         request.booked = 0.0
+
+    def miss(self, request: Request) -> None:
+        """It is booked here, and was not used for long."""
+        request.unused = True
+        self.unused += 1
+        self.unused_load += request.booked
 
     def see(self, request: Request, load: float | None = None) -> None:
         """A report names it: its load is in the reported figure.
@@ -270,6 +288,10 @@ class WorkerBook:
         if self.account is not None:
             self.account.drop(request)
         self.unseen -= 1
+        if request.unused:
+            request.unused = False
+            self.unused -= 1
+            self.unused_load = max(0.0, self.unused_load - request.booked) if self.unused else 0.0
         # Exactly 0 when none is left, so that rounding errors do not add up over months.
         left = max(0.0, self.unseen_load - request.booked)
         self.unseen_load = left if self.unseen else 0.0

@@ -93,6 +93,8 @@ class EndpointBook:
         self.booked_count += requests - worker.counted_requests
         worker.counted_grains, worker.counted_requests = load, requests
         if worker.in_rotation:
+            if self.coming:
+                self.coming.expect(worker.worker_id, None)
             self._count_perf(worker, worker.perf, worker.measured)
         else:
             self._count_perf(worker, 0.0, 0.0)
@@ -161,13 +163,20 @@ class EndpointBook:
         best = self._ranking.best(request.cost, self.max_queue_time, avoid)
         if best is None:
             return None
-        if self.coming and best.start_after() > MARGIN:
-            later = self.coming.seconds(now)
-            if best.start_after() > later + MARGIN and not self.is_urgent(request, later, now):
-                return None
+        if self.coming and best.start_after() > MARGIN and self._gains(request, best, now):
+            return None
         if request.affinity:
             return self._caches.prefer(request, best, self.max_queue_time)
         return best
+
+    def _gains(self, request: Request, best: WorkerBook, now: float) -> bool:
+        """Whether a request does better to wait for a worker that is on its way."""
+        for booking in self.shares.missed(now):
+            if booking.worker_id is not None:
+                self.workers[booking.worker_id].miss(booking)
+        seconds = self.coming.seconds(now)
+        gains = best.start_after(used=True) > seconds + MARGIN
+        return gains and not self.is_urgent(request, seconds, now)
 
     def is_urgent(self, request: Request, seconds: float, now: float) -> bool:
         """Whether the time of a request may be over before a worker that comes in `seconds`."""

@@ -7,6 +7,8 @@ the busy worker stays there while the new one idles. Rules:
 * A request is held when the best ready worker would begin it more than `MARGIN` seconds later than
   the next worker is expected. So a busy worker always has work until then, and for `MARGIN` seconds
   more, in which the end of a request is reported.
+* What was booked there and not used for `GRACE` seconds (`...shares`) does not count for that: no
+  key's unused tickets keep another waiting for longer.
 * One that is late is expected to be as late again: 3 s after its time, it is expected in 3 s. So
   one that never comes soon counts for nothing.
 * A request whose time runs out within `RESCUE` seconds of when the worker is expected is not held

@@ -375,6 +375,8 @@ class ControlPlane(Asked):
 
     def expect(self, worker: Worker, now: float) -> None:
         """Tell the router when a worker that boots or starts will be ready."""
+        if worker.state in ACTIVE and worker.goal == "run":
+            return  # the router expects it until it has its URL, which may have to be proven first
         group = worker.record.workergroup_id
         at = self.experience.of(group).ready_at(worker) if group is not None else None
         self.router.expect(worker.id, at, now)

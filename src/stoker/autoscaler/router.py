@@ -187,7 +187,7 @@ class Router:
     def expect(self, worker_id: int, at: float | None, now: float) -> list[Assigned]:
         """Say when a worker that boots or starts will be ready; no harm if it is unknown.
 
-        It is expected until it is available or removed.
+        It is expected until requests can be sent to it, or it is removed.
 
         Args:
             worker_id: which.
@@ -201,7 +201,7 @@ class Router:
         if worker is None:
             return []
         endpoint = self._ledger.endpoint_of(worker)
-        if worker.available or not endpoint.coming.expect(worker_id, at):
+        if worker.in_rotation or not endpoint.coming.expect(worker_id, at):
             return []
         return self._hand_out(endpoint, now)
 
@@ -228,7 +228,6 @@ class Router:
             if worker.idle:
                 worker.idle_since = now
             endpoint = self._ledger.endpoint_of(worker)
-            endpoint.coming.expect(worker_id, None)
             endpoint.settle(worker)
         return self._hand_out(endpoint, now)
 

@@ -18,6 +18,7 @@ O(keys with bookings) when somebody finds no worker while old bookings are about
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 
 from stoker.autoscaler.booking import NOTHING, Request
 
@@ -28,17 +29,19 @@ GRACE = 2.0
 class Shares:
     """Bookings of one endpoint that no worker has shown and that count, by key."""
 
-    __slots__ = ("_bookings", "_keys", "_loads")
+    __slots__ = ("_bookings", "_keys", "_loads", "_young")
 
     def __init__(self) -> None:
         self._bookings: OrderedDict[Request, None] = OrderedDict()
         """All of them, the oldest first."""
+        self._young: OrderedDict[Request, None] = OrderedDict()
+        """Those that `missed` has not told of."""
         self._keys: dict[str, OrderedDict[Request, None]] = {}
         self._loads: dict[str, float] = {}
 
     def add(self, request: Request) -> None:
         """It is booked."""
-        self._bookings[request] = None
+        self._bookings[request] = self._young[request] = None
         self._keys.setdefault(request.key, OrderedDict())[request] = None
         self._loads[request.key] = self._loads.get(request.key, 0.0) + request.booked
 
@@ -47,6 +50,7 @@ class Shares:
         if request not in self._bookings:
             return
         del self._bookings[request]
+        self._young.pop(request, None)
         bookings = self._keys[request.key]
         del bookings[request]
         if bookings:
@@ -74,6 +78,13 @@ class Shares:
     def old(self, now: float) -> bool:
         """Whether any booking is older than `GRACE`."""
         return bool(self._bookings) and next(iter(self._bookings)).booked_at <= now - GRACE
+
+    def missed(self, now: float) -> Iterator[Request]:
+        """Each booking once, when it is older than `GRACE`."""
+        young = self._young
+        while young and (oldest := next(iter(young))).booked_at <= now - GRACE:
+            del young[oldest]
+            yield oldest
 
     def share(self, key: str, capacity: float) -> float:
         """Load units that each key may have booked while `key` wants something.
