@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from stoker.autoscaler.coming import MARGIN, RESCUE, Coming
+from stoker.autoscaler.coming import HORIZON, MARGIN, RESCUE, Coming
 from stoker.autoscaler.learnt import UNKNOWN_START_SECONDS, Learnt
 from stoker.autoscaler.planning import PlannerSettings
 from stoker.autoscaler.router import Assigned, Held, Router
@@ -19,6 +19,8 @@ from stoker.wire import FinishedRequest, WorkerStatus
 
 ENDPOINT, PERF, QUEUE = 1, 10.0, 30.0
 READY, STARTS, STARTS_TOO = 1, 2, 3
+SOON = 2.0
+"""Seconds until a worker is expected, in most tests."""
 
 
 def a_router(*, slots: int = 1, **settings: float) -> Router:
@@ -69,23 +71,24 @@ def where(answer: Assigned | Held) -> int | None:
 def test_a_request_is_held_for_a_worker_that_would_begin_it_sooner() -> None:
     router = a_router()
     route(router, 10.0)
-    router.expect(STARTS, 5.0, 0.0)
+    router.expect(STARTS, SOON, 0.0)
     assert where(route(router, 1.0)) is None
 
 
 def test_a_request_is_not_held_where_it_would_gain_less_than_the_margin() -> None:
     router = a_router()
-    route(router, 5.0 + 0.9 * MARGIN)
-    router.expect(STARTS, 5.0, 0.0)
+    route(router, SOON + 0.9 * MARGIN)
+    router.expect(STARTS, SOON, 0.0)
     assert where(route(router, 1.0)) == READY
     assert where(route(router, 1.0)) is None  # it would wait for a second more than the one before
 
 
 def test_the_busy_worker_has_work_until_the_other_one_is_there() -> None:
     router = a_router()
-    router.expect(STARTS, 5.0, 0.0)
-    given = [where(route(router, 1.0)) for _ in range(20)]
-    assert given == [READY] * 7 + [None] * 13  # one at work, six seconds of waiting ones
+    router.expect(STARTS, SOON, 0.0)
+    given = [where(route(router, 0.5)) for _ in range(20)]
+    # One at work, and others for as long as it takes, with the margin.
+    assert given == [READY] * (1 + round((SOON + MARGIN) / 0.5)) + [None] * (19 - 6)
 
 
 def test_a_request_is_never_held_while_a_slot_is_free() -> None:
@@ -106,7 +109,7 @@ def test_a_worker_whose_slots_are_not_known_counts_as_having_one_free() -> None:
 def test_nothing_overtakes_what_is_held_for_a_worker_on_its_way() -> None:
     router = a_router()
     route(router, 10.0)
-    router.expect(STARTS, 5.0, 0.0)
+    router.expect(STARTS, SOON, 0.0)
     numbers = [route(router, 1.0).request_idx for _ in range(3)]
     assert router.held(ENDPOINT) == numbers
 
@@ -118,17 +121,17 @@ def test_what_is_held_is_handed_out_the_moment_that_the_worker_is_available() ->
     told: list[int] = []
     router = a_router(on_assigned=lambda answer: told.append(answer.request_idx) or True)  # type: ignore[arg-type]
     route(router, 10.0)
-    router.expect(STARTS, 5.0, 0.0)
+    router.expect(STARTS, SOON, 0.0)
     numbers = [route(router, 1.0).request_idx for _ in range(3)]
-    become_ready(router, STARTS, 3.0)
+    become_ready(router, STARTS, 1.0)
     assert told == numbers
-    assert where(route(router, 1.0, 3.0)) == STARTS
+    assert where(route(router, 1.0, 1.0)) == STARTS
 
 
 def test_a_worker_that_is_ready_is_waited_for_until_it_has_its_url() -> None:
     router = a_router()
     route(router, 10.0)
-    router.expect(STARTS, 5.0, 0.0)
+    router.expect(STARTS, SOON, 0.0)
     number = route(router, 1.0).request_idx
     assert router.set_available(STARTS, True, 1.0) == []
     assert [(one.request_idx, one.worker_id) for one in report(router, STARTS, 1.0)] == [
@@ -156,44 +159,52 @@ def test_two_that_come_share_what_is_held() -> None:
 def test_a_worker_that_does_not_come_releases_what_is_held_for_it(how: str) -> None:
     router = a_router()
     route(router, 10.0)
-    router.expect(STARTS, 5.0, 0.0)
+    router.expect(STARTS, SOON, 0.0)
     number = route(router, 1.0).request_idx
     if how == "fails":
-        given = router.expect(STARTS, None, 2.0)
+        given = router.expect(STARTS, None, 1.0)
     else:
-        given = router.remove_worker(STARTS, 2.0)
+        given = router.remove_worker(STARTS, 1.0)
     assert [(one.request_idx, one.worker_id) for one in given] == [(number, READY)]
 
 
 def test_a_worker_that_is_late_is_expected_to_be_as_late_again() -> None:
     router = a_router()
-    first = route(router, 10.0)
-    router.expect(STARTS, 2.0, 0.0)
+    busy = route(router, 5.0).request_idx
+    router.expect(STARTS, SOON, 0.0)
     number = route(router, 1.0).request_idx
-    for now in (3.0, 5.0):  # 5 s are left to do, and it is expected in 3 s
-        report(router, READY, now, first.request_idx, load=PERF * (10.0 - now))
+    for now in (SOON, 2.8):  # 2.2 s are left to do, and it is expected in 0.8 s
+        report(router, READY, now, busy, load=PERF * (5.0 - now))
         assert router.held(ENDPOINT) == [number]
-    given = report(router, READY, 5.6, first.request_idx, load=PERF * 4.4)  # 4.4 <= 3.6 + MARGIN
+    given = report(router, READY, 3.1, busy, load=PERF * 1.9)  # 1.9 <= 1.1 + MARGIN
     assert [one.worker_id for one in given] == [READY]
 
 
-def test_a_worker_that_never_comes_holds_nothing_for_ever_though_the_ready_one_hangs() -> None:
+def test_a_worker_that_never_comes_holds_nothing_for_long_though_the_ready_one_hangs() -> None:
     router = a_router()
-    busy = route(router, 10.0).request_idx
-    router.expect(STARTS, 8.5, 0.0)
+    busy = route(router, 25.0).request_idx
+    router.expect(STARTS, HORIZON, 0.0)
     route(router, 1.0)
-    seconds = 0.0
+    tenth = 0
     while router.held(ENDPOINT):
-        seconds += 0.5
-        report(router, READY, seconds, busy, load=10.0 * PERF)
-        router.tick(seconds)
-    assert 10.0 < seconds <= 2 * 10.0
+        tenth += 1
+        report(router, READY, tenth / 10, busy, load=25.0 * PERF)
+        router.tick(tenth / 10)
+    assert tenth / 10 == pytest.approx(2 * HORIZON, abs=0.11)
+
+
+def test_nothing_is_held_for_a_worker_that_comes_later_than_the_horizon() -> None:
+    router = a_router()
+    route(router, 25.0)
+    router.expect(STARTS, HORIZON + 0.1, 0.0)
+    assert where(route(router, 1.0, 0.0)) == READY
+    assert where(route(router, 1.0, 0.2)) is None
 
 
 def test_another_expectation_counts_from_when_it_is_told() -> None:
     router = a_router()
     route(router, 10.0)
-    router.expect(STARTS, 5.0, 0.0)
+    router.expect(STARTS, SOON, 0.0)
     number = route(router, 1.0).request_idx
     given = router.expect(STARTS, 60.0, 1.0)
     assert [one.request_idx for one in given] == [number]
@@ -210,35 +221,39 @@ def test_a_worker_that_is_there_is_not_expected() -> None:
 # Clients whose time runs out.
 
 
-@pytest.mark.parametrize(("patience", "worker"), [(5.0 + RESCUE, READY), (6.0 + RESCUE, None)])
+@pytest.mark.parametrize(
+    ("patience", "worker"), [(SOON + RESCUE, READY), (SOON + 2 * RESCUE, None)]
+)
 def test_a_client_whose_time_runs_out_before_is_not_held(patience: float, worker: int) -> None:
     router = a_router()
     route(router, 10.0)
-    router.expect(STARTS, 5.0, 0.0)
+    router.expect(STARTS, SOON, 0.0)
     assert where(route(router, 1.0)) is None
     assert where(route(router, 1.0, patience=patience)) == worker
 
 
-def test_a_client_whose_time_runs_out_while_the_worker_is_late_gets_the_busy_one() -> None:
+def test_a_client_whose_time_runs_out_while_workers_are_late_gets_the_busy_one() -> None:
     told: list[int] = []
     router = a_router(on_assigned=lambda answer: told.append(answer.request_idx) or True)  # type: ignore[arg-type]
     busy = route(router, 28.0).request_idx
-    router.expect(STARTS, 5.0, 0.0)
+    router.expect(STARTS, SOON, 0.0)
     patient = route(router, 1.0).request_idx
-    hasty = route(router, 1.0, patience=10.0).request_idx
-    for tenth in range(100):
+    hasty = route(router, 1.0, patience=5.0).request_idx
+    for tenth in range(50):
+        # Another one is due each time, and none comes.
+        router.expect(STARTS, tenth / 10 + 1.0, tenth / 10)
         report(router, READY, tenth / 10, busy, load=PERF * (28.0 - tenth / 10))
         router.tick(tenth / 10)
         if told:
             break
-    assert (told, tenth) == ([hasty], round(10 * (10.0 - RESCUE)))
+    assert (told, tenth) == ([hasty], round(10 * (5.0 - RESCUE)))
     assert router.held(ENDPOINT) == [patient]
 
 
 def test_who_gets_the_busy_worker_early_is_charged_for_it_like_everybody() -> None:
     router = a_router()
     route(router, 8.0)
-    router.expect(STARTS, 5.0, 0.0)
+    router.expect(STARTS, SOON, 0.0)
     first = route(router, 1.0, key="hasty").request_idx
     second = route(router, 1.0, key="patient").request_idx
     assert router.held(ENDPOINT) == [first, second]
@@ -253,7 +268,7 @@ def test_unused_bookings_of_one_key_hold_no_other_for_longer_than_their_grace() 
     router = a_router()
     for _ in range(6):
         assert where(route(router, 5.0, key="bad")) == READY
-    router.expect(STARTS, 10.0, 0.0)
+    router.expect(STARTS, GRACE, 0.0)
     number = route(router, 1.0, key="good").request_idx
     assert router.held(ENDPOINT) == [number]
     assert [one.request_idx for one in router.tick(GRACE)] == [number]
@@ -263,10 +278,10 @@ def test_keys_have_a_fair_part_of_the_worker_that_comes() -> None:
     given: list[int] = []
     router = a_router(on_assigned=lambda answer: given.append(answer.request_idx) or True)  # type: ignore[arg-type]
     route(router, 29.0, key="a")
-    router.expect(STARTS, 3.0, 0.0)
+    router.expect(STARTS, SOON, 0.0)
     many = {route(router, 1.0, key="a").request_idx for _ in range(20)}
     few = {route(router, 1.0, key="b").request_idx for _ in range(2)}
-    become_ready(router, STARTS, 3.0)
+    become_ready(router, STARTS, 1.0)
     assert few <= set(given[:4])
     assert set(given) <= many | few
 

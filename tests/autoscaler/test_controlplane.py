@@ -363,24 +363,23 @@ async def test_a_boot_that_goes_on_reporting_is_believed_though_it_was_called_fo
 
 
 async def one_busy_and_one_on_its_way(house):
-    """One ready worker of one slot with 20 s of work, and a second one that is due in 10 s."""
+    """One ready worker of one slot with 20 s of work, and a second one that is due in 2 s."""
     await house.endpoint()
     await house.route()
     await house.settle()
     (first,) = house.plane.fleet.workers.values()
     house.clock.seconds += 20.0  # what a worker takes to come
     await house.report(first, slots=1)
+    busy = [await house.route(cost=1000.0) for _ in range(2)]
+    named = [answer["request_idx"] for answer in busy]
+    working = {"num_requests_working": 2, "working_request_idxs": named, "slots": 1}
     group = first.record.workergroup_id
     order = Action(ActionKind.CREATE, "by hand", group_id=group, offer_id="shelf", provider="local")
     house.planner = lambda _snapshot, _now: Plan((order,))
     await house.settle(rounds=1)
     house.planner = lambda _snapshot, _now: Plan()
     (second,) = (one for one in house.plane.fleet.workers.values() if one is not first)
-    house.clock.seconds += 10.0
-    busy = [await house.route(cost=1000.0) for _ in range(2)]
-    assert all("url" in answer for answer in busy)
-    named = [answer["request_idx"] for answer in busy]
-    working = {"num_requests_working": 2, "working_request_idxs": named, "slots": 1}
+    house.clock.seconds += 18.0
     await house.report(first, cur_load=2000.0, **working)
     return first, second, working
 
@@ -389,8 +388,8 @@ async def test_what_is_held_for_a_worker_that_boots_is_given_to_it_when_it_is_re
     first, second, working = await one_busy_and_one_on_its_way(house)
     line = asyncio.create_task(house.route(wait=30.0))
     await house.on_the_line()
-    house.clock.seconds += 9.0
-    await house.report(first, cur_load=1100.0, **working)
+    house.clock.seconds += 1.0
+    await house.report(first, cur_load=1900.0, **working)
     await house.settle()
     assert not line.done()
     await house.report(second, slots=1)

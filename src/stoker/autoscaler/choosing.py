@@ -6,7 +6,7 @@ from stoker.autoscaler.affinity import CacheTable
 from stoker.autoscaler.arrivals import ArrivalWindow
 from stoker.autoscaler.booking import GRAIN, Request, WorkerBook, grains
 from stoker.autoscaler.claims import Beliefs
-from stoker.autoscaler.coming import MARGIN, RESCUE, Coming
+from stoker.autoscaler.coming import HORIZON, MARGIN, RESCUE, Coming
 from stoker.autoscaler.fairness import FairQueue
 from stoker.autoscaler.ranking import Ranking
 from stoker.autoscaler.shares import Shares
@@ -171,10 +171,12 @@ class EndpointBook:
 
     def _gains(self, request: Request, best: WorkerBook, now: float) -> bool:
         """Whether a request does better to wait for a worker that is on its way."""
+        seconds = self.coming.seconds(now)
+        if seconds > HORIZON:
+            return False
         for booking in self.shares.missed(now):
             if booking.worker_id is not None:
                 self.workers[booking.worker_id].miss(booking)
-        seconds = self.coming.seconds(now)
         gains = best.start_after(used=True) > seconds + MARGIN
         return gains and not self.is_urgent(request, seconds, now)
 

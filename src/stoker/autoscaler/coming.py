@@ -4,27 +4,32 @@ A request that finds no free slot can be given to a busy worker, where it waits 
 held until a worker that boots or starts is there. A ticket cannot be recalled, so what was given to
 the busy worker stays there while the new one idles. Rules:
 
-* A request is held when the best ready worker would begin it more than `MARGIN` seconds later than
-  the next worker is expected. So a busy worker always has work until then, and for `MARGIN` seconds
-  more, in which the end of a request is reported.
+* A request is held when a worker is expected within `HORIZON` seconds, and the best ready one would
+  begin it more than `MARGIN` seconds later than that. So the busy worker always has work until
+  then, and for `MARGIN` seconds more, in which the end of a request is reported.
 * What was booked there and not used for `GRACE` seconds (`...shares`) does not count for that: no
   key's unused tickets keep another waiting for longer.
-* One that is late is expected to be as late again: 3 s after its time, it is expected in 3 s. So
-  one that never comes soon counts for nothing.
+* A worker that is late is expected to be as late again: 1 s after its time, it is expected in 1 s.
 * A request whose time runs out within `RESCUE` seconds of when the worker is expected is not held
   for it.
 
-What that costs if the expectation is wrong: while requests are held, the busy worker works off what
-it has, so a request that is given to it after all begins about when it would have begun anyway. It
-is held for no longer than the ready worker would have taken to begin it; if that worker does not
-get on with its work meanwhile, for twice as long at most. An expectation that is too early, a
-worker that is said to come at once, changes only how soon that is found out.
+So an expectation that is wrong costs little, however it came to be. A request is held from
+`HORIZON` seconds before a worker is due until `HORIZON` seconds after that. Meanwhile the busy
+worker works off what it has: a request that is given to it after all begins there about when it
+would have begun anyway (the tests say: at most `MARGIN` seconds later).
+
+Why not for workers that come later than that: what would wait for longer is late all the same, and
+when the worker is there, it takes the slots of those that come then and would begin at once. Of
+bursts and flash crowds more was late and no less waited for long (docs/routing.md).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
 from math import inf
+
+HORIZON = 2.0
+"""Seconds before it is expected from which on requests are held for a worker."""
 
 MARGIN = 1.0
 """Seconds that a request must gain by waiting. Workers report each second: with less, a slot of the
