@@ -28,7 +28,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from math import inf
 
-HORIZON = 2.0
+HORIZON = 3.0
 """Seconds before it is expected from which on requests are held for a worker."""
 
 MARGIN = 1.0
