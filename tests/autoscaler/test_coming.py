@@ -286,6 +286,25 @@ def test_keys_have_a_fair_part_of_the_worker_that_comes() -> None:
     assert set(given) <= many | few
 
 
+# What the planner sees.
+
+
+def test_what_is_held_for_a_worker_asks_for_as_much_as_if_it_were_booked() -> None:
+    demands = []
+    for expected in (None, SOON):
+        router = a_router()
+        router.expect(STARTS, expected, 0.0)
+        for _ in range(10):
+            route(router, 1.0)
+        demands.append(router.demand(ENDPOINT, 0.0))
+    booked, held = demands
+    assert (booked.held_count, held.held_count) == (0, 6)
+    assert booked.outstanding_load == held.outstanding_load
+    assert booked.booked_count == held.booked_count + held.held_count
+    assert (booked.arrived_load, booked.arrived_count) == (0.0, 0)
+    assert held.arrived_count == 6
+
+
 # What is expected.
 
 

@@ -200,6 +200,30 @@ def test_times_to_create_and_to_start_are_learnt_and_unknown_at_first() -> None:
     assert seen[-1] == (pytest.approx(30.0), pytest.approx(4.0))
 
 
+def test_what_comes_just_before_stopped_workers_are_back_does_not_queue_on_the_busy_one() -> None:
+    class Surge:
+        name = "surge"
+
+        def decide(self, snapshot: EndpointSnapshot, traffic: Traffic, now: float) -> list[Action]:
+            # One is started first, so that it is known how long that takes; all others at 100 s.
+            stopped = [w for w in snapshot.workers if w.state == "stopped"]
+            wanted = stopped if now >= 100 else stopped[14:]
+            return [Action(ActionKind.START, "start", worker_id=w.id) for w in wanted]
+
+    # 20 requests of 1 s come each second, until the others are about to be back.
+    burst = [(100.5 + number / 20, 400.0) for number in range(90)]
+    trace = Trace.of("burst", burst, 160.0)
+    given = settings(
+        initial_workers=1, initial_stopped=15, start_seconds=5.0, slots=1, max_share=400.0
+    )
+    run = Simulation(trace, Surge(), given, LAZY)
+    run.run()
+    # They are back at 105 s. What came until 102 s is queued on the two, for up to 15 s. The other
+    # 60 requests are 4 s of work for all; on the two they would begin until 134 s.
+    assert max(at + wait for (at, _), wait in zip(burst, run.waits, strict=True) if at > 102) < 110
+    assert max(run.waits) < 15
+
+
 def test_a_worker_that_is_stopped_with_work_is_a_fault_that_is_counted() -> None:
     class Rash:
         name = "rash"
