@@ -159,10 +159,11 @@ class ArrivalWindow:
 
     def _sum_fives(self, oldest_first: list[float]) -> None:
         first = self._second - WINDOW + 1
-        changed = {end for at in self._stale for end in range(at, at + RECENT)}
+        after = self._second + 1
+        changed = {end for at in self._stale for end in range(at, min(at + RECENT, after))}
         for end in changed:
             place = end - first + 1
-            if RECENT <= place <= WINDOW:
+            if place >= RECENT:
                 self._fives[end % WINDOW] = sum(oldest_first[place - RECENT : place])
         self._stale.clear()
 

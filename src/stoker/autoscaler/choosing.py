@@ -84,6 +84,8 @@ class EndpointBook:
     def overstated_load(self) -> float:
         """What of it is claimed alone, and more than is to be expected of so many requests."""
         unseen = self.shares.total
+        if not unseen:
+            return 0.0
         return unseen - self.beliefs.expected(unseen, len(self.shares), self.perf)
 
     def settle(self, worker: WorkerBook) -> None:

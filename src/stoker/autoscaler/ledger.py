@@ -245,6 +245,9 @@ class Ledger:
             if known is None or known.worker_id != worker.worker_id:
                 continue
             estimate = load if load is not None and 0 <= load <= MAX_COST else None
+            grown = estimate is not None and estimate > (known.estimate or 0)
+            if known.phase is Phase.WORKING and not grown:
+                continue
             believed = None
             if estimate is not None:
                 believed = estimate * calibration.of_estimate(known.route)
@@ -252,7 +255,7 @@ class Ledger:
                 worker.see(known, believed)
                 self._came(worker, known, estimate)
                 self._arrived(endpoint, known, now)
-            elif estimate is not None and believed is not None and estimate > (known.estimate or 0):
+            elif believed is not None:
                 worker.grow(known, believed)
                 known.estimate = estimate
                 self._arrived(endpoint, known, now)

@@ -125,12 +125,14 @@ def _kept_long_enough(
     snapshot: EndpointSnapshot, now: float, settings: PlannerSettings
 ) -> set[int]:
     """Stopped workers that it does not pay to keep any longer, unless the pool needs them."""
+    stopped = [worker for worker in snapshot.workers if worker.state is WorkerState.STOPPED]
+    if not stopped:
+        return set()
     kept_for = {group.id: _retention(snapshot, group, settings) for group in snapshot.groups}
     return {
         worker.id
-        for worker in snapshot.workers
-        if worker.state is WorkerState.STOPPED
-        and now - worker.state_since
+        for worker in stopped
+        if now - worker.state_since
         >= kept_for.get(worker.workergroup_id or 0, settings.cold_retention)
     }
 

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -253,14 +254,14 @@ class Rehearsal:
         cost = wanted - after
         np.maximum(cost, _NONE, out=cost)
         cost *= _figure(self._release_cost)
-        cost += wanted * _figure(seconds)
+        cost += wanted if seconds == 1 else wanted * _figure(seconds)
         self._spent *= fade
         self._spent += cost
         self._late *= fade
         if late is not None:
             # At the price of the moment: what is past does not change with the sizes that follow.
             self._late += late * (requests * self._late_price * mean_load / around.perf)
-        self._leader = int(np.argmin(self._spent + self._late))
+        self._leader = int((self._spent + self._late).argmin())
 
     def kept(self, now: float) -> KeptRehearsal:
         """What is to outlive the process; not what the candidates have at the moment.
@@ -347,6 +348,7 @@ class Rehearsal:
         return result
 
 
+@lru_cache(maxsize=256)
 def _figure(value: float) -> Floats:
     """As an array without dimensions: NumPy takes twice as long with a scalar as with this."""
     return np.array(value, np.float32)
