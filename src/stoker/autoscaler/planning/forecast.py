@@ -30,6 +30,7 @@ from stoker.autoscaler.planning.contradictions import clamped
 from stoker.autoscaler.planning.errors import HORIZONS, ForecastErrors
 from stoker.autoscaler.planning.history import SECONDS, LoadHistory
 from stoker.autoscaler.planning.keeping import KeptForecast, KeptRehearsal, decode, encode
+from stoker.autoscaler.planning.longest import LongRequests
 from stoker.autoscaler.planning.onset import Onsets
 from stoker.autoscaler.planning.outlook import PREDICTORS, Horizon, Outlook
 from stoker.autoscaler.planning.rehearsal import FULL, Rehearsal, Surroundings
@@ -193,6 +194,9 @@ class Forecaster:
         self._onsets: Onsets | None = None
         """The bursts so far; None: nothing is rehearsed yet."""
         self._retention = Retention(self._settings)
+        self._long = LongRequests()
+        self._present = 0
+        """Requests at the workers, at the last look."""
         self._wanted = 1
         """Active workers that were asked for at the last look."""
         self._told_at = -math.inf
@@ -215,11 +219,12 @@ class Forecaster:
         around = self._surroundings(fleet, parameters) if known else None
         before = self._mean_load
         self._pass(demand, around, now)
+        self._present = demand.booked_count
         if known and self._mean_load != before:
             # The first request that ever came has told its load by now.
             around = self._surroundings(fleet, parameters)
         if around is not None and self._rehearsal is None:
-            self._rehearsal = self._begin(around, self.history.seconds())
+            self._rehearsal = self._begin(around)
         return self._outlook(demand, fleet, parameters, around, now)
 
     def clock_set(self, by: float) -> None:
@@ -379,7 +384,12 @@ class Forecaster:
             if age <= 0:
                 self._load = max(0.0, self._load + change)
                 continue
-            found, requests, since = self.history.revise(age, change, self._second - age)
+            at = self._second - age
+            counted = change
+            if self._confirmed:
+                came = self.history.requests(age)
+                counted = self._long.revise(at, change, came, self._mean_load)
+            found, requests, since = self.history.revise(age, change, at, counted=counted)
             first, count = self._first
             if requests > 0 and self._confirmed:
                 weight = (1 - (1 - NEW_MEAN) ** requests) * (1 - NEW_MEAN) ** since
@@ -403,10 +413,28 @@ class Forecaster:
                 mean = min(load, limit) / requests
                 self._mean_load += weight * (mean - self._mean_load)
             self._idle = 0.0
-        self.history.add(load, requests, float(self._second), limit=limit)
+        counted = self._counted(load, requests, around)
+        self.history.add(load, requests, float(self._second), limit=limit, counted=counted)
         self._second += 1
         if around is not None:
             self._rehearse(load, requests, around)
+
+    def _counted(
+        self, load: float, requests: float, around: Surroundings | None, *, seconds: float = 1.0
+    ) -> float:
+        """What counts of a second: long requests count while they are worked off."""
+        if around is None or not self._confirmed:
+            return load
+        return self._long.step(
+            self._second or 0,
+            load,
+            requests,
+            mean_load=self._mean_load,
+            present=self._present,
+            perf=around.perf,
+            slots=around.slots,
+            seconds=seconds,
+        )
 
     def _quiet(self, seconds: float, around: Surroundings | None) -> None:
         """Seconds in which nothing came: one by one while that matters, then in one go."""
@@ -416,7 +444,8 @@ class Forecaster:
             fine = self._idle < SECONDS and seconds <= _PAUSE
             step = 1.0 if fine else float(min(seconds, 10))
             self._idle += step
-            self.history.add(0.0, 0, float(self._second), seconds=step)
+            counted = self._counted(0.0, 0, around, seconds=step)
+            self.history.add(0.0, 0, float(self._second), seconds=step, counted=counted)
             self._second += int(step)
             if around is not None:
                 self._rehearse(0.0, 0, around, seconds=step)
@@ -483,7 +512,7 @@ class Forecaster:
     ) -> None:
         rehearsal = self._rehearsal
         if rehearsal is None or rehearsal.max_workers != around.max_workers:
-            rehearsal = self._begin(around, self.history.seconds()[:-1])
+            rehearsal = self._begin(around, but=1)
             self._rehearsal = rehearsal
         assert self._onsets is not None
         self._note(self._onsets, requests, around, seconds=seconds)
@@ -514,8 +543,8 @@ class Forecaster:
         price = self._settings.late_price
         return self.history.profile.recurring(now, now + SEASON_LEAD * takes, price)
 
-    def _begin(self, around: Surroundings, seconds: list[tuple[float, float]]) -> Rehearsal:
-        """Rehearse anew, on (load units, requests) of the seconds that are over."""
+    def _begin(self, around: Surroundings, *, but: int = 0) -> Rehearsal:
+        """Rehearse anew, on the seconds that are remembered, `but` the last ones."""
         settings = self._settings
         rehearsal = Rehearsal(
             len(PREDICTORS),
@@ -526,8 +555,9 @@ class Forecaster:
             release_cost=settings.release_cost,
         )
         past, onsets = LoadHistory(), Onsets()
-        for load, requests in seconds:
-            past.add(load, requests, 0.0)
+        known = list(zip(self.history.seconds(), self.history.counted(), strict=True))
+        for (load, requests), counted in known[: len(known) - but]:
+            past.add(load, requests, 0.0, counted=counted)
             self._note(onsets, requests, around)
             predictions = self._predicted(past, onsets, past.mean(_TREND_BASE))
             rehearsal.step(load, requests, self._mean_load, predictions, around)

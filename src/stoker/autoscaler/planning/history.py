@@ -27,7 +27,7 @@ class LoadHistory:
         profile: what arrived by the time of day.
     """
 
-    __slots__ = ("_expected", "_limits", "_load", "_requests", "_sums", "profile")
+    __slots__ = ("_counted", "_expected", "_limits", "_load", "_requests", "_sums", "profile")
 
     def __init__(self, utc_offset: UtcOffset | None = None) -> None:
         """Nothing arrived yet.
@@ -36,6 +36,7 @@ class LoadHistory:
             utc_offset: of the clock by which days are told; None: UTC.
         """
         self._load: list[float] = []
+        self._counted: list[float] = []
         self._requests: list[float] = []
         self._limits: list[float] = []
         self.profile = LoadProfile(utc_offset)
@@ -55,6 +56,7 @@ class LoadHistory:
         *,
         seconds: float = 1.0,
         limit: float = math.inf,
+        counted: float | None = None,
     ) -> None:
         """The next second is over, or several without anything.
 
@@ -64,9 +66,13 @@ class LoadHistory:
             second: when it began, on the planner's clock.
             seconds: more than 1 only where nothing arrived.
             limit: what is more says nothing about the size of a request; see `revise`.
+            counted: what is to count for it in means and trend, where long requests are counted
+                while they are worked off (`longest`); None: what arrived.
         """
         count = min(SECONDS, max(1, round(seconds)))
-        rows = (self._load, load), (self._requests, requests), (self._limits, limit)
+        counted = load if counted is None else counted
+        sizes = (self._load, load), (self._counted, counted)
+        rows = *sizes, (self._requests, requests), (self._limits, limit)
         for figures, figure in rows:
             figures.extend([figure] * count)
             if len(figures) > SECONDS:
@@ -74,13 +80,16 @@ class LoadHistory:
         self._changed()
         self.profile.add(load, second, seconds)
 
-    def revise(self, age: int, change: float, second: float) -> tuple[float, float, float]:
+    def revise(
+        self, age: int, change: float, second: float, *, counted: float | None = None
+    ) -> tuple[float, float, float]:
         """What had arrived some time ago turned out to be more, or less; never less than nothing.
 
         Args:
             age: of the second in which it came; 1 is the last that is over.
             change: load units.
             second: which that was, on the planner's clock.
+            counted: the change of what counts for it; None: the same.
 
         Returns:
             By how much it was changed below the limit of that second; its requests; requests since
@@ -96,17 +105,22 @@ class LoadHistory:
         change = max(change, -self._load[place])
         limit, before = self._limits[place], self._load[place]
         self._load[place] += change
+        counted = change if counted is None else counted
+        self._counted[place] = max(0.0, self._counted[place] + counted)
         self._changed()
         self.profile.revise(change, second)
         told = min(self._load[place], limit) - min(before, limit)
         return told, self._requests[place], sum(self._requests[place + 1 :])
 
     def mean(self, seconds: int) -> float:
-        """Load units per second over the last `seconds`, or over as many as are known."""
+        """Load units per second over the last `seconds`, or over as many as are known.
+
+        Long requests count while they are worked off.
+        """
         known = self._sums.get(seconds)
         if known is None:
             used = min(seconds, len(self._load))
-            known = self._sums[seconds] = sum(self._load[-used:]) / used if used else 0.0
+            known = self._sums[seconds] = sum(self._counted[-used:]) / used if used else 0.0
         return known
 
     def trend(self) -> float:
@@ -150,6 +164,14 @@ class LoadHistory:
     def total(self) -> tuple[float, float]:
         """Load units and requests of all seconds that are remembered."""
         return sum(self._load), sum(self._requests)
+
+    def requests(self, age: int) -> float:
+        """That arrived in a second; `age` 1 is the last that is over."""
+        return self._requests[-age] if 0 < age <= len(self._requests) else 0.0
+
+    def counted(self) -> list[float]:
+        """What counts of each second that is remembered, load units, the oldest first."""
+        return list(self._counted)
 
     def seconds(self) -> list[tuple[float, float]]:
         """(load units, requests) of each second that is remembered, the oldest first."""
