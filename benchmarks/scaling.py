@@ -179,7 +179,12 @@ def run(
         names = [] if ours_only else [*fixed_range(cell.trace, cell.settings.perf), *PEERS]
         spans.append((len(others), names))
         others += [cell_of(cell.trace, name, cell.settings) for name in names]
-    figures = cache.run(others, processes=processes, tell=progress("others"))
+    figures = cache.run(
+        others,
+        processes=processes,
+        tell=progress("others"),
+        sampling=progress("others, a sample of what is kept"),
+    )
     return [
         Row(
             traffic=setting[0],

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import itertools
 import os
 import time
 from array import array
@@ -96,7 +97,9 @@ class Cache:
         self.stale_used += kept.source != self._source
         return kept.figures
 
-    def _take_over(self, cells: dict[str, Cell], processes: int | None) -> None:
+    def _take_over(
+        self, cells: dict[str, Cell], processes: int | None, tell: Callable[[int, int], None]
+    ) -> None:
         """Take results of another source, if those of a sample are the same with this one."""
         old: dict[str, list[str]] = {}
         for name in cells:
@@ -107,7 +110,11 @@ class Cache:
             # In an order that mixes traffic, settings and policies, and is always the same.
             sample = sorted(names, key=lambda name: _digest(name.encode()))[:SAMPLE]
             before = [self._kept[name] for name in sample]
-            results = run_cells([cells[name] for name in sample], processes=processes)
+            results = run_cells(
+                [cells[name] for name in sample],
+                processes=processes,
+                on_done=_counting(len(sample), tell),
+            )
             found = [Kept(r.ratio, r.over_limit, self._source) for r in results]
             if [one.figures for one in found] == [one.figures for one in before]:
                 now = {name: self._kept[name].figures for name in names}
@@ -117,7 +124,12 @@ class Cache:
             self._write()
 
     def run(
-        self, cells: list[Cell], *, processes: int | None, tell: Callable[[int, int], None]
+        self,
+        cells: list[Cell],
+        *,
+        processes: int | None,
+        tell: Callable[[int, int], None],
+        sampling: Callable[[int, int], None] | None = None,
     ) -> list[Figures]:
         """The figures of all cells; those that are not known are run.
 
@@ -125,31 +137,30 @@ class Cache:
             cells: of policies other than ours.
             processes: at most so many at a time; None: one for each core.
             tell: told how many of the runs that are needed are done, and how many there are.
+            sampling: the same of those by which it is seen whether results of another source hold.
 
         Raises:
             StokerError: a process was killed, or the file cannot be written.
         """
         keys = [self._key(cell) for cell in cells]
         if not self._stale:
-            self._take_over(dict(zip(keys, cells, strict=True)), processes)
+            self._take_over(dict(zip(keys, cells, strict=True)), processes, sampling or tell)
         known = {name: self._find(name) for name in keys}
         missing = {k: cell for k, cell in zip(keys, cells, strict=True) if known[k] is None}
         names = list(missing)
-        done = 0
+        count = _counting(len(names), tell)
 
         def on_done(place: int, result: Result) -> None:
-            nonlocal done
-            done += 1
             known[names[place]] = result.ratio, result.over_limit
             self._kept[names[place]] = Kept(result.ratio, result.over_limit, self._source)
-            tell(done, len(names))
+            count(place, result)
             if time.monotonic() - self._written_at > WRITE_EVERY:
                 self._write()
 
         try:
             run_cells(list(missing.values()), processes=processes, on_done=on_done)
         finally:
-            if done:
+            if names:
                 self._write()
         found = [known[name] for name in keys]
         return [figures for figures in found if figures is not None]
@@ -171,6 +182,12 @@ class Cache:
             beside.replace(self._file)
         except OSError as error:
             raise StokerError(f"{self._file}: {error.strerror or error}") from None
+
+
+def _counting(total: int, tell: Callable[[int, int], None]) -> Callable[[int, Result], None]:
+    """What tells, when another one is done, how many are."""
+    done = itertools.count(1)
+    return lambda *_: tell(next(done), total)
 
 
 def key(cell: Cell, trace: str) -> str:

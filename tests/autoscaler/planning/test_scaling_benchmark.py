@@ -186,8 +186,18 @@ def test_results_of_another_simulator_are_taken_if_a_sample_of_them_is_the_same(
     monkeypatch.setattr(scaling_cache, "SAMPLE", 1)
     monkeypatch.setattr(scaling_cache, "source", lambda: "of another form")
     told: list[int] = []
-    Cache(file).run(cells, processes=1, tell=lambda done, _: told.append(done))
-    assert told == []
+    sampled: list[int] = []
+
+    def run(cache: Cache) -> None:
+        cache.run(
+            cells,
+            processes=1,
+            tell=lambda done, _: told.append(done),
+            sampling=lambda done, _: sampled.append(done),
+        )
+
+    run(Cache(file))
+    assert (told, sampled) == ([], [1])
 
     kept = msgspec.json.decode(file.read_bytes())
     for figures in kept.values():
@@ -196,10 +206,10 @@ def test_results_of_another_simulator_are_taken_if_a_sample_of_them_is_the_same(
     file.write_bytes(msgspec.json.encode(kept))
     monkeypatch.setattr(scaling_cache, "source", lambda: "another")
     stale = Cache(file, stale=True)
-    stale.run(cells, processes=1, tell=lambda done, _: told.append(done))
-    assert (told, stale.stale_used) == ([], 3)
-    Cache(file).run(cells, processes=1, tell=lambda done, _: told.append(done))
-    assert told == [1, 2]
+    run(stale)
+    assert (told, sampled, stale.stale_used) == ([], [1], 3)
+    run(Cache(file))
+    assert (told, sampled) == ([1, 2], [1, 1])
 
 
 def test_a_result_belongs_to_its_trace_and_settings() -> None:
