@@ -75,6 +75,7 @@ class ArrivalWindow:
     __slots__ = (
         "_buckets",
         "_fives",
+        "_last",
         "_second",
         "_stale",
         "arrived",
@@ -91,6 +92,8 @@ class ArrivalWindow:
         self._stale: set[int] = set()
         """Seconds whose bucket has changed since `_fives` was right."""
         self._second = -1
+        self._last = -WINDOW
+        """The last second of which anything is known."""
         self.total_load = 0.0
         """Load units that ever arrived."""
         self.total_count = 0
@@ -105,6 +108,7 @@ class ArrivalWindow:
         self._advance(now)
         self._buckets[self._second % WINDOW] += load
         self._stale.add(self._second)
+        self._last = self._second
         self.total_load += load
         self.total_count += 1
         known, count = self.arrived.get(self._second, (0.0, 0))
@@ -126,6 +130,7 @@ class ArrivalWindow:
             index = second % WINDOW
             self._buckets[index] = max(0.0, self._buckets[index] - load)
             self._stale.add(second)
+            self._last = max(self._last, second)
 
     def revise(self, change: float, second: int, now: float) -> None:
         """What arrived in `second` turned out to be more by `change`, or less."""
@@ -143,6 +148,8 @@ class ArrivalWindow:
     def rates(self, now: float) -> tuple[float, float, float]:
         """Mean over 60 s, mean over 5 s, highest mean over 5 s: load units per second."""
         self._advance(now)
+        if self._second - self._last >= WINDOW:
+            return 0.0, 0.0, 0.0
         newest = self._second % WINDOW
         oldest_first = self._buckets[newest + 1 :] + self._buckets[: newest + 1]
         total = sum(oldest_first)

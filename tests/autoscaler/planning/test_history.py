@@ -31,6 +31,14 @@ def test_memory_is_bounded() -> None:
     assert history.mean(SECONDS) == 0.0
 
 
+def test_a_mean_counts_what_is_put_right_in_a_silence() -> None:
+    history = LoadHistory()
+    now = feed(history, [8.0, 0.0, 0.0, 0.0])
+    assert [history.mean(seconds) for seconds in (3, 4)] == [0.0, 2.0]
+    history.revise(2, 6.0, now - 2)
+    assert [history.mean(seconds) for seconds in (1, 3)] == [0.0, 2.0]
+
+
 def test_a_rising_load_is_expected_to_rise_on() -> None:
     history = LoadHistory()
     now = feed(history, [float(second) for second in range(400)])

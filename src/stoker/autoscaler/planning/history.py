@@ -27,7 +27,16 @@ class LoadHistory:
         profile: what arrived by the time of day.
     """
 
-    __slots__ = ("_counted", "_expected", "_limits", "_load", "_requests", "_sums", "profile")
+    __slots__ = (
+        "_counted",
+        "_expected",
+        "_limits",
+        "_load",
+        "_requests",
+        "_silence",
+        "_sums",
+        "profile",
+    )
 
     def __init__(self, utc_offset: UtcOffset | None = None) -> None:
         """Nothing arrived yet.
@@ -39,6 +48,8 @@ class LoadHistory:
         self._counted: list[float] = []
         self._requests: list[float] = []
         self._limits: list[float] = []
+        self._silence = 0
+        """How many of the last seconds have nothing that counts in means."""
         self.profile = LoadProfile(utc_offset)
         self._sums: dict[int, float] = {}
         self._expected: dict[tuple[float, float, float], float] = {}
@@ -77,6 +88,7 @@ class LoadHistory:
             figures.extend([figure] * count)
             if len(figures) > SECONDS:
                 del figures[:-SECONDS]
+        self._silence = 0 if counted else self._silence + count
         self._changed()
         self.profile.add(load, second, seconds)
 
@@ -107,6 +119,7 @@ class LoadHistory:
         self._load[place] += change
         counted = change if counted is None else counted
         self._counted[place] = max(0.0, self._counted[place] + counted)
+        self._silence = 0
         self._changed()
         self.profile.revise(change, second)
         told = min(self._load[place], limit) - min(before, limit)
@@ -117,6 +130,8 @@ class LoadHistory:
 
         Long requests count while they are worked off.
         """
+        if seconds <= self._silence:
+            return 0.0
         known = self._sums.get(seconds)
         if known is None:
             used = min(seconds, len(self._load))

@@ -41,7 +41,7 @@ class Action:
     """For CREATE."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Explanation:
     """Why a plan is as it is, in figures; capacity and rates in load units per second."""
 
@@ -73,7 +73,7 @@ class Explanation:
     """More figures, as (name, text), in the order in which they are told."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Plan:
     """Actions in the order in which they matter."""
 

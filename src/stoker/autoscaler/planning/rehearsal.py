@@ -315,7 +315,7 @@ class Rehearsal:
         count -= done
         np.maximum(count, _NONE, out=count)
         count *= backlog > 1e-3
-        self._empty = not backlog.any()
+        self._empty = not np.count_nonzero(backlog)
 
     def _order(self, wanted: Floats, around: Surroundings, seconds: float) -> None:
         """Remember what is wanted: that is there when a worker has had time to come."""
