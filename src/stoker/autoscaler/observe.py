@@ -135,4 +135,5 @@ def _worker(plane: Plane, worker: Worker) -> WorkerSnapshot:
         revision=worker.revision,
         leaves_at=worker.leaves_at,
         stoppable=worker.record.stoppable,
+        coming_since=worker.coming_since,
     )

@@ -288,6 +288,7 @@ def _see(worker: SimWorker, router: Router) -> WorkerSnapshot:
         revision=worker.revision,
         leaves_at=worker.leaves_at,
         stoppable=kind.stoppable,
+        coming_since=worker.coming_since,
     )
     if seen.state is WorkerState.STOPPED and not requests:
         worker.stopped = seen

@@ -17,7 +17,13 @@ from tests.autoscaler.planning.conftest import (
 )
 
 from stoker.autoscaler.arrivals import Demand
-from stoker.autoscaler.planning import ActionKind, Candidate, OfferSnapshot, Outlook
+from stoker.autoscaler.planning import (
+    ActionKind,
+    Candidate,
+    OfferSnapshot,
+    Outlook,
+    WorkerSnapshot,
+)
 from stoker.autoscaler.states import WorkerState
 
 HEADROOM = Outlook(
@@ -515,3 +521,65 @@ def test_a_stopped_endpoint_becomes_inactive_and_keeps_its_models() -> None:
         scaling=scaling,
     )
     assert sorted(kinds(decided)) == [("destroy", 4), ("drain", 1), ("stop", 2)]
+
+
+GONE = Outlook(
+    needed=45.0,
+    for_load=45.0,
+    load=40.0,
+    predicted=40.0,
+    anticipated=40.0,
+    floor=0.0,
+    clearing=0.0,
+    binds="target_util",
+    why="load 40.0/s needs 45.0/s",
+    fallen=True,
+    candidate=Candidate(predictor=0, margin=1.0, hold=15.0, floor=0),
+)
+
+
+def booting(worker_id: int, seconds: float) -> WorkerSnapshot:
+    """Ordered so long ago; it changed its state since."""
+    return worker(
+        worker_id,
+        WorkerState.LOADING,
+        perf=0.0,
+        state_since=NOW - seconds / 4,
+        coming_since=NOW - seconds,
+    )
+
+
+BOOTS = (group(create_seconds=100.0),)
+
+
+def test_boots_for_a_load_that_has_gone_are_called_off_while_less_than_half_done() -> None:
+    workers = (worker(1), booting(2, 70.0), booting(3, 40.0), booting(4, 20.0))
+    decided = decide(steady(40.0), *workers, groups=BOOTS, outlook=GONE)
+    assert kinds(decided) == [("destroy", 4), ("destroy", 3)]
+    assert "load 40.0/s needs 45.0/s, met without it" in decided.actions[0].reason
+
+
+def test_boots_that_are_needed_are_not_called_off() -> None:
+    more = replace(GONE, needed=90.0, for_load=90.0)
+    decided = decide(steady(40.0), worker(1), booting(2, 9.0), groups=BOOTS, outlook=more)
+    assert not decided.actions
+
+
+def test_boots_are_not_called_off_for_a_load_that_only_moves() -> None:
+    moves = replace(GONE, fallen=False)
+    decided = decide(steady(40.0), worker(1), booting(2, 9.0), groups=BOOTS, outlook=moves)
+    assert not decided.actions
+
+
+def test_boots_for_the_pool_are_not_called_off() -> None:
+    scaling = parameters(cold_workers=2)
+    workers = (worker(1), booting(2, 9.0), booting(3, 5.0))
+    decided = decide(steady(40.0), *workers, scaling=scaling, groups=BOOTS, outlook=GONE)
+    assert kinds(decided) == [("destroy", 3)]
+
+
+def test_boots_are_not_called_off_where_workergroups_share_the_load() -> None:
+    groups = (*BOOTS, group(id=2, create_seconds=100.0))
+    workers = (worker(1), worker(2, workergroup_id=2), booting(3, 9.0))
+    decided = decide(steady(40.0), *workers, groups=groups, outlook=GONE)
+    assert ("destroy", 3) not in kinds(decided)

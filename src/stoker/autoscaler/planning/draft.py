@@ -206,14 +206,22 @@ class Draft:
             return True
         return any(worker.requests for worker in self.snapshot.workers)
 
+    def create_seconds(self, worker: WorkerSnapshot) -> float:
+        """How long one of its workergroup takes from its order until it is ready; 0: not known."""
+        group = self.groups.get(worker.workergroup_id or 0)
+        return group.create_seconds if group is not None else 0.0
+
+    def boots_for(self, worker: WorkerSnapshot) -> float:
+        """Seconds since it was ordered."""
+        since = worker.coming_since
+        return self.now - (worker.state_since if since is None else since)
+
     # Machines that are taken away.
 
     def _replace_at(self, worker: WorkerSnapshot) -> float:
         """When its successor has to be ordered."""
         assert worker.leaves_at is not None
-        group = next((g for g in self.snapshot.groups if g.id == worker.workergroup_id), None)
-        takes = group.create_seconds if group is not None else 0.0
-        takes = takes or self.settings.unknown_create_seconds
+        takes = self.create_seconds(worker) or self.settings.unknown_create_seconds
         return worker.leaves_at - takes - self.settings.leaving_margin
 
     def drain_at(self, worker: WorkerSnapshot) -> float:

@@ -27,12 +27,14 @@ from dataclasses import dataclass
 
 from stoker.autoscaler.arrivals import Demand
 from stoker.autoscaler.planning.contradictions import clamped
+from stoker.autoscaler.planning.ebb import Ebb
 from stoker.autoscaler.planning.errors import HORIZONS, ForecastErrors
 from stoker.autoscaler.planning.history import SECONDS, LoadHistory
 from stoker.autoscaler.planning.keeping import KeptForecast, KeptRehearsal, decode, encode
 from stoker.autoscaler.planning.longest import LongRequests
 from stoker.autoscaler.planning.onset import Onsets
 from stoker.autoscaler.planning.outlook import PREDICTORS, Horizon, Outlook
+from stoker.autoscaler.planning.recruiting import COLD_LOADING
 from stoker.autoscaler.planning.rehearsal import FULL, Rehearsal, Surroundings
 from stoker.autoscaler.planning.retention import Retention
 from stoker.autoscaler.planning.season import DAY, WEEK, Recurring, Source, UtcOffset
@@ -101,6 +103,8 @@ class FleetFigures:
     """0: not known."""
     coming: int
     """Workers that are active or on their way."""
+    booting: int
+    """Of these, the ones that are being created."""
     stoppable: bool
     """Workers that were let go are stopped, and started again instead of created."""
 
@@ -108,7 +112,7 @@ class FleetFigures:
     def of(cls, snapshot: EndpointSnapshot) -> FleetFigures:
         """From what the planner sees."""
         perfs = slots = largest = 0.0
-        measured = told = coming = 0
+        measured = told = coming = booting = 0
         for worker in snapshot.workers:
             if LEAST <= worker.perf <= MAX_COST:
                 perfs, measured = perfs + worker.perf, measured + 1
@@ -118,6 +122,7 @@ class FleetFigures:
             state = worker.state
             if state in ACTIVE or state in LOADING_STATES:
                 coming += 1
+                booting += state in COLD_LOADING
         groups = snapshot.groups
         perf = perfs / measured if measured else _mean([group.perf for group in groups])
         return cls(
@@ -127,6 +132,7 @@ class FleetFigures:
             create_seconds=_mean([group.create_seconds for group in groups]),
             start_seconds=_mean([group.start_seconds for group in groups]),
             coming=coming,
+            booting=booting,
             stoppable=_stoppable(snapshot),
         )
 
@@ -190,6 +196,7 @@ class Forecaster:
         """Load units of a request, the latest counting most; 0: none came yet."""
         self._peak = 0.0
         self._peak_at = -math.inf
+        self._ebb = Ebb()
         self._idle = 0.0
         self._onsets: Onsets | None = None
         """The bursts so far; None: nothing is rehearsed yet."""
@@ -237,6 +244,7 @@ class Forecaster:
             self._second += round(by)
             self._offset += round(by)
         self._peak_at += by
+        self._ebb.clock_set(by)
         self._told_at += by
 
     # What outlives the process.
@@ -608,6 +616,9 @@ class Forecaster:
         hold = max(candidate.hold, around.coming_seconds)
         if need >= self._peak or now - self._peak_at >= hold or now < self._peak_at:
             self._peak, self._peak_at = need, now
+        # In its first minutes, what waits for the first worker is no burst.
+        booting = fleet.booting > 0 and self._rehearsal.rehearsed >= around.create_seconds
+        fallen = self._ebb.step(need, around.perf, around.create_seconds, now, booting=booting)
         floor = candidate.floor * around.perf
         season = self._season(around, now, around.coming_seconds)
         reserve = self._season(around, now, around.create_seconds) if around.stoppable else 0.0
@@ -661,6 +672,7 @@ class Forecaster:
                 if around.stoppable
                 else None
             ),
+            fallen=fallen,
             candidate=candidate,
             horizons=self._horizons(around, now),
         )

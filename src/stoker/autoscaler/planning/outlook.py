@@ -62,6 +62,8 @@ class Outlook:
     late_per_worker: float | None = None
     """What would be late for want of one stopped worker, priced, in seconds of a worker; None: no
     worker can be stopped, or nothing is known."""
+    fallen: bool = False
+    """The load has gone for which workers still boot (see `ebb`)."""
     candidate: Candidate | None = None
     """The way to scale that would have cost least so far; None: nothing rehearsed yet."""
     horizons: tuple[Horizon, ...] = ()

@@ -7,7 +7,8 @@ In this order, and each action with its reason:
 2. Too little active capacity: draining workers go back to work, then stopped ones are started, then
    new ones are created, each in the workergroup that is furthest below its share (`weighing`), best
    value first (`recruiting`). What is on its way counts, so one need is answered once.
-3. Too much: ready workers are drained, from who has most above its share, worst value first.
+3. Too much: ready workers are drained, from who has most above its share, worst value first. What
+   was ordered for a load that has gone is given up while its boot is less than half done.
 4. A rolling update goes one step on (`updating`).
 5. The pool (`pooling`): enough workers with the model, active or stopped (`cold_workers`,
    `cold_mult`, `min_cold_load`), are created; stopped ones beyond it are destroyed.
@@ -20,6 +21,7 @@ more demand never leaves fewer workers.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from stoker.autoscaler.planning.clearing import clear_away
@@ -28,7 +30,7 @@ from stoker.autoscaler.planning.draft import Draft
 from stoker.autoscaler.planning.explaining import explanation_of, summary_of
 from stoker.autoscaler.planning.need import Needs, needs_of
 from stoker.autoscaler.planning.plan import ActionKind, Plan
-from stoker.autoscaler.planning.pooling import fill, is_trimmed, trim
+from stoker.autoscaler.planning.pooling import fill, is_enough, is_trimmed, trim, without
 from stoker.autoscaler.planning.quiet import is_quiet
 from stoker.autoscaler.planning.rebalancing import rebalance
 from stoker.autoscaler.planning.recruiting import COLD_LOADING
@@ -103,6 +105,7 @@ def _decide(draft: Draft, needs: Needs) -> None:
         reboot_drained(draft, needs)
         _scale_up(draft, needs)
         _scale_down(draft, needs)
+        _call_off(draft, needs)
         rebalance(draft, needs)
         take_turns(draft, needs)
         fill(draft, needs)
@@ -151,6 +154,28 @@ def _scale_up(draft: Draft, needs: Needs) -> None:
             return
         capacity += perf
         count += 1
+
+
+def _call_off(draft: Draft, needs: Needs) -> None:
+    """Give up boots for a load that has gone, as long as they are less than half done."""
+    booting, outlook = draft.worst_first(COLD_LOADING), draft.snapshot.outlook
+    # Between workergroups, and for an update, a worker may boot that capacity does not ask for.
+    if not booting or outlook is None or draft.created or draft.shares or draft.updates:
+        return
+    if not outlook.fallen:
+        return
+    active, coming, pool = draft.active(), draft.coming(), draft.pool()
+    ready = draft.ready_capacity(active)
+    for worker in booting:
+        if draft.boots_for(worker) * 2 > draft.create_seconds(worker):
+            continue
+        coming, pool = without(coming, worker), without(pool, worker)
+        capacity = ready + math.fsum(draft.coming_perf(other) for other in coming)
+        if not needs.kept.met_by(capacity, len(active) + len(coming)):
+            return
+        if not is_enough(draft, needs, pool):
+            return
+        draft.destroy(worker, f"{needs.kept.why}, met without it; it is not half created")
 
 
 def _end_drained(draft: Draft, needs: Needs) -> None:

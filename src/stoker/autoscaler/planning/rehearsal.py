@@ -171,7 +171,8 @@ class Rehearsal:
         usual = (self._margin > 1) & (self._hold == HOLDS[0]) & (self._predictor == predictors - 2)
         self._spent = np.where(usual, 0.0, release_cost).astype(np.float64)
         self._late = np.zeros(size)
-        self._rehearsed = 0.0
+        self.rehearsed = 0.0
+        """Seconds, as far as they were not judged."""
         self._leader = int(np.argmin(self._spent))
 
     @property
@@ -208,7 +209,7 @@ class Rehearsal:
             seconds: more than 1 only where nothing arrived and nothing waits.
         """
         # Whoever begins with one worker is late at first; that says nothing about later.
-        settling = self._rehearsed < max(SETTLING, 2 * around.create_seconds)
+        settling = self.rehearsed < max(SETTLING, 2 * around.create_seconds)
         wanted = self._wanted
         self._order(wanted, around, seconds)
         late = None
@@ -247,7 +248,7 @@ class Rehearsal:
         self._wanted = after
 
         if settling:
-            self._rehearsed += seconds
+            self.rehearsed += seconds
             return
         fade = math.exp(-seconds / self._memory) if self._memory > 0 else 0.0
         # What it costs: its workers, and those that it lets go.

@@ -49,6 +49,8 @@ class WorkerSnapshot:
     """When its provider takes the machine away (a spot offer's notice); None: not known to."""
     stoppable: bool = True
     """False: its provider cannot stop it, only destroy it."""
+    coming_since: float | None = None
+    """Since when it is being created or started; None: it is not, or nobody knows."""
 
 
 @dataclass(slots=True, kw_only=True)
