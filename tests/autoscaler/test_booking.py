@@ -74,3 +74,16 @@ def test_a_worker_with_a_free_slot_begins_at_once() -> None:
     assert worker.start_after() == 2.0  # 1/4 of 8 s
     worker.reported_requests = 8
     assert worker.start_after() == 5.0  # 5/8 of 8 s
+
+
+def test_what_is_unused_and_then_counts_for_nothing_is_taken_off_once() -> None:
+    worker = WorkerBook(1, 1, 0, perf=10.0, slots=1)
+    requests = [Request(idx, 1, 50.0, 0.0, 0.0) for idx in range(2)]
+    for request in requests:
+        worker.book(request)
+    worker.miss(requests[0])
+    assert (worker.start_after(), worker.start_after(used=True)) == (10.0, 5.0)
+    worker.discount(requests[0])
+    assert (worker.start_after(), worker.start_after(used=True)) == (5.0, 5.0)
+    worker.let_go(requests[0], 1.0)
+    assert (worker.unused, worker.unused_load) == (0, 0.0)

@@ -212,8 +212,8 @@ def test_another_expectation_counts_from_when_it_is_told() -> None:
 
 def test_a_worker_that_is_there_is_not_expected() -> None:
     router = a_router()
-    router.expect(READY, 0.5, 0.0)
     route(router, 10.0)
+    router.expect(READY, 0.5, 0.0)
     assert where(route(router, 1.0)) == READY
     router.expect(99, 0.5, 0.0)  # unknown
 
@@ -274,6 +274,20 @@ def test_unused_bookings_of_one_key_hold_no_other_for_longer_than_their_grace() 
     assert [one.request_idx for one in router.tick(GRACE)] == [number]
 
 
+def test_an_unused_ticket_that_is_used_after_all_makes_its_worker_busy_again() -> None:
+    router = a_router()
+    late = route(router, 20.0, key="bad").request_idx
+    for _ in range(3):  # another one comes each time, and what is missed is counted once
+        router.expect(STARTS, GRACE + SOON, 0.0)
+        assert where(route(router, 0.1, GRACE, key="good")) == READY
+        router.expect(STARTS, None, GRACE)
+    report(router, READY, GRACE, late, load=20.0 * PERF)
+    router.expect(STARTS, GRACE + SOON, GRACE)
+    assert where(route(router, 1.0, GRACE, key="good")) is None
+    book = router._ledger.workers[READY]
+    assert (book.unused, book.unused_load) == (0, 0.0)
+
+
 def test_keys_have_a_fair_part_of_the_worker_that_comes() -> None:
     given: list[int] = []
     router = a_router(on_assigned=lambda answer: given.append(answer.request_idx) or True)  # type: ignore[arg-type]
@@ -319,14 +333,14 @@ def test_the_next_worker_is_that_whose_moment_is_nearest(
     for worker_id, at in known.items():
         coming.expect(worker_id, 0.5)
         assert coming.expect(worker_id, at) == (at != 0.5)
-    assert len(coming) == len(known)
+    assert sorted(known.values()) == coming.times
     assert coming.seconds(now) == min(
         (abs(at - now) for at in known.values()), default=float("inf")
     )
     for worker_id in known:
         assert coming.expect(worker_id, None)
         assert not coming.expect(worker_id, None)
-    assert len(coming) == 0
+    assert not coming.times
 
 
 @dataclass

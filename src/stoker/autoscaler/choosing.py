@@ -95,17 +95,24 @@ class EndpointBook:
         self.booked_count += requests - worker.counted_requests
         worker.counted_grains, worker.counted_requests = load, requests
         if worker.in_rotation:
-            if self.coming:
-                self.coming.expect(worker.worker_id, None)
+            if self.coming.times:
+                self.expect(worker.worker_id, None)
             self._count_perf(worker, worker.perf, worker.measured)
         else:
             self._count_perf(worker, 0.0, 0.0)
         self._ranking.update(worker)
 
+    def expect(self, worker_id: int, at: float | None) -> bool:
+        """Set when a worker is expected to be ready; None: not at all. Whether that is news."""
+        news = self.coming.expect(worker_id, at)
+        if news and not self.coming.times:
+            self.shares.forget_missed()
+        return news
+
     def drop(self, worker: WorkerBook) -> None:
         """A worker is no more."""
         del self.workers[worker.worker_id]
-        self.coming.expect(worker.worker_id, None)
+        self.expect(worker.worker_id, None)
         worker.available = False
         self._ranking.update(worker)
         self._count_perf(worker, 0.0, 0.0)
@@ -165,7 +172,7 @@ class EndpointBook:
         best = self._ranking.best(request.cost, self.max_queue_time, avoid)
         if best is None:
             return None
-        if self.coming and best.start_after() > MARGIN and self._gains(request, best, now):
+        if self.coming.times and best.start_after() > MARGIN and self._gains(request, best, now):
             return None
         if request.affinity:
             return self._caches.prefer(request, best, self.max_queue_time)

@@ -43,17 +43,13 @@ router looks at least once a second."""
 class Coming:
     """The workers that an endpoint expects."""
 
-    __slots__ = ("_times", "_workers")
+    __slots__ = ("_workers", "times")
 
     def __init__(self) -> None:
         self._workers: dict[int, float] = {}
         """When each is expected, by its id."""
-        self._times: list[float] = []
-        """The same moments, the earliest first."""
-
-    def __len__(self) -> int:
-        """How many there are."""
-        return len(self._times)
+        self.times: list[float] = []
+        """The same moments, the earliest first; to be read alone."""
 
     def expect(self, worker_id: int, at: float | None) -> bool:
         """Set when a worker is expected to be ready; None: not at all. Whether that is news."""
@@ -61,15 +57,15 @@ class Coming:
         if known == at:
             return False
         if known is not None:
-            del self._times[bisect_left(self._times, known)], self._workers[worker_id]
+            del self.times[bisect_left(self.times, known)], self._workers[worker_id]
         if at is not None:
             self._workers[worker_id] = at
-            insort(self._times, at)
+            insort(self.times, at)
         return True
 
     def seconds(self, now: float) -> float:
         """Until the next one is expected to be ready; infinite when none is."""
-        times = self._times
+        times = self.times
         place = bisect_left(times, now)
         ahead = times[place] - now if place < len(times) else inf
         late = now - times[place - 1] if place > 0 else inf

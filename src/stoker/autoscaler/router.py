@@ -47,7 +47,7 @@ from stoker.autoscaler.answers import Assigned, Held, RouterFullError
 from stoker.autoscaler.arrivals import Demand
 from stoker.autoscaler.booking import Phase, Request, WorkerBook, WorkerView
 from stoker.autoscaler.choosing import EndpointBook
-from stoker.autoscaler.coming import RESCUE
+from stoker.autoscaler.coming import HORIZON, RESCUE
 from stoker.autoscaler.ledger import Ledger
 from stoker.autoscaler.pace import REPORT_DEADLINE
 from stoker.tickets import LIFETIME
@@ -201,7 +201,7 @@ class Router:
         if worker is None:
             return []
         endpoint = self._ledger.endpoint_of(worker)
-        if worker.in_rotation or not endpoint.coming.expect(worker_id, at):
+        if worker.in_rotation or not endpoint.expect(worker_id, at):
             return []
         return self._hand_out(endpoint, now)
 
@@ -521,7 +521,7 @@ class Router:
         if endpoint.shares.old(now):
             # It may be entitled to a worker that those who wait before it are not.
             self._hand_out(endpoint, now, asking=request)
-        if request.phase is Phase.HELD:
+        if endpoint.coming.times and request.phase is Phase.HELD:
             self._rescue(request, now, asking=request)
         if request.phase is Phase.BOOKED:
             self._tell(request, now)
@@ -576,9 +576,8 @@ class Router:
         Those before it in the queue would rather wait: so it takes nothing that they want.
         """
         endpoint = self._ledger.endpoints[request.endpoint_id]
-        if not endpoint.coming:
-            return []
-        if not endpoint.is_urgent(request, endpoint.coming.seconds(now), now):
+        seconds = endpoint.coming.seconds(now)
+        if seconds > HORIZON or not endpoint.is_urgent(request, seconds, now):
             return []
         worker = endpoint.choose(request, now)
         if worker is None:

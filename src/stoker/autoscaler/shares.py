@@ -34,14 +34,16 @@ class Shares:
     def __init__(self) -> None:
         self._bookings: OrderedDict[Request, None] = OrderedDict()
         """All of them, the oldest first."""
-        self._young: OrderedDict[Request, None] = OrderedDict()
-        """Those that `missed` has not told of."""
+        self._young: OrderedDict[Request, None] | None = None
+        """Those that `missed` has not told of; None: nobody asks for them."""
         self._keys: dict[str, OrderedDict[Request, None]] = {}
         self._loads: dict[str, float] = {}
 
     def add(self, request: Request) -> None:
         """It is booked."""
-        self._bookings[request] = self._young[request] = None
+        self._bookings[request] = None
+        if self._young is not None:
+            self._young[request] = None
         self._keys.setdefault(request.key, OrderedDict())[request] = None
         self._loads[request.key] = self._loads.get(request.key, 0.0) + request.booked
 
@@ -50,7 +52,8 @@ class Shares:
         if request not in self._bookings:
             return
         del self._bookings[request]
-        self._young.pop(request, None)
+        if self._young is not None:
+            self._young.pop(request, None)
         bookings = self._keys[request.key]
         del bookings[request]
         if bookings:
@@ -81,10 +84,16 @@ class Shares:
 
     def missed(self, now: float) -> Iterator[Request]:
         """Each booking once, when it is older than `GRACE`."""
+        if self._young is None:
+            self._young = OrderedDict((one, None) for one in self._bookings if not one.unused)
         young = self._young
         while young and (oldest := next(iter(young))).booked_at <= now - GRACE:
             del young[oldest]
             yield oldest
+
+    def forget_missed(self) -> None:
+        """Nobody asks what was `missed` any more."""
+        self._young = None
 
     def share(self, key: str, capacity: float) -> float:
         """Load units that each key may have booked while `key` wants something.
