@@ -75,6 +75,19 @@ def test_what_is_over_the_slots_is_worked_off_in_target_queue_time() -> None:
     assert "over the workers' slots" in after.why
 
 
+def test_those_over_the_slots_are_no_larger_for_a_long_request_that_has_a_slot() -> None:
+    endpoint = Endpoint()
+    for _ in range(120):
+        endpoint.second(50.0, booked_count=1, booked_load=50.0)
+    endpoint.count -= 1999  # 100,000 load units are one request, and not 2,000
+    there = {"booked_count": 20, "booked_load": 100_000.0 + 19 * 50}
+    at_once = endpoint.second(100_000.0, **there)
+    later = [endpoint.second(50.0, **there) for _ in range(20)]
+    for outlook in (at_once, *later):
+        # They are of 50 and not, as the mean of all that are there, of 5,000.
+        assert 0 < outlook.clearing < (20 - 0.6 * 4) * 500 / 10
+
+
 def after_two_nights() -> Endpoint:
     """450 load/s each night from 2:00 to 2:30, and it is 1:50 now; no worker can be stopped."""
     endpoint = Endpoint(replace(ENDPOINT, workers=(replace(WORKER, stoppable=False),)))

@@ -31,7 +31,7 @@ from stoker.autoscaler.planning.ebb import Ebb
 from stoker.autoscaler.planning.errors import HORIZONS, ForecastErrors
 from stoker.autoscaler.planning.history import SECONDS, LoadHistory
 from stoker.autoscaler.planning.keeping import KeptForecast, KeptRehearsal, decode, encode
-from stoker.autoscaler.planning.longest import LongRequests
+from stoker.autoscaler.planning.longest import LongRequests, beyond
 from stoker.autoscaler.planning.onset import Onsets
 from stoker.autoscaler.planning.outlook import PREDICTORS, Horizon, Outlook
 from stoker.autoscaler.planning.recruiting import COLD_LOADING
@@ -151,12 +151,23 @@ def _mean(figures: list[float]) -> float:
     return sum(known) / len(known) if known else 0.0
 
 
-def _waiting(demand: Demand, around: Surroundings) -> tuple[int, float]:
-    """Requests that wait or work, and the capacity that each asks for that is over the slots."""
+def _waiting(
+    demand: Demand, around: Surroundings, mean_load: float, long: float
+) -> tuple[int, float]:
+    """Requests that wait or work, and the capacity that each asks for that is over the slots.
+
+    Args:
+        demand: of the endpoint.
+        around: what the workers are like.
+        mean_load: of a request, load units.
+        long: what long requests have left, load units: they have their slots, so it says nothing
+            about those that wait for one.
+    """
     count = demand.held_count + demand.booked_count
     load = demand.outstanding_load
     if count <= 0 or not 0 < load < math.inf:
         return 0, 0.0
+    load = max(load - long, min(load, count * mean_load))
     return count, min(load / count, MAX_COST) / max(1.0, around.patience)
 
 
@@ -603,7 +614,8 @@ class Forecaster:
         candidate = self._rehearsal.leader
         predicted = self._predictions(around)[candidate.predictor]
         anticipated = predicted * candidate.margin
-        count, urgency = _waiting(demand, around)
+        long = self._long.left + beyond(self._load, self._requests, self._mean_load)
+        count, urgency = _waiting(demand, around, self._mean_load, long)
         over = count - FULL * around.slots * max(1, fleet.coming)
         clearing = max(0.0, over * urgency)
         need = anticipated / util + clearing

@@ -8,8 +8,9 @@ So what exceeds the usual size of a request is counted at the speed at which one
 That is learnt by Little's law: the load that arrives in a second, divided by the requests that are
 being served.
 
-Only what is predicted is counted so. What waits for a slot shows in the number of requests that are
-there, at once, and the rehearsal is given each request whole.
+What waits for a slot shows in the number of requests that are there, at once. How large those are
+that wait is told without what the long ones have left, because these have a slot. The rehearsal is
+given each request whole.
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ LONGEST = 3600.0
 """Seconds for which the load of one second is counted at most."""
 
 
+def beyond(load: float, requests: float, mean_load: float) -> float:
+    """What so many requests have beyond what counts at once, load units."""
+    return max(0.0, load - (requests + AT_ONCE) * mean_load)
+
+
 @dataclass(slots=True)
 class _Rest:
     """What is still to be counted of one second."""
@@ -46,6 +52,11 @@ class LongRequests:
     def __init__(self) -> None:
         self._arrived = self._present = 0.0
         self._rests: list[_Rest] = []
+
+    @property
+    def left(self) -> float:
+        """Load units that are still to be counted."""
+        return sum(rest.load for rest in self._rests)
 
     def speed(self, perf: float, slots: float) -> float:
         """Load units per second at which one request is served, as far as was seen.
@@ -85,10 +96,10 @@ class LongRequests:
         fade = FADE**seconds
         self._arrived = self._arrived * fade + load
         self._present = self._present * fade + present * seconds
-        most = (requests + AT_ONCE) * mean_load
-        counted = min(load, most)
-        if load > most:
-            self._rests.append(_Rest(second, load - most))
+        more = beyond(load, requests, mean_load)
+        counted = load - more
+        if more > 0:
+            self._rests.append(_Rest(second, more))
         if not self._rests:
             return counted
         part = self.speed(perf, slots) * seconds
@@ -107,10 +118,10 @@ class LongRequests:
             What is to be changed of what was counted for that second.
         """
         if change > 0:
-            now = min(change, (requests + AT_ONCE) * mean_load)
-            if change > now:
-                self._rests.append(_Rest(second, change - now))
-            return now
+            more = beyond(change, requests, mean_load)
+            if more > 0:
+                self._rests.append(_Rest(second, more))
+            return change - more
         for rest in self._rests:
             # Seconds of others begin at other moments.
             if abs(rest.second - second) <= 1:
