@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 from dataclasses import replace
@@ -14,7 +15,9 @@ from tests.autoscaler.planning.test_forecast import ENDPOINT, Endpoint, after_tw
 
 from stoker.autoscaler.arrivals import Demand
 from stoker.autoscaler.planning import Forecaster, Outlook
-from stoker.autoscaler.planning.keeping import halved, packed, unhalved, unpacked
+from stoker.autoscaler.planning.keeping import KeptRetention, halved, packed, unhalved, unpacked
+from stoker.autoscaler.planning.retention import EDGES, MAX_RANKS, Retention
+from stoker.autoscaler.planning.settings import PlannerSettings
 from stoker.wire import EndpointParameters
 
 BURSTS = ([0.0] * 110 + [1000.0] * 10) * 6
@@ -96,10 +99,10 @@ def test_what_was_learnt_fades_while_nobody_runs() -> None:
 
 def test_what_it_costs_to_be_without_a_stopped_worker_is_remembered() -> None:
     endpoint = learnt()
-    before = endpoint.run([0.0]).late_per_worker
-    assert before != first_outlook(Endpoint()).late_per_worker
+    before = endpoint.run([0.0]).retention
+    assert len(before) > 3
     restart(endpoint)
-    assert first_outlook(endpoint).late_per_worker == pytest.approx(before, rel=1e-3)
+    assert first_outlook(endpoint).retention == before
 
 
 def test_a_file_in_which_nothing_is_said_of_stopped_workers_is_read() -> None:
@@ -108,20 +111,55 @@ def test_a_file_in_which_nothing_is_said_of_stopped_workers_is_read() -> None:
     del kept["retention"]
     forecaster = Forecaster()
     assert forecaster.read(json.dumps(kept), endpoint.now)
-    assert json.loads(forecaster.written(endpoint.now))["retention"]["ordered"] == 0
+    assert json.loads(forecaster.written(endpoint.now))["retention"]["ordered"] == ""
 
 
-@pytest.mark.parametrize("figures", [{"ordered": -1.0}, {"late": -1.0}, {"late": 1e30}])
+def base64_of(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("ordered", packed([-1.0])),
+        ("late", packed([-1.0])),
+        ("late", packed([1e30])),
+        ("late", packed([math.nan])),
+        ("late", packed([1.0] * 2)),
+        ("gaps", halved([1.0])),
+        ("gaps", halved([-1.0] * len(EDGES))),
+        ("gaps", halved([1e30] * len(EDGES))),
+    ],
+)
 def test_figures_that_cannot_have_been_learnt_of_stopped_workers_are_refused(
-    figures: dict[str, float],
+    name: str, data: bytes
 ) -> None:
+    told = {
+        "ordered": packed([5.0]),
+        "late": packed([50.0]),
+        "gaps": halved([1.0] * len(EDGES)),
+    }
     endpoint = learnt()
     kept = json.loads(endpoint.forecaster.written(endpoint.now))
-    kept["retention"] |= {"ordered": 5.0, "late": 50.0} | figures
-    forecaster = Forecaster()
-    assert forecaster.read(json.dumps(kept), endpoint.now)
-    again = json.loads(forecaster.written(endpoint.now))["retention"]
-    assert (again["ordered"], again["late"]) == (0, 0)
+    found = []
+    for figures in (told, told | {name: data}):
+        kept["retention"] |= {key: base64_of(one) for key, one in figures.items()}
+        forecaster = Forecaster()
+        assert forecaster.read(json.dumps(kept), endpoint.now)
+        found.append(json.loads(forecaster.written(endpoint.now))["retention"])
+    assert [found[0][key] for key in told] == [base64_of(one) for one in told.values()]
+    assert [found[1][key] for key in told] == ["", "", ""]
+
+
+def test_more_ranks_than_are_ever_told_apart_are_refused() -> None:
+    ranks = MAX_RANKS + 1
+    kept = KeptRetention(
+        at=0.0,
+        ordered=packed([1.0] * ranks),
+        late=packed([1.0] * ranks),
+        gaps=halved([1.0] * ranks * len(EDGES)),
+    )
+    assert not Retention(PlannerSettings()).resume(kept, 0.0)
 
 
 def test_the_season_is_known_after_a_restart() -> None:

@@ -24,6 +24,8 @@ from stoker.autoscaler.planning import (
     Outlook,
     WorkerSnapshot,
 )
+from stoker.autoscaler.planning.retention import Retention
+from stoker.autoscaler.planning.settings import PlannerSettings
 from stoker.autoscaler.states import WorkerState
 
 HEADROOM = Outlook(
@@ -38,6 +40,8 @@ HEADROOM = Outlook(
     candidate=Candidate(predictor=2, margin=1.0, hold=60.0, floor=4),
 )
 NO_FLOOR = Candidate(predictor=2, margin=1.0, hold=60.0, floor=0)
+SETTINGS = PlannerSettings()
+LITTLE = replace(HEADROOM, needed=1.0, floor=0.0, load=1.0, binds="target_util", candidate=NO_FLOOR)
 
 # Up.
 
@@ -195,26 +199,37 @@ def test_a_stopped_worker_beyond_the_pool_is_destroyed_after_a_while() -> None:
     assert kinds(decide(lower, worker(1), fresh, old)) == [("destroy", 3)]
 
 
-@pytest.mark.parametrize(
-    ("create", "start", "kept"),
-    [
-        (30.0, 30.0, 600.0),  # 30 / 0.05: no sooner back than a new one
-        (30.0, 28.0, 1400.0),  # (30 + 20 x 2) / 0.05
-        (30.0, 5.0, 10_600.0),  # (30 + 20 x 25) / 0.05
-        (30.0, 0.0, 6600.0),  # not known: 15 s
-        (3600.0, 60.0, 604_800.0),  # and no longer
-    ],
-)
-def test_a_stopped_worker_is_kept_until_it_cost_as_much_as_to_be_without_it(
-    create: float, start: float, kept: float
-) -> None:
+def test_until_something_is_known_it_is_kept_as_long_as_the_first_guess_says() -> None:
     lower = Demand(
         arrival_rate=1.0, recent_rate=1.0, peak_rate=1.0, booked_count=1, last_request_at=NOW
     )
-    slow = group(create_seconds=create, start_seconds=start)
-    fresh = worker(2, WorkerState.STOPPED, state_since=NOW - kept + 1)
-    old = worker(3, WorkerState.STOPPED, state_since=NOW - kept)
-    assert kinds(decide(lower, worker(1), fresh, old, groups=(slow,))) == [("destroy", 3)]
+    for start, taken_for in ((5.0, 5.0), (0.0, SETTINGS.unknown_start_seconds)):
+        slow = group(create_seconds=30.0, start_seconds=start)
+        kept = Retention(SETTINGS).seconds(30.0, taken_for)[-1]
+        fresh = worker(2, WorkerState.STOPPED, state_since=NOW - kept + 1)
+        old = worker(3, WorkerState.STOPPED, state_since=NOW - kept)
+        assert kinds(decide(lower, worker(1), fresh, old, groups=(slow,))) == [("destroy", 3)]
+
+
+@pytest.mark.parametrize(
+    ("lasted", "gone"), [((99, 199, 299), []), ((99, 200, 299), [3]), ((100, 200, 300), [4, 3, 2])]
+)
+def test_each_stopped_worker_is_kept_by_its_rank(lasted: tuple[int, ...], gone: list[int]) -> None:
+    stopped = [
+        worker(number, WorkerState.STOPPED, state_since=NOW - seconds)
+        for number, seconds in zip((2, 3, 4), lasted, strict=True)
+    ]
+    outlook = replace(LITTLE, retention=(1e9, 100.0, 200.0, 300.0))
+    decided = decide(steady(1.0), worker(1), *stopped, outlook=outlook)
+    assert [one for kind, one in kinds(decided) if kind == "destroy"] == gone
+
+
+def test_further_workers_are_kept_as_long_as_the_last_rank_that_is_told_of() -> None:
+    stopped = worker(2, WorkerState.STOPPED, state_since=NOW - 100)
+    for kept, gone in ((100.0, [("destroy", 2)]), (101.0, [])):
+        outlook = replace(LITTLE, retention=(kept,))
+        decided = decide(steady(1.0), worker(1), stopped, outlook=outlook)
+        assert [one for one in kinds(decided) if one[0] == "destroy"] == gone
 
 
 def test_headroom_for_bursts_is_held_and_the_reserve_is_taken_of_the_load_alone() -> None:

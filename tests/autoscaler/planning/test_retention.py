@@ -3,7 +3,7 @@
 import pytest
 
 from stoker.autoscaler.planning.rehearsal import SETTLING, Surroundings
-from stoker.autoscaler.planning.retention import PRIOR, Retention, keeping_pays_for
+from stoker.autoscaler.planning.retention import MAX_RANKS, PRIOR, Retention
 from stoker.autoscaler.planning.settings import PlannerSettings
 
 SETTINGS = PlannerSettings()
@@ -20,8 +20,21 @@ AROUND = Surroundings(
 )
 
 
-def late(retention: Retention) -> float:
-    return retention.late_per_worker(30.0, 5.0)
+def late(retention: Retention, rank: int = 2) -> float:
+    retention._fade()
+    found = retention._late_per_worker(25.0)
+    return float(found[min(rank, len(found)) - 1])
+
+
+def kept_for(retention: Retention, rank: int) -> float:
+    times = retention.seconds(30.0, 5.0)
+    return times[min(rank, len(times)) - 1]
+
+
+def pass_time(retention: Retention, wanted: int, seconds: int, load: float = 0.0) -> None:
+    """Without anything that is late, where `load` is 0."""
+    for _ in range(seconds):
+        retention.step(load, load / 300.0, 300.0, wanted, AROUND)
 
 
 def settled() -> Retention:
@@ -50,7 +63,7 @@ def test_where_new_workers_come_in_time_a_stopped_one_is_kept_for_what_its_boot_
             for _ in range(100):
                 retention.step(300.0, 1.0, 300.0, wanted, AROUND)
     assert late(retention) == pytest.approx(PRIOR * GUESS / (PRIOR + 20), rel=0.05)
-    assert keeping_pays_for(SETTINGS, 30.0, late(retention)) < 1200
+    assert kept_for(retention, 2) < 1200
 
 
 def test_where_bursts_are_late_without_stopped_workers_they_stay_for_hours() -> None:
@@ -63,7 +76,7 @@ def test_where_bursts_are_late_without_stopped_workers_they_stay_for_hours() -> 
     # Twelve requests a second for the 15 s or so in which only those that boot are missing, priced.
     expected = 15 * 12 * 20 * 300 / 400 / 9
     assert late(retention) == pytest.approx(expected, rel=0.35)
-    assert keeping_pays_for(SETTINGS, 30.0, late(retention)) > 3600
+    assert kept_for(retention, 10) > 580
 
 
 def test_in_a_silence_passed_in_steps_as_much_is_done_as_second_by_second() -> None:
@@ -92,8 +105,76 @@ def test_what_was_seen_fades_towards_the_first_guess() -> None:
     assert before < GUESS / 10 < 0.9 * GUESS < late(retention) < GUESS
 
 
+def test_where_nothing_was_seen_a_worker_is_kept_until_it_cost_what_its_loss_is_worth() -> None:
+    worth = (30.0 + GUESS) / SETTINGS.stopped_price
+    assert 0.7 * worth < kept_for(Retention(SETTINGS), 1) < 1.3 * worth
+
+
+def test_the_worker_that_is_wanted_again_in_time_is_kept_and_the_one_that_is_not_goes() -> None:
+    retention = settled()
+    for _ in range(4):
+        pass_time(retention, 3, 60)
+        for _ in range(8):
+            pass_time(retention, 1, 300)
+            pass_time(retention, 2, 60)
+    assert 300 < kept_for(retention, 2) < 600
+    # It comes back after 2,880 s each time, when it would have cost more than a boot.
+    assert kept_for(retention, 3) < 300
+
+
+def test_a_worker_is_not_kept_for_a_return_that_comes_when_it_has_cost_more_than_a_boot() -> None:
+    retention = settled()
+    for _ in range(20):
+        pass_time(retention, 2, 60)
+        pass_time(retention, 1, 3000)
+    assert kept_for(retention, 2) < 200
+
+
+def test_small_changes_at_the_top_say_nothing_of_the_ranks_below_them() -> None:
+    retention = settled()
+    pass_time(retention, 7, 60, 300.0)
+    for _ in range(20):
+        pass_time(retention, 9, 60, 300.0)
+        pass_time(retention, 7, 60, 300.0)
+    pass_time(retention, 1, 60, 300.0)
+    # Nothing was late while the load moved between seven workers and nine; from one, it may be.
+    assert max(late(retention, 9), late(retention, 12)) < 0.1 * GUESS
+    assert late(retention, 2) > 0.4 * GUESS
+
+
+def test_what_other_ranks_saw_counts_for_one_that_was_never_wanted_again() -> None:
+    retention = settled()
+    before = kept_for(retention, 9)
+    for _ in range(40):
+        pass_time(retention, 2, 30)
+        pass_time(retention, 1, 300)
+    assert kept_for(retention, 9) < before
+    assert kept_for(retention, 9) == kept_for(retention, 3)
+
+
+def test_gaps_that_are_older_than_a_few_days_are_forgotten() -> None:
+    retention = settled()
+    for _ in range(20):
+        pass_time(retention, 2, 30)
+        pass_time(retention, 1, 100)
+    before = kept_for(retention, 2)
+    for _ in range(20 * 24):
+        retention.step(0.0, 0.0, 300.0, 1, AROUND, seconds=3600.0)
+    fresh = kept_for(Retention(SETTINGS), 2)
+    assert before < kept_for(retention, 2) == fresh
+
+
 def test_it_is_kept_no_shorter_and_no_longer_than_the_limits() -> None:
-    assert keeping_pays_for(SETTINGS, 0.0, 0.0) == SETTINGS.cold_retention
-    assert keeping_pays_for(SETTINGS, 1e9, 0.0) == SETTINGS.cold_retention_limit
+    shortest = Retention(SETTINGS).seconds(0.0, 0.0)[-1]
+    assert SETTINGS.cold_retention <= shortest < 2 * SETTINGS.cold_retention
+    assert Retention(SETTINGS).seconds(1e9, 0.0)[-1] == SETTINGS.cold_retention_limit
     free = PlannerSettings(stopped_price=0.0)
-    assert keeping_pays_for(free, 30.0, 0.0) == free.cold_retention_limit
+    assert Retention(free).seconds(30.0, 5.0)[-1] == free.cold_retention_limit
+
+
+def test_a_huge_number_of_workers_takes_no_more_room_than_some_hundreds() -> None:
+    retention = settled()
+    for _ in range(3):
+        pass_time(retention, 100_000, 2)
+        pass_time(retention, 1, 100)
+    assert len(retention.seconds(30.0, 5.0)) == MAX_RANKS + 1

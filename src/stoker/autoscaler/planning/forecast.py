@@ -679,10 +679,10 @@ class Forecaster:
             why=why,
             recurring=recurring,
             recurring_seconds=SEASON_LEAD * around.create_seconds,
-            late_per_worker=(
-                self._retention.late_per_worker(around.create_seconds, around.start_seconds)
+            retention=(
+                self._retention.seconds(around.create_seconds, around.start_seconds)
                 if around.stoppable
-                else None
+                else ()
             ),
             fallen=fallen,
             candidate=candidate,

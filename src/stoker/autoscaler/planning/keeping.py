@@ -84,10 +84,12 @@ class KeptRetention(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     at: float
     """When it was written, on the forecaster's clock."""
-    ordered: float
-    """Workers."""
-    late: float
-    """What was late for want of stopped ones, in seconds of a worker."""
+    ordered: bytes
+    """By rank, as `packed`: workers."""
+    late: bytes
+    """Likewise: what was late for want of stopped ones, in seconds of a worker."""
+    gaps: bytes
+    """By rank and length, as `halved`: how often a worker was wanted again after so long."""
 
 
 class KeptForecast(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

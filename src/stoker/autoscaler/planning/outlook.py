@@ -59,9 +59,10 @@ class Outlook:
     """What recurs within `recurring_seconds`; None: nothing is prepared for before it comes."""
     recurring_seconds: float = 0.0
     """The time in which a worker that is created now is there, with some to spare."""
-    late_per_worker: float | None = None
-    """What would be late for want of one stopped worker, priced, in seconds of a worker; None: no
-    worker can be stopped, or nothing is known."""
+    retention: tuple[float, ...] = ()
+    """Seconds for which it pays to keep a stopped worker, of the first worker with the model, of
+    the second, and so on; the last is that of all further ones. Empty: no worker can be stopped, or
+    nothing is known."""
     fallen: bool = False
     """The load has gone for which workers still boot (see `ebb`)."""
     candidate: Candidate | None = None

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from stoker.autoscaler.planning.draft import Draft
 from stoker.autoscaler.planning.need import Needs
 from stoker.autoscaler.planning.recruiting import COLD_LOADING
-from stoker.autoscaler.planning.retention import keeping_pays_for
+from stoker.autoscaler.planning.retention import Retention
 from stoker.autoscaler.planning.settings import PlannerSettings
 from stoker.autoscaler.planning.snapshot import EndpointSnapshot, GroupSnapshot, WorkerSnapshot
 from stoker.autoscaler.states import WorkerState
@@ -105,8 +105,17 @@ def _spare(draft: Draft, needs: Needs) -> list[WorkerSnapshot]:
         # What still loads costs most: nobody waits for it any more.
         drained = [w for w in draft.worst_first(_DRAINING) if not w.requests]
         return draft.worst_first(COLD_LOADING) + drained + draft.worst_first(_STOPPED)
-    old = _kept_long_enough(draft.snapshot, draft.now, draft.settings)
-    return [worker for worker in draft.worst_first(_STOPPED) if worker.id in old] if old else []
+    if not draft.own(_STOPPED):
+        return []
+    found = []
+    kept_for = _retention(draft.snapshot, draft.settings)
+    rank = len(draft.pool())
+    for worker in draft.worst_first(_STOPPED):
+        times = kept_for.get(worker.workergroup_id, (draft.settings.cold_retention,))
+        if draft.lasted(worker) >= times[min(rank, len(times)) - 1]:
+            found.append(worker)
+        rank -= 1
+    return found
 
 
 def is_trimmed(
@@ -116,38 +125,38 @@ def is_trimmed(
 
     May be False though it has nothing to do.
     """
-    if needs.zero:
-        return all(worker.state is not WorkerState.STOPPED for worker in snapshot.workers)
-    return not _kept_long_enough(snapshot, now, settings)
-
-
-def _kept_long_enough(
-    snapshot: EndpointSnapshot, now: float, settings: PlannerSettings
-) -> set[int]:
-    """Stopped workers that it does not pay to keep any longer, unless the pool needs them."""
     stopped = [worker for worker in snapshot.workers if worker.state is WorkerState.STOPPED]
-    if not stopped:
-        return set()
-    kept_for = {group.id: _retention(snapshot, group, settings) for group in snapshot.groups}
-    return {
-        worker.id
-        for worker in stopped
-        if now - worker.state_since
-        >= kept_for.get(worker.workergroup_id or 0, settings.cold_retention)
+    if not stopped or needs.zero:
+        return not stopped
+    # In whatever order they would go: none has been stopped for as long as any of them is kept.
+    lowest = len(snapshot.workers) - len(stopped)
+    shortest = {
+        group: min(times[min(lowest, len(times) - 1) :])
+        for group, times in _retention(snapshot, settings).items()
     }
+    return all(
+        now - worker.state_since < shortest.get(worker.workergroup_id, settings.cold_retention)
+        for worker in stopped
+    )
 
 
 def _retention(
-    snapshot: EndpointSnapshot, group: GroupSnapshot, settings: PlannerSettings
-) -> float:
-    """Seconds for which a stopped worker is kept that the pool does not need."""
+    snapshot: EndpointSnapshot, settings: PlannerSettings
+) -> dict[int | None, tuple[float, ...]]:
+    """Seconds for which stopped workers are kept that the pool does not need.
+
+    By workergroup, and then by rank: how many have the model, those that are let go before it left
+    out; the last figure is that of all further ones.
+    """
     outlook = snapshot.outlook
-    if outlook is not None and outlook.late_per_worker is not None:
-        late = outlook.late_per_worker
-    else:
-        start = group.start_seconds or settings.unknown_start_seconds
-        late = settings.late_price * max(0.0, group.create_seconds - start)
-    return keeping_pays_for(settings, group.create_seconds, late)
+    if outlook is not None and outlook.retention:
+        return {group.id: outlook.retention for group in snapshot.groups}
+    return {
+        group.id: Retention(settings).seconds(
+            group.create_seconds, group.start_seconds or settings.unknown_start_seconds
+        )
+        for group in snapshot.groups
+    }
 
 
 def without(workers: list[WorkerSnapshot], worker: WorkerSnapshot) -> list[WorkerSnapshot]:
