@@ -95,8 +95,6 @@ class EndpointBook:
         self.booked_count += requests - worker.counted_requests
         worker.counted_grains, worker.counted_requests = load, requests
         if worker.in_rotation:
-            if self.coming.times:
-                self.expect(worker.worker_id, None)
             self._count_perf(worker, worker.perf, worker.measured)
         else:
             self._count_perf(worker, 0.0, 0.0)
@@ -123,6 +121,8 @@ class EndpointBook:
     def _count_perf(self, worker: WorkerBook, perf: float, measured: float) -> None:
         if worker.counted_perf == perf and worker.counted_measured == measured:
             return
+        if perf > 0 and self.coming.times:  # it is there
+            self.expect(worker.worker_id, None)
         self._in_rotation += (perf > 0) - (worker.counted_perf > 0)
         self._measured += (measured > 0) - (worker.counted_measured > 0)
         # Sums of floats drift; with nobody there the truth is known.
