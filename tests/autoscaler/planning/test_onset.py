@@ -14,12 +14,15 @@ from stoker.autoscaler.planning.onset import ALARM, LAST, LONGEST, MOST, Onsets
 SLOTS = 12.0
 """Seconds in which a worker of 400 load/s does 16 requests of 300 load units."""
 
+LEAD = 3.0
+"""Workers come in 5 s, and requests may wait for 2 s."""
+
 RNG = random.Random(7)
 
 
 def run(onsets: Onsets, requests: list[float]) -> Onsets:
     for came in requests:
-        onsets.step(came, SLOTS, 2.0)
+        onsets.step(came, SLOTS, LEAD)
     return onsets
 
 
@@ -72,9 +75,9 @@ def test_the_longer_a_burst_lasts_the_less_those_before_it_count() -> None:
 
 
 def test_less_capacity_than_its_rate_is_enough_for_a_short_burst() -> None:
-    """19 requests/s for 20 s: 8.4 workers of 1.33 requests/s each, not 14.3."""
+    """19 requests/s for 20 s: 9.8 workers of 1.33 requests/s each, not 14.3."""
     onsets = run(Onsets(), [0.0] * 60 + burst(19.0, 20))
-    assert onsets.typical * onsets.enough == pytest.approx(8.4 * 16 / SLOTS, rel=0.05)
+    assert onsets.typical * onsets.enough == pytest.approx(9.8 * 16 / SLOTS, rel=0.05)
 
 
 def test_a_long_burst_needs_nearly_all_of_its_rate() -> None:
@@ -120,7 +123,7 @@ def test_a_steady_load_hardly_ever_looks_like_a_burst_and_then_not_like_a_high_o
 
 def test_silence_that_is_passed_in_one_go_ends_a_burst() -> None:
     onsets = run(Onsets(), [0.0] * 60 + [20.0] * 10)
-    onsets.step(0.0, SLOTS, 2.0, seconds=10.0)
+    onsets.step(0.0, SLOTS, LEAD, seconds=10.0)
     assert not onsets.on
     assert onsets.bursts == 1
 
@@ -144,7 +147,7 @@ def test_whatever_comes_what_is_told_is_finite_and_no_more_than_came(
 ) -> None:
     onsets, highest = Onsets(), 0.0
     for requests, slots_seconds, seconds in steps:
-        onsets.step(requests, slots_seconds, 2.0, seconds=seconds)
+        onsets.step(requests, slots_seconds, LEAD, seconds=seconds)
         if requests > 0:
             highest = max(highest, min(requests, MOST))
         assert 0 <= onsets.rate() <= highest * (1 + 1e-9)

@@ -138,3 +138,16 @@ def test_stopped_workers_come_in_their_seconds_however_long_others_boot(
         took += 1
         assert took < 4000
     assert took == pytest.approx(5, abs=1)
+
+
+def test_what_comes_when_workers_are_due_in_time_is_not_late() -> None:
+    """Workers come in 5 s and have 4 slots, one is there; 4 more come in 2 s."""
+    around = replace(AROUND, start_seconds=5.0, stoppable=True)
+    for ordered, late in ((1, True), (4, False)):
+        tried = rehearsal()
+        run(tried, [0.0] * 300, around)
+        tried._wanted[:] = 5.0
+        for _ in range(ordered):
+            tried._order(tried._wanted, around, 1.0)
+        tried.step(800.0, 16, 50.0, [0.0] * 2, around)
+        assert bool(tried._late.any()) is late

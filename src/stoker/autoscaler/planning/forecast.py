@@ -524,7 +524,8 @@ class Forecaster:
     ) -> None:
         """Look for bursts in the second that is over."""
         slots_seconds = around.slots * self._mean_load / around.perf
-        onsets.step(requests, slots_seconds, self._settings.late_after, seconds=seconds)
+        lead = around.coming_seconds - self._settings.late_after
+        onsets.step(requests, slots_seconds, lead, seconds=seconds)
 
     def _rehearse(
         self, load: float, requests: float, around: Surroundings, *, seconds: float = 1.0

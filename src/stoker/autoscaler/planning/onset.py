@@ -15,8 +15,8 @@ longer it lasts, the more what came of it counts. After the first burst that is 
 * What it *brings* is its mean rate, not that of its highest second. Less capacity than that is
   enough for a short one: its first requests fill the slots of the workers and wait for nothing. By
   which share less is remembered too. E.g. 19 requests/s for 20 s; workers with 16 slots that do
-  1.33 requests/s each. 15 workers do as much as comes, but 8 are enough for nobody to wait for
-  longer than 2 s: (16 + 1.33 x 22) x 8.4 = 380.
+  1.33 requests/s each and come in 5 s. 15 workers do as much as comes, but 10 are enough for who
+  comes last to wait for no longer than 2 s: (16 + 1.33 x (20 - 5 + 2)) x 9.8 = 380.
 
 Requests are counted, not their load: of one endpoint, sizes differ by far more than rates do.
 Constant memory, no clock.
@@ -105,14 +105,15 @@ class Onsets:
         return self._on
 
     def step(
-        self, requests: float, slots_seconds: float, late_after: float, *, seconds: float = 1.0
+        self, requests: float, slots_seconds: float, lead: float, *, seconds: float = 1.0
     ) -> None:
         """The next second is over.
 
         Args:
             requests: that arrived in it.
             slots_seconds: seconds in which a worker does what fills its slots.
-            late_after: seconds of waiting above which a request is late.
+            lead: seconds from an order until workers that come are in time for what arrives: as
+                many as one takes to come, less those that a request may wait.
             seconds: more than 1 only where nothing arrived.
         """
         came = min(requests, MOST) if requests > 0 else 0.0
@@ -127,12 +128,12 @@ class Onsets:
             if self._sum <= 0:
                 self._begin()
             else:
-                self._count(came, slots_seconds, late_after)
+                self._count(came, slots_seconds, lead)
                 self._on = self._sum > ALARM and self._age <= SOON
             if not self._on:
                 self._add_usual(came, 1.0)
             return
-        self._count(came, slots_seconds, late_after)
+        self._count(came, slots_seconds, lead)
         rate = self._came / self._age
         if self._age >= LAST and self._recent(LAST) < self._usual + LOW * (rate - self._usual):
             self._end()
@@ -156,10 +157,10 @@ class Onsets:
         last = list(self._last)[-seconds:]
         return sum(last) / len(last) if last else 0.0
 
-    def _count(self, came: float, slots_seconds: float, late_after: float) -> None:
+    def _count(self, came: float, slots_seconds: float, lead: float) -> None:
         self._age += 1
         self._came += came
-        self._least = max(self._least, self._came / (slots_seconds + self._age + late_after))
+        self._least = max(self._least, self._came / (slots_seconds + max(0.0, self._age - lead)))
 
     def _begin(self) -> None:
         self._age = self._came = self._least = 0.0

@@ -93,7 +93,11 @@ class Surroundings:
             mean_load: of a request, load units; above 0.
             late_after: seconds of waiting above which a request is late.
         """
-        return self.slots + self.perf * late_after / mean_load
+        return self.slots + self.begun(mean_load, late_after)
+
+    def begun(self, mean_load: float, seconds: float) -> float:
+        """Requests that one busy worker begins in `seconds`, of `mean_load` load units each."""
+        return self.perf * seconds / mean_load
 
 
 @dataclass(slots=True)
@@ -218,7 +222,11 @@ class Rehearsal:
             ready = self._ready(wanted, around)
             self._serve(load, requests, mean_load, ready * _figure(around.perf * seconds))
             if requests > 0 and not settling:
-                ready *= _figure(around.in_time(mean_load, self._late_after))
+                # What is held for a worker that comes within that time is not late either.
+                soon = self._ready(wanted, around, within=self._late_after)
+                soon *= _figure(around.slots)
+                ready *= _figure(around.begun(mean_load, self._late_after))
+                ready += soon
                 late = self._requests > ready
 
         # What it wants next.
@@ -332,11 +340,18 @@ class Rehearsal:
         else:
             self._lowest = np.minimum(self._lowest, wanted)
 
-    def _ready(self, wanted: Floats, around: Surroundings) -> Floats:
-        """Workers that were wanted for as long as one takes to come."""
+    def _ready(self, wanted: Floats, around: Surroundings, *, within: float = 0.0) -> Floats:
+        """Workers that are there: they were wanted for as long as one takes to come.
+
+        Args:
+            wanted: workers that are wanted now.
+            around: what they are like.
+            within: seconds; those that come in that time are there, too.
+        """
         coming = around.coming_seconds
         resolution = max(1.0, coming / STEPS)
-        return self._least(max(1, min(STEPS, round(coming / resolution))), wanted)
+        steps = round((coming - within) / resolution)
+        return self._least(max(1, min(STEPS, steps)), wanted)
 
     def _least(self, steps: int, wanted: Floats) -> Floats:
         first = self._place - steps + 1
