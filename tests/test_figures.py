@@ -19,19 +19,31 @@ from stoker.autoscaler import (
     rows,
     telling,
 )
-from stoker.autoscaler.planning import PlannerSettings, forecast, rehearsal, season
+from stoker.autoscaler.planning import PlannerSettings, ebb, forecast, outlook, rehearsal, season
+from stoker.autoscaler.planning.retention import Retention
 from stoker.autoscaler.router import Router
 from stoker.worker.reporting import Pace
 
 DOCS = Path(__file__).parents[1] / "docs"
 WORDS = {
-    **{1 / 3: "a third", 0.5: "half", 3: "three", 4: "four", 20: "twenty"},
+    **{1 / 3: "a third", 0.5: "half", 2: "two", 3: "three", 4: "four", 20: "twenty"},
     **{300: "five minutes", 600: "ten minutes", 3600: "an hour"},
 }
 PLANNER = PlannerSettings()
 ROUTER = {name: one.default for name, one in inspect.signature(Router).parameters.items()}
 HELD = ROUTER["max_held"]
 REPORTS = Pace()
+
+
+def ways(max_workers):
+    """Candidates that are rehearsed."""
+    floors = rehearsal.floors(max_workers)
+    return len(outlook.PREDICTORS) * len(rehearsal.MARGINS) * len(rehearsal.HOLDS) * len(floors)
+
+
+def kept(boot):
+    """Seconds for which a stopped worker is kept of which nothing was seen, with starts of 5 s."""
+    return Retention(PLANNER).seconds(boot, 5.0)[-1]
 
 
 def listed(figures):
@@ -59,7 +71,8 @@ SCALING = [
     f"mean load of the last {arrivals.WINDOW} s / `target_util`, that of the last",
     f"that of the last {arrivals.RECENT} s / `target_util`",
     f"the mean of the last {listed(forecast._MEANS)}",
-    f"*which margin* ({rehearsal.MARGINS[0]:g} to {rehearsal.MARGINS[-1]:g})",
+    f"*which margin* ({' or '.join(f'{one:g}' for one in rehearsal.MARGINS)})",
+    f"**rehearses** all of them, {ways(16)} with 16 workers",
     f"*how long a peak is held* ({listed(rehearsal.HOLDS)}",
     f"waited longer than {PLANNER.late_after:g} s costs as much as it takes to serve "
     f"{WORDS[PLANNER.late_price]}",
@@ -69,9 +82,9 @@ SCALING = [
     f"means of {WORDS[season.SLOT]}) is prepared for {forecast.SEASON_LEAD:g} times as long before",
     f"written every {WORDS[rows.FORECASTS_EVERY]}",
     f"for at most {WORDS[PLANNER.exploration_share]} of what the endpoint spends",
-    f"created in 30 s stays for hours; where the load moves so slowly that a new worker "
-    "comes in time, "
-    f"for {WORDS[round(30 / PLANNER.stopped_price)]}, in which it cost as much as its boot",
+    f"boots of 30 s: {WORDS[round(kept(30) / 3600)]} hours",
+    f"of 600 s: {WORDS[round(kept(600) / 86400)]} days",
+    f"to {WORDS[ebb.FALLEN]} or less and by {WORDS[ebb.LEAST]} workers or more",
     f"kept for {PLANNER.cold_retention:g} s at least and for "
     f"{PLANNER.cold_retention_limit / 86400:g} days at most",
     f"Not before {PLANNER.idle_wait:g} s without a request",
