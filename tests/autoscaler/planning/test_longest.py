@@ -112,3 +112,13 @@ def test_no_more_is_counted_than_came(steps: list[tuple[float, int, float, int]]
         now = long.revise(second - ago, by, requests, MEAN)
         assert min(0.0, by) <= now <= max(0.0, by)
     assert 0 <= counted <= came * (1 + 1e-9) + 1e-6
+
+
+def test_what_is_put_right_a_thousand_times_takes_no_more_room() -> None:
+    long = served()
+    for _ in range(1000):
+        long.revise(0, 1e6, 1, MEAN)
+    assert len(long._rests) == 1
+    for second in range(2 * int(LONGEST)):
+        step(long, second, 1e9, 1)
+    assert len(long._rests) <= LONGEST

@@ -23,24 +23,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from stoker.autoscaler.arrivals import Demand
 from stoker.autoscaler.planning.contradictions import clamped
 from stoker.autoscaler.planning.ebb import Ebb
 from stoker.autoscaler.planning.errors import HORIZONS, ForecastErrors
+from stoker.autoscaler.planning.fleetfigures import LEAST, FleetFigures
 from stoker.autoscaler.planning.history import SECONDS, LoadHistory
 from stoker.autoscaler.planning.keeping import KeptForecast, KeptRehearsal, decode, encode
 from stoker.autoscaler.planning.longest import LongRequests, beyond
 from stoker.autoscaler.planning.onset import Onsets
 from stoker.autoscaler.planning.outlook import PREDICTORS, Horizon, Outlook
-from stoker.autoscaler.planning.recruiting import COLD_LOADING
 from stoker.autoscaler.planning.rehearsal import FULL, Rehearsal, Surroundings
 from stoker.autoscaler.planning.retention import Retention
 from stoker.autoscaler.planning.season import DAY, WEEK, Recurring, Source, UtcOffset
 from stoker.autoscaler.planning.settings import PlannerSettings
 from stoker.autoscaler.planning.snapshot import EndpointSnapshot
-from stoker.autoscaler.states import ACTIVE, LOADING_STATES
 from stoker.errors import UNREADABLE
 from stoker.sizes import FAR
 from stoker.wire import MAX_COST, EndpointParameters
@@ -59,10 +57,6 @@ _PAUSE = 60.0
 
 MAX_SET_BACK = 60.0
 """Seconds: a clock that was set back further than this is believed, and not waited for."""
-
-LEAST = 1e-9
-"""Perf, load units per second, or load of a request: below this, or above `MAX_COST`, no figure
-means anything; it is taken as not known."""
 
 SEASON_LEAD = 1.25
 """What recurs each day or week is prepared for so many times sooner than a worker takes to come."""
@@ -85,70 +79,6 @@ NEW_MEAN = 0.01
 LARGEST = 1 / NEW_MEAN
 """Times the mean by which requests of one second count for more than the mean, together: a single
 one doubles it at most, and where sizes have really changed, it follows within a few."""
-
-
-@dataclass(slots=True, kw_only=True)
-class FleetFigures:
-    """What the forecaster wants to know of an endpoint's workers."""
-
-    perf: float
-    """Of one worker, load units per second; 0: not known."""
-    largest: float
-    """The highest perf of one."""
-    slots: int
-    """Requests that one works on at once; 0: not known."""
-    create_seconds: float
-    """0: not known."""
-    start_seconds: float
-    """0: not known."""
-    coming: int
-    """Workers that are active or on their way."""
-    booting: int
-    """Of these, the ones that are being created."""
-    stoppable: bool
-    """Workers that were let go are stopped, and started again instead of created."""
-
-    @classmethod
-    def of(cls, snapshot: EndpointSnapshot) -> FleetFigures:
-        """From what the planner sees."""
-        perfs = slots = largest = 0.0
-        measured = told = coming = booting = 0
-        for worker in snapshot.workers:
-            if LEAST <= worker.perf <= MAX_COST:
-                perfs, measured = perfs + worker.perf, measured + 1
-                largest = max(largest, worker.perf)
-            if worker.slots > 0:
-                slots, told = slots + worker.slots, told + 1
-            state = worker.state
-            if state in ACTIVE or state in LOADING_STATES:
-                coming += 1
-                booting += state in COLD_LOADING
-        groups = snapshot.groups
-        perf = perfs / measured if measured else _mean([group.perf for group in groups])
-        return cls(
-            perf=perf,
-            largest=max(largest, perf),
-            slots=round(slots / told) if told else 0,
-            create_seconds=_mean([group.create_seconds for group in groups]),
-            start_seconds=_mean([group.start_seconds for group in groups]),
-            coming=coming,
-            booting=booting,
-            stoppable=_stoppable(snapshot),
-        )
-
-
-def _stoppable(snapshot: EndpointSnapshot) -> bool:
-    """By its own workers; where there is none, by what may be created."""
-    own = [worker for worker in snapshot.workers if not worker.attached]
-    if own:
-        return any(worker.stoppable for worker in own)
-    return any(offer.stoppable for group in snapshot.groups for offer in group.offers)
-
-
-def _mean(figures: list[float]) -> float:
-    """Of those that are known."""
-    known = [figure for figure in figures if LEAST <= figure <= MAX_COST]
-    return sum(known) / len(known) if known else 0.0
 
 
 def _waiting(

@@ -15,8 +15,6 @@ given each request whole.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 AT_ONCE = 20.0
 """Times the mean load of a request: so much of what a second exceeds its usual load by is counted
 at once. Requests of a log-normal spread are hardly ever above it, those of a heavy tail often."""
@@ -36,14 +34,6 @@ def beyond(load: float, requests: float, mean_load: float) -> float:
     return max(0.0, load - (requests + AT_ONCE) * mean_load)
 
 
-@dataclass(slots=True)
-class _Rest:
-    """What is still to be counted of one second."""
-
-    second: int
-    load: float
-
-
 class LongRequests:
     """What is to be counted in each second."""
 
@@ -51,12 +41,13 @@ class LongRequests:
 
     def __init__(self) -> None:
         self._arrived = self._present = 0.0
-        self._rests: list[_Rest] = []
+        self._rests: dict[int, float] = {}
+        """By second: what is still to be counted of what came in it, load units."""
 
     @property
     def left(self) -> float:
         """Load units that are still to be counted."""
-        return sum(rest.load for rest in self._rests)
+        return sum(self._rests.values())
 
     def speed(self, perf: float, slots: float) -> float:
         """Load units per second at which one request is served, as far as was seen.
@@ -99,16 +90,15 @@ class LongRequests:
         more = beyond(load, requests, mean_load)
         counted = load - more
         if more > 0:
-            self._rests.append(_Rest(second, more))
+            self._add(second, more)
         if not self._rests:
             return counted
         part = self.speed(perf, slots) * seconds
-        for rest in self._rests:
-            now = min(part, rest.load)
-            counted += now / seconds
-            rest.load -= now
+        counted += sum(min(part, rest) for rest in self._rests.values()) / seconds
         oldest = second - LONGEST
-        self._rests = [rest for rest in self._rests if rest.load > 0 and rest.second > oldest]
+        self._rests = {
+            came: rest - part for came, rest in self._rests.items() if rest > part and came > oldest
+        }
         return counted
 
     def revise(self, second: int, change: float, requests: float, mean_load: float) -> float:
@@ -120,12 +110,15 @@ class LongRequests:
         if change > 0:
             more = beyond(change, requests, mean_load)
             if more > 0:
-                self._rests.append(_Rest(second, more))
+                self._add(second, more)
             return change - more
-        for rest in self._rests:
-            # Seconds of others begin at other moments.
-            if abs(rest.second - second) <= 1:
-                taken = min(rest.load, -change)
-                rest.load -= taken
+        # Seconds of others begin at other moments.
+        for near in (second - 1, second, second + 1):
+            if near in self._rests:
+                taken = min(self._rests[near], -change)
+                self._rests[near] -= taken
                 change += taken
         return change
+
+    def _add(self, second: int, load: float) -> None:
+        self._rests[second] = self._rests.get(second, 0.0) + load
