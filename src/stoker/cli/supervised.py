@@ -13,6 +13,7 @@ import psutil
 
 from stoker.errors import StokerError
 from stoker.launcher import TAG, tag
+from stoker.launcher.spawning import spawn
 
 _LISTENS = re.compile(r"^stoker listens on (\S+)$")
 
@@ -123,7 +124,7 @@ class SupervisedServer:
     async def _spawn(self, port: int) -> None:
         log = (self._state / "server.log").open("ab")
         try:
-            self._process = await asyncio.create_subprocess_exec(
+            self._process = await spawn(
                 sys.executable,
                 *("-m", "stoker.cli", "up", str(self._settings)),
                 *("--state", str(self._state), "--port", str(port), "--stop-on-stdin-eof"),

@@ -12,6 +12,7 @@ from pathlib import Path
 from stoker.launcher import guardian
 from stoker.launcher.environment import guardian_environment
 from stoker.launcher.manifest import InstanceManifest, tag
+from stoker.launcher.spawning import spawn
 from stoker.logs import get_logger
 
 _log = get_logger("launcher")
@@ -70,7 +71,7 @@ class Guard:
         Raises:
             OSError: when that is impossible.
         """
-        self._process = await asyncio.create_subprocess_exec(
+        self._process = await spawn(
             *self._argv,
             stdin=asyncio.subprocess.PIPE,
             stdout=subprocess.DEVNULL,

@@ -13,6 +13,7 @@ import psutil
 
 from stoker.launcher.guardian import created_at
 from stoker.launcher.logfiles import LogPipe, RotatingLog
+from stoker.launcher.spawning import spawn
 
 
 class Child:
@@ -60,7 +61,7 @@ class Child:
         """
         pipe = LogPipe(log)
         try:
-            process = await asyncio.create_subprocess_exec(
+            process = await spawn(
                 *argv,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=pipe.writer,
