@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tests.autoscaler import test_router
 
 from stoker.autoscaler.coming import HORIZON, MARGIN, RESCUE, Coming
 from stoker.autoscaler.learnt import UNKNOWN_START_SECONDS, Learnt
@@ -15,7 +16,7 @@ from stoker.autoscaler.planning import PlannerSettings
 from stoker.autoscaler.router import Assigned, Held, Router
 from stoker.autoscaler.shares import GRACE
 from stoker.autoscaler.states import LOADING_STATES, WorkerState
-from stoker.wire import FinishedRequest, WorkerStatus
+from stoker.wire import FinishedRequest
 
 ENDPOINT, PERF, QUEUE = 1, 10.0, 30.0
 READY, STARTS, STARTS_TOO = 1, 2, 3
@@ -41,17 +42,7 @@ def become_ready(router: Router, worker_id: int, now: float, *, slots: int = 1) 
 def report(
     router: Router, worker_id: int, now: float, *named: int, load: float = 0.0, slots: int = 1
 ) -> list[Assigned]:
-    status = WorkerStatus(
-        id=worker_id,
-        mtoken="",
-        url=f"http://worker-{worker_id}",
-        cur_load=load,
-        max_perf=PERF,
-        num_requests_working=len(named),
-        working_request_idxs=list(named),
-        slots=slots,
-    )
-    return router.report(worker_id, status, now)
+    return test_router.report(router, worker_id, now, *named, load=load, perf=PERF, slots=slots)
 
 
 def route(

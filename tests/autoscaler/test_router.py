@@ -32,6 +32,7 @@ def report(
     *named: int,
     load: float = 0.0,
     perf: float = 10.0,
+    slots: int = 0,
 ) -> list[Assigned]:
     status = WorkerStatus(
         id=worker_id,
@@ -41,6 +42,7 @@ def report(
         max_perf=perf,
         num_requests_working=len(named),
         working_request_idxs=list(named),
+        slots=slots,
     )
     return router.report(worker_id, status, now)
 

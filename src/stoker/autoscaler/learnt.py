@@ -29,7 +29,7 @@ LEAST_SECONDS = 0.1
 """A worker takes at least so long to come: 0 would say that it is not known."""
 
 UNKNOWN_START_SECONDS = 15.0
-"""How long a stopped worker is taken to need until one was started; as the planner's."""
+"""How long a stopped worker is taken to need until one was started."""
 
 MAX_OFFERS = 256
 """Failing offers remembered per workergroup; the oldest are forgotten."""

@@ -86,6 +86,14 @@ class Surroundings:
         """How long a worker takes to come, and is kept at least: else it would never serve."""
         return self.start_seconds if self.stoppable else self.create_seconds
 
+    @property
+    def settling_seconds(self) -> float:
+        """How long at the start nothing is judged.
+
+        Whoever begins with one worker is late at first; that says nothing about later.
+        """
+        return max(SETTLING, 2 * self.create_seconds)
+
     def in_time(self, mean_load: float, late_after: float) -> float:
         """Requests of one worker that are not late: its slots, and what it begins soon enough.
 
@@ -212,8 +220,7 @@ class Rehearsal:
             least: workers that all of them have, those of the season; at most `max_workers`.
             seconds: more than 1 only where nothing arrived and nothing waits.
         """
-        # Whoever begins with one worker is late at first; that says nothing about later.
-        settling = self.rehearsed < max(SETTLING, 2 * around.create_seconds)
+        settling = self.rehearsed < around.settling_seconds
         wanted = self._wanted
         self._order(wanted, around, seconds)
         late = None

@@ -32,7 +32,7 @@ from stoker.autoscaler.planning.keeping import (
     unhalved,
     unpacked,
 )
-from stoker.autoscaler.planning.rehearsal import SETTLING, Surroundings
+from stoker.autoscaler.planning.rehearsal import Surroundings
 from stoker.autoscaler.planning.settings import PlannerSettings
 
 PRIOR = 1.0
@@ -122,8 +122,7 @@ class Retention:
             seconds: more than 1 only where nothing arrived.
         """
         self._time += seconds
-        # Whoever begins with one worker is late at first; that says nothing about later.
-        settling = self._time < max(SETTLING, 2 * around.create_seconds)
+        settling = self._time < around.settling_seconds
         if wanted != self._wanted:
             self._change(wanted, settling=settling)
         in_time = around.in_time(mean_load, self._settings.late_after)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stoker.autoscaler.learnt import UNKNOWN_START_SECONDS
+
 
 @dataclass(frozen=True, slots=True)
 class PlannerSettings:
@@ -72,5 +74,5 @@ class PlannerSettings:
     """Seconds of a worker's time that it takes to let one go: it runs empty first."""
     rehearsed_create_seconds: float = 60.0
     """How long a new worker is taken to need in rehearsals until one was created."""
-    unknown_start_seconds: float = 15.0
+    unknown_start_seconds: float = UNKNOWN_START_SECONDS
     """How long a stopped worker is taken to need until one was started."""
