@@ -11,9 +11,9 @@ from pathlib import Path
 
 import psutil
 
+from stoker.cli.spawning import spawn
 from stoker.errors import StokerError
 from stoker.launcher import TAG, tag
-from stoker.launcher.spawning import spawn
 
 _LISTENS = re.compile(r"^stoker listens on (\S+)$")
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from stoker.launcher import guardian
 from stoker.launcher.environment import guardian_environment
 from stoker.launcher.manifest import InstanceManifest, tag
-from stoker.launcher.spawning import spawn
 from stoker.logs import get_logger
 
 _log = get_logger("launcher")
@@ -71,7 +70,7 @@ class Guard:
         Raises:
             OSError: when that is impossible.
         """
-        self._process = await spawn(
+        self._process = await asyncio.create_subprocess_exec(
             *self._argv,
             stdin=asyncio.subprocess.PIPE,
             stdout=subprocess.DEVNULL,

@@ -13,7 +13,6 @@ import psutil
 
 from stoker.launcher.guardian import created_at
 from stoker.launcher.logfiles import LogPipe, RotatingLog
-from stoker.launcher.spawning import spawn
 
 
 class Child:
@@ -61,7 +60,7 @@ class Child:
         """
         pipe = LogPipe(log)
         try:
-            process = await spawn(
+            process = await asyncio.create_subprocess_exec(
                 *argv,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=pipe.writer,

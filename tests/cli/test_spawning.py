@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
-from stoker.launcher.spawning import spawn
+from stoker.cli.spawning import spawn
 
 SLEEPS = (sys.executable, "-c", "import time; time.sleep(600)")
 
